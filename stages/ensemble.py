@@ -1,0 +1,377 @@
+"""Which cases go to a doctor, and what does that buy?"""
+
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
+
+from tmv_lib import deferral, figures, selective
+from tmv_lib.calibration import expected_calibration_error
+from tmv_lib.classification import accuracy, negative_log_likelihood, sensitivity, specificity
+from tmv_lib.files import join, read_csv, write_csv, write_metrics
+from tmv_lib.params import Params, read, read_members
+from tmv_lib.reporting import counts, curve, figure, mean, share
+from tmv_lib.stage import run
+from tmv_lib.statistics import auroc, rank_among
+
+THRESHOLDS = np.linspace(0, 1, 101)
+
+
+class EnsembleParams(Params):
+    combine: Literal["mean_probability", "mean_logit", "stacking"]
+    folds: Annotated[int, Field(ge=2, le=20)]
+    resamples: Annotated[int, Field(ge=100)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+class DeferralParams(Params):
+    threshold: Annotated[float, Field(ge=0, le=1)]
+    false_negative: Annotated[float, Field(gt=0)]
+    false_positive: Annotated[float, Field(gt=0)]
+    review: Annotated[float, Field(ge=0)]
+    risk: Annotated[float, Field(gt=0, lt=1)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+
+
+def main() -> None:
+    params = read("params.yaml", "ensemble", EnsembleParams)
+    policy = read("params.yaml", "deferral", DeferralParams)
+    members = list(read_members("params.yaml"))
+    rng = np.random.default_rng(params.seed)
+    cases, signals = gather(members)
+    val, cal, test = ((cases["split"] == split).to_numpy() for split in ("val", "cal", "test"))
+
+    combined = combine(cases, members, val)
+    y_prob = combined[params.combine]
+    costs = {"cost_fn": policy.false_negative, "cost_fp": policy.false_positive}
+    margin = deferral.certainty(y_prob, **costs)
+    learned = deferral.learned_certainty(
+        cases["y_true"][val],
+        y_prob[val],
+        signals[val].to_numpy(),
+        groups=cases["patient_id"][val],
+        n_folds=params.folds,
+        rng=rng,
+        **costs,
+    )
+    scores = {"margin": margin, "learned": learned.kappa(y_prob, signals.to_numpy())}
+    used = "learned" if learned.beats_margin else "margin"
+    cases = cases.assign(
+        y_prob=y_prob,
+        kappa=scores[used],
+        decision=deferral.cheapest_decision(y_prob, **costs),
+        deferred=deferral.decide(scores[used], threshold=policy.threshold),
+        y_prob_baseline=cases[f"y_prob_{members[0]}"],
+        baseline=deferral.cheapest_decision(cases[f"y_prob_{members[0]}"], **costs),
+    )
+    cases["reason"] = reasons(cases, signals, val, members)
+    certificate = certify(cases, val, cal, test, params, policy, rng)
+    metrics = {
+        "ensemble": ways_to_combine(
+            cases[test], {name: prob[test] for name, prob in combined.items()}, members, params, rng
+        ),
+        "deferral": bought(cases[test], policy, params, rng)
+        | {"score": used, "learned": explained(learned, signals, members)}
+        | {"ranking": rankings(cases[test], {name: score[test] for name, score in scores.items()}, params, rng)},
+        "guarantee": certificate,
+    }
+    kept = ["image_id", "y_prob", "kappa", "decision", "deferred", "reason"]
+    write_csv("data/ensemble/cases.csv", cases[kept])
+    sweep = swept(cases[test], policy)
+    write_csv("plots/ensemble/threshold.csv", sweep)
+    write_csv("plots/ensemble/risk_coverage.csv", risk_coverage(cases[test], {k: v[test] for k, v in scores.items()}))
+    figures.save(figures.trust_card(sentences(metrics, policy), sweep), "plots/ensemble/trust_card.png")
+    write_metrics("metrics/ensemble.json", metrics)
+
+
+def gather(members: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The cases outside train with calibrated probabilities, and every signal that the earlier stages left."""
+    cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
+    cases = cases.loc[cases["split"] != "train", ["image_id", "patient_id", "split", "y_true"]].reset_index(drop=True)
+    columns = [f"{kind}_{name}" for name in members for kind in ("mutual_information", "distance")]
+    doubt = read_csv("data/uncertainty/cases.csv", ["image_id", "disagreement", *columns])
+    explained = read_csv("data/explanations/cases.csv", ["image_id", *(f"border_effect_{name}" for name in members)])
+    moved = read_csv("data/stability/cases.csv", ["image_id"])
+    calibrated = read_csv("data/calibration/cases.csv", ["image_id", *(f"y_prob_{name}" for name in members)])
+    table = join(cases, calibrated, doubt, explained, moved)
+    names = ["disagreement"]
+    for kind in ("mutual_information", "distance", "border_effect", "instability"):
+        names += [f"{kind}_{name}" for name in members]
+    # A constant map has no rank correlation with anything: it counts as fully unstable.
+    return table, table[names].fillna(1.0)
+
+
+def combine(cases: pd.DataFrame, members: list[str], val: np.ndarray) -> dict[str, np.ndarray]:
+    """The ensemble's probability in three ways; stacking is fitted on validation."""
+    probs = cases[[f"y_prob_{name}" for name in members]].to_numpy()
+    logits = cases[[f"logit_{name}" for name in members]].to_numpy()
+    stack = LogisticRegression().fit(logits[val], cases["y_true"][val])
+    return {
+        "mean_probability": probs.mean(axis=1),
+        "mean_logit": expit(logits.mean(axis=1)),
+        "stacking": stack.predict_proba(logits)[:, 1],
+    }
+
+
+def reasons(cases: pd.DataFrame, signals: pd.DataFrame, val: np.ndarray, members: list[str]) -> pd.Series:
+    """Why a case is deferred: what stands out, a signal above nine tenths of validation; else the margin alone."""
+    words = {
+        "disagreement": "members disagree",
+        "mutual_information": "unsure under dropout",
+        "instability": "unstable explanation",
+        "distance": "unlike the training images",
+    }
+    found = pd.Series([[] for _ in range(len(cases))], dtype=object)
+    for kind, sentence in words.items():
+        columns = [name for name in signals if name.startswith(kind)]
+        ranks = np.stack([rank_among(signals[name].to_numpy(), signals[name].to_numpy()[val]) for name in columns])
+        for place in np.flatnonzero(ranks.max(axis=0) > 0.9):
+            found[place].append(sentence)
+    return found.map(lambda said: "; ".join(["close to the decision boundary", *said])).where(cases["deferred"], "")
+
+
+def ways_to_combine(
+    test: pd.DataFrame,
+    combined: dict[str, np.ndarray],
+    members: list[str],
+    params: EnsembleParams,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Each member and each way to combine them on the test split."""
+    y_true, groups = test["y_true"].to_numpy(), test["patient_id"].to_numpy()
+    found: dict[str, Any] = counts(y_true, groups) | {"combine": params.combine}
+    resampled = partial(figure, groups=groups, stratify=y_true, n_resamples=params.resamples, rng=rng)
+    for name, prob in {**{name: test[f"y_prob_{name}"].to_numpy() for name in members}, **combined}.items():
+        clipped = np.clip(prob, 1e-6, 1 - 1e-6)
+        found[name] = {"ece": expected_calibration_error(y_true, prob)}
+        found[name] |= resampled("auroc", auroc, y_true, prob)
+        found[name] |= resampled("nll", negative_log_likelihood, y_true, logit(clipped))
+        found[name] |= resampled("accuracy", accuracy, y_true, (prob > 0.5).astype(int))
+    return found
+
+
+def bought(
+    test: pd.DataFrame, policy: DeferralParams, params: EnsembleParams, rng: np.random.Generator
+) -> dict[str, Any]:
+    """What the policy decides, how well, and what it costs against others, at the threshold."""
+    y_true, decision, deferred, baseline = (
+        test[name].to_numpy().astype(int) for name in ("y_true", "decision", "deferred", "baseline")
+    )
+    groups = test["patient_id"].to_numpy()
+    prices = {"cost_fn": policy.false_negative, "cost_fp": policy.false_positive, "review": policy.review}
+    resampled = partial(figure, groups=groups, stratify=y_true, n_resamples=params.resamples, rng=rng)
+    decided = deferred == 0
+    found: dict[str, Any] = counts(y_true, groups) | {"threshold": policy.threshold}
+    found |= resampled("coverage", mean, decided.astype(float))
+    found["deferral_rate"] = 1 - found["coverage"]
+    found |= figure(
+        "selective_risk",
+        mean,
+        (decision != y_true)[decided].astype(float),
+        groups=groups[decided],
+        n_resamples=params.resamples,
+        rng=rng,
+    )
+    for name, metric in (("decided_sensitivity", sensitivity), ("decided_specificity", specificity)):
+        found |= figure(
+            name,
+            metric,
+            y_true[decided],
+            decision[decided],
+            groups=groups[decided],
+            stratify=y_true[decided],
+            n_resamples=params.resamples,
+            rng=rng,
+        )
+    found["errors_deciding_all"] = int((decision != y_true).sum())
+    found["errors_left"] = int((decision != y_true)[decided].sum())
+    found["errors_avoided"] = found["errors_deciding_all"] - found["errors_left"]
+
+    def cost(y_true: np.ndarray, *, weights: np.ndarray | None = None) -> Any:
+        return deferral.failure_cost(y_true, decision, deferred=deferred, weights=weights, **prices)
+
+    rivals = {
+        "baseline": baseline,
+        "baseline_at_half": (test["y_prob_baseline"].to_numpy() > 0.5).astype(int),
+        "ensemble": decision,
+    }
+    found |= resampled("failure_cost", cost, y_true)
+    for name, y_pred in rivals.items():
+
+        def everything(y_true: np.ndarray, *, weights: np.ndarray | None = None, y_pred: np.ndarray = y_pred) -> Any:
+            return deferral.failure_cost(y_true, y_pred, weights=weights, **prices)
+
+        def reduction(y_true: np.ndarray, *, weights: np.ndarray | None = None, rival: Any = everything) -> Any:
+            return 1 - cost(y_true, weights=weights) / rival(y_true, weights=weights)
+
+        found[f"{name}_decides_all"] = resampled("cost", everything, y_true) | resampled("reduction", reduction, y_true)
+    rate = [found["deferral_rate"]]
+    for name, lottery in (("random", deferral.random_deferral_cost), ("oracle", deferral.oracle_deferral_cost)):
+        found[f"{name}_deferral_cost"] = float(lottery(y_true, decision, deferral_rate=rate, **prices)[0])
+    if deferred.any():
+        found["break_even_review_price"] = deferral.break_even_review_price(
+            y_true, decision, deferred, cost_fn=policy.false_negative, cost_fp=policy.false_positive
+        )
+    return found
+
+
+def rankings(
+    test: pd.DataFrame, scores: dict[str, np.ndarray], params: EnsembleParams, rng: np.random.Generator
+) -> dict[str, Any]:
+    """How well each certainty sorts errors last: AURC, its excess over the oracle, AUGRC; and learned minus margin."""
+    error, groups = (test["decision"] != test["y_true"]).astype(int).to_numpy(), test["patient_id"].to_numpy()
+    resampled = partial(figure, groups=groups, stratify=error, n_resamples=params.resamples, rng=rng)
+    found: dict[str, Any] = {"n_errors": int(error.sum())}
+    for name, kappa in scores.items():
+        found[name] = {}
+        for metric in (selective.aurc, selective.eaurc, selective.augrc):
+            found[name] |= resampled(metric.__name__, metric, error, kappa)
+
+    def difference(error: np.ndarray, *, weights: np.ndarray | None = None) -> Any:
+        return selective.augrc(error, scores["learned"], weights=weights) - selective.augrc(
+            error, scores["margin"], weights=weights
+        )
+
+    return found | resampled("augrc_learned_minus_margin", difference, error)
+
+
+def explained(learned: deferral.LearnedCertainty, signals: pd.DataFrame, members: list[str]) -> dict[str, Any]:
+    """Whether learning paid on validation, in words, and the coefficients a standard deviation."""
+    names = ["constant", "log_odds_of_error", *signals.columns]
+    return {"verdict": learned.reason, "coefficients": dict(zip(names, learned.coefficients, strict=True))}
+
+
+def certify(
+    cases: pd.DataFrame,
+    val: np.ndarray,
+    cal: np.ndarray,
+    test: np.ndarray,
+    params: EnsembleParams,
+    policy: DeferralParams,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """The certified operating point: found on `cal`, one image a patient, and how it fares on the test split."""
+    error = (cases["decision"] != cases["y_true"]).astype(int).to_numpy()
+    kappa = cases["kappa"].to_numpy()
+    # Images of one patient are not independent: one of each, drawn by lot.
+    drawn = cases[cal].sample(frac=1, random_state=rng).drop_duplicates("patient_id").index.to_numpy()
+    least = selective.cases_needed(policy.risk, policy.delta)
+    found: dict[str, Any] = {
+        "risk": policy.risk,
+        "delta": policy.delta,
+        "population": "cases exchangeable with the cal split, one image a patient",
+        "n_patients": len(drawn),
+        "cases_needed_without_error": least,
+    }
+    start = min(1.0, selective.cases_needed(policy.risk, policy.delta, errors=2) / len(drawn))
+    grid = selective.coverage_grid(kappa[val], start=start, n_steps=20)
+    for name, certificate in (
+        ("ltt", selective.certify_ltt(error[drawn], kappa[drawn], risk=policy.risk, delta=policy.delta, grid=grid)),
+        ("sgr", selective.certify_sgr(error[drawn], kappa[drawn], risk=policy.risk, delta=policy.delta)),
+    ):
+        found[name] = {"certified": certificate.certified}
+        if not certificate.certified:
+            found[name]["words"] = (
+                f"Nothing can be certified: {policy.risk:.0%} error at {1 - policy.delta:.0%} confidence needs at least"
+                f" {least} accepted cases without an error; every case goes to a doctor."
+            )
+            continue
+        accepted = kappa[test] >= certificate.threshold
+        found[name] |= {
+            "threshold": certificate.threshold,
+            "cal_coverage": certificate.coverage,
+            "cal_errors": certificate.errors,
+            "cal_accepted": certificate.n_accepted,
+            "test_coverage": float(accepted.mean()),
+        }
+        if accepted.any():
+            found[name] |= share("test_selective_risk", int(error[test][accepted].sum()), int(accepted.sum()))
+    return found
+
+
+def sentences(metrics: dict[str, Any], policy: DeferralParams) -> list[tuple[str, str]]:
+    """The trust card's questions and answers, for the clinician."""
+    found, ensemble, ltt = metrics["deferral"], metrics["ensemble"], metrics["guarantee"]["ltt"]
+    combined = ensemble[ensemble["combine"]]
+    reduction = found["baseline_decides_all"]
+    guarantee = (
+        f"With {1 - policy.delta:.0%} confidence at most {policy.risk:.0%} errors among the cases it decides, if it"
+        f" decides only those with a certainty of at least {ltt['threshold']:.2f}: {ltt['test_coverage']:.0%} of the"
+        " test cases."
+        " True for cases like those of the calibration split, and for no other place."
+        if ltt["certified"]
+        else ltt["words"]
+    )
+    return [
+        (
+            "When should I use this?",
+            f"Of 100 cases like these it decides {100 * found['coverage']:.0f} and hands"
+            f" {100 * found['deferral_rate']:.0f} to a doctor (threshold {policy.threshold:g}).",
+        ),
+        (
+            "How often is it wrong where it decides?",
+            f"{between(found, 'selective_risk')} of the decided cases; {found['errors_left']} errors are left of"
+            f" {found['errors_deciding_all']} that it would make deciding all {found['n']}.",
+        ),
+        (
+            "What does it miss, what does it alarm?",
+            f"Where it decides: sensitivity {between(found, 'decided_sensitivity')}, specificity"
+            f" {between(found, 'decided_specificity')}.",
+        ),
+        (
+            "What does that buy?",
+            f"Failure cost {found['failure_cost']:.3f} a case; against the baseline model deciding all:"
+            f" {between(reduction, 'reduction')} less. Costs assumed: missed disease {policy.false_negative:g},"
+            f" false alarm {policy.false_positive:g}, review {policy.review:g}.",
+        ),
+        (
+            "How good is it at reading?",
+            f"AUROC {between(combined, 'auroc', percent=False)} on {found['n']} test images.",
+        ),
+        ("What is guaranteed?", guarantee),
+    ]
+
+
+def between(found: dict[str, Any], name: str, *, percent: bool = True) -> str:
+    """A figure with its interval, in words; its reason where it is absent."""
+    if f"{name}_absent" in found:
+        return f"(not known: {found[f'{name}_absent']})"
+    value, low, high = (found[f"{name}{end}"] for end in ("", "_low", "_high"))
+    return (
+        f"{value:.1%} (95 % interval {low:.1%} to {high:.1%})" if percent else f"{value:.3f} ({low:.3f} to {high:.3f})"
+    )
+
+
+def swept(test: pd.DataFrame, policy: DeferralParams) -> pd.DataFrame:
+    """Failure cost and deferral rate at each threshold, beside random and oracle deferral at the same rate."""
+    prices = {"cost_fn": policy.false_negative, "cost_fp": policy.false_positive, "review": policy.review}
+    y_true, decision = test["y_true"].to_numpy(), test["decision"].to_numpy()
+    sweep = deferral.threshold_sweep(
+        y_true, test["y_prob"].to_numpy(), test["kappa"].to_numpy(), thresholds=THRESHOLDS, **prices
+    )
+    rate = sweep["deferral_rate"].to_numpy()
+    rows = [sweep.assign(series="policy")]
+    for name, rival in (("random", deferral.random_deferral_cost), ("oracle", deferral.oracle_deferral_cost)):
+        cost = rival(y_true, decision, deferral_rate=rate, **prices)
+        rows.append(sweep[["threshold", "coverage", "deferral_rate"]].assign(failure_cost=cost, series=name))
+    return pd.concat(rows)
+
+
+def risk_coverage(test: pd.DataFrame, scores: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Risk-coverage curves of both certainties, of a lottery and of an oracle."""
+    error = (test["decision"] != test["y_true"]).astype(int).to_numpy()
+    rows = [curve(name, **selective.risk_coverage_curve(error, kappa)._asdict()) for name, kappa in scores.items()]
+    n, n_errors = len(error), int(error.sum())
+    coverage = np.linspace(1 / n, 1, n)
+    rows.append(curve("random", coverage=coverage, selective_risk=np.full(n, n_errors / n)))
+    left = np.maximum(0, np.arange(1, n + 1) - (n - n_errors))
+    rows.append(curve("oracle", coverage=coverage, selective_risk=left / np.arange(1, n + 1)))
+    return pd.concat(rows)
+
+
+if __name__ == "__main__":
+    run(main)

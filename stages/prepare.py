@@ -1,0 +1,121 @@
+"""What are we looking at, and can the data be trusted?"""
+
+from functools import partial
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+from tqdm import tqdm
+
+from tmv_lib import figures
+from tmv_lib.audit import audit_images
+from tmv_lib.cases import NOTHING_UNREADABLE, Loaded, check_cases, cut_splits
+from tmv_lib.files import write_csv, write_metrics, write_npy
+from tmv_lib.images import How
+from tmv_lib.params import Params, read
+from tmv_lib.sources.folder import load_folder
+from tmv_lib.sources.medmnist import load_medmnist
+from tmv_lib.sources.phantom import plan_cases
+from tmv_lib.sources.phantom_image import render
+from tmv_lib.sources.table import load_table
+from tmv_lib.stage import run
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+Range = Annotated[list[Rate], Field(min_length=2, max_length=2)]
+Relative = Annotated[float, Field(gt=0)]
+
+
+class PatientsParams(Params):
+    train: Annotated[int, Field(ge=1)]
+    val: Annotated[int, Field(ge=1)]
+    cal: Annotated[int, Field(ge=1)]
+    test: Annotated[int, Field(ge=1)]
+
+
+class PhantomParams(Params):
+    patients: PatientsParams
+    prevalence: Share
+    mislabelled: Rate
+    ambiguous: Rate
+    blind: Rate
+    marker_train: Range
+    marker_rest: Range
+    contrast: Range
+    test_exposure: Relative
+    test_noise: Relative
+
+
+class FolderParams(Params):
+    classes: list[str]
+    positive: str
+    patient: str | None
+
+
+class MedmnistParams(Params):
+    dataset: str
+    positive: int | None
+
+
+class TableParams(Params):
+    positive: str | None
+    path_column: str
+    label_column: str
+    patient_column: str
+    split_column: str
+
+
+class PrepareParams(Params):
+    source: Literal["phantom", "folder", "medmnist", "table"]
+    root: str
+    size: Annotated[int, Field(ge=28, le=1024)]
+    square: How
+    val: Share
+    cal: Share
+    test: Share
+    seed: Annotated[int, Field(ge=0)]
+    phantom: PhantomParams
+    folder: FolderParams
+    medmnist: MedmnistParams
+    table: TableParams
+
+
+def main() -> None:
+    params = read("params.yaml", "prepare", PrepareParams)
+    rng = np.random.default_rng(params.seed)
+    loaded = load(params)
+    cases, images = loaded.cases, loaded.images
+    cases["split"] = cut_splits(cases, val=params.val, cal=params.cal, test=params.test, rng=rng)
+    check_cases(cases)
+    audit = audit_images(images, cases, loaded.unreadable)
+
+    write_csv("data/prepare/cases.csv", cases)
+    write_npy("data/prepare/images.npy", images)
+    for name, masks in loaded.masks.items():
+        write_npy(f"data/prepare/{name}.npy", masks)
+    write_csv("data/prepare/audit.csv", audit.findings)
+    shown = cases.groupby(["split", "y_true"], sort=False).head(6).sort_values(["split", "y_true"], kind="stable")
+    titles = [f"{split}, y_true {label}" for split, label in zip(shown["split"], shown["y_true"], strict=True)]
+    picture = figures.montage(images[shown.index], titles, columns=6, title=f"{params.source}: {len(cases)} images")
+    figures.save(picture, "plots/prepare/montage.png")
+    write_metrics("metrics/prepare.json", {"prepare": audit.counts})
+
+
+def load(params: PrepareParams) -> Loaded:
+    """Read the source that params name."""
+    size, how = params.size, params.square
+    progress = partial(tqdm, desc=f"prepare: {params.source}")
+    if params.source == "phantom":
+        plan = plan_cases(seed=params.seed, **params.phantom.model_dump())
+        phantom = render(plan, size=size, progress=progress)
+        masks = {"masks": phantom.masks, "lungs": phantom.lungs}
+        return Loaded(plan.assign(width=size, height=size), phantom.images, NOTHING_UNREADABLE, masks)
+    if params.source == "folder":
+        return load_folder(params.root, size=size, how=how, progress=progress, **params.folder.model_dump())
+    if params.source == "medmnist":
+        return load_medmnist(root=params.root, size=size, progress=progress, **params.medmnist.model_dump())
+    return load_table(params.root, size=size, how=how, progress=progress, **params.table.model_dump())
+
+
+if __name__ == "__main__":
+    run(main)

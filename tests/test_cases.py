@@ -1,0 +1,90 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from tmv_lib.cases import check_cases, cut_splits
+
+SHARES = {"val": 0.1, "cal": 0.2, "test": 0.2}
+
+
+def made(n_patients: int = 300, **splits: int) -> pd.DataFrame:
+    """Two images a patient, a third of the patients positive; the first patients stand in the named splits."""
+    patient = np.repeat(np.arange(n_patients), 2)
+    split = np.array([""] * n_patients, dtype=object)
+    start = 0
+    for name, n in splits.items():
+        split[start : start + n] = name
+        start += n
+    return pd.DataFrame(
+        {
+            "image_id": [f"image-{row}" for row in range(2 * n_patients)],
+            "patient_id": [f"patient-{number}" for number in patient],
+            "split": split[patient],
+            "y_true": (patient % 3 == 0).astype(int),
+            "source": "made",
+        }
+    )
+
+
+def cut(cases: pd.DataFrame, seed: int = 0) -> pd.Series:
+    return cut_splits(cases, rng=np.random.default_rng(seed), **SHARES)
+
+
+def test_no_patient_lies_in_two_splits():
+    cases = made()
+    assert cut(cases).groupby(cases["patient_id"]).nunique().max() == 1
+
+
+def test_shares_hold_in_each_class():
+    cases = made()
+    split = cut(cases)
+    for label in (0, 1):
+        shares = split[cases["y_true"] == label].value_counts(normalize=True)
+        for name, share in SHARES.items():
+            assert shares[name] == pytest.approx(share, abs=0.02)
+
+
+def test_what_the_source_has_set_stays():
+    cases = made(test=60, val=40)
+    split = cut(cases)
+    assert (split[cases["split"] == "test"] == "test").all()
+    assert (split == "test").sum() == (cases["split"] == "test").sum()
+    assert set(split[cases["split"] == "val"]) == {"val"}
+
+
+def test_a_tiny_validation_split_is_dissolved_and_cut_anew():
+    cases = made(test=60, val=4)
+    split = cut(cases)
+    assert (split == "val").sum() == pytest.approx(0.1 * 480, abs=6)
+    assert set(split[cases["split"] == "val"]) != {"val"}
+
+
+def test_same_seed_same_cut_and_another_seed_another():
+    cases = made()
+    assert cut(cases).equals(cut(cases))
+    assert not cut(cases).equals(cut(cases, seed=1))
+
+
+def test_too_few_patients_for_a_split():
+    with pytest.raises(ValueError, match=r"4 patients with y_true = 0 are too few to cut cal \(0.2\)"):
+        cut(made(6))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y_true": 2}, "y_true must be 0 or 1"),
+        ({"split": "holdout"}, "unknown split 'holdout'"),
+        ({"image_id": "twice"}, "image_id twice stands there more than once"),
+        ({"split": "train"}, "split val must hold both classes"),
+    ],
+)
+def test_a_bad_case_table_is_named(change, message):
+    cases = made().assign(split=cut(made()))
+    with pytest.raises(ValueError, match=message):
+        check_cases(cases.assign(**change))
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(ValueError, match="column patient_id is missing"):
+        check_cases(made().drop(columns="patient_id"))

@@ -1,0 +1,66 @@
+"""DVC does not follow imports: what a stage declares must be what its script really imports."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+def imported(path: Path) -> set[Path]:
+    """Files of this repository that a Python file imports directly."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        found |= {file for name in names if (file := ROOT / f"{name.replace('.', '/')}.py").is_file()}
+    return found
+
+
+def closure(path: Path) -> set[Path]:
+    """A file and everything of this repository that it imports, directly or not."""
+    done: set[Path] = set()
+    todo = {path}
+    while todo:
+        done |= todo
+        todo = {file for known in todo for file in imported(known)} - done
+    return done
+
+
+def declared(stage: dict) -> set[str]:
+    return {name for name in stage.get("do", stage)["deps"] if name.endswith(".py")}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_declared_code_is_the_import_closure(name):
+    needed = {str(file.relative_to(ROOT)) for file in closure(ROOT / f"stages/{name}.py")}
+    assert declared(STAGES[name]) == needed
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_key_script_and_section_bear_one_name(name):
+    stage = STAGES[name].get("do", STAGES[name])
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    assert stage["cmd"].startswith(f"python -m stages.{name}")
+    assert name in params
+    assert name in stage["params"]
+
+
+def test_only_the_stages_that_run_the_network_import_torch():
+    with_torch = {
+        name
+        for name in STAGES
+        if any("import torch" in file.read_text(encoding="utf-8") for file in closure(ROOT / f"stages/{name}.py"))
+    }
+    assert with_torch == {"train", "explanations", "stability"}
+
+
+def test_the_deferral_section_belongs_to_ensemble_alone():
+    users = [name for name, stage in STAGES.items() if "deferral" in stage.get("do", stage)["params"]]
+    assert users == ["ensemble"]

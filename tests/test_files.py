@@ -1,0 +1,59 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tmv_lib.files import join, read_csv, whole, write_csv, write_metrics
+
+
+def test_nothing_half_written_is_left(tmp_path):
+    (tmp_path / "table.csv").write_text("old")
+    with pytest.raises(RuntimeError), whole(tmp_path / "table.csv") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+    assert (tmp_path / "table.csv").read_text() == "old"
+
+
+def test_a_table_comes_back_as_it_was(tmp_path):
+    table = pd.DataFrame({"image_id": ["007", "8"], "logit": np.float32([1 / 3, -2e-7])})
+    write_csv(tmp_path / "deep" / "table.csv", table)
+    back = read_csv(tmp_path / "deep" / "table.csv", ["image_id", "logit"])
+    assert back["image_id"].tolist() == ["007", "8"]
+    assert (back["logit"].astype(np.float32) == table["logit"]).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image_id\na\n", "column logit is missing; the columns are image_id"),
+        ("image_id,logit\na,1\nb,\n", "column logit is empty in row 3"),
+    ],
+)
+def test_a_bad_table_is_named(tmp_path, text, message):
+    (tmp_path / "bad.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"bad\.csv: {message}"):
+        read_csv(tmp_path / "bad.csv", ["image_id", "logit"])
+
+
+def test_a_missing_table_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere\.csv: no such file"):
+        read_csv(tmp_path / "nowhere.csv", [])
+
+
+def test_join_goes_by_id_and_not_by_row():
+    left = pd.DataFrame({"image_id": ["a", "b"], "x": [1, 2]})
+    right = pd.DataFrame({"image_id": ["b", "c", "a"], "y": [20, 30, 10]})
+    assert join(left, right)["y"].tolist() == [10, 20]
+    with pytest.raises(ValueError, match="image_id c"):
+        join(right, left)
+
+
+def test_metrics_are_numbers_and_words_only(tmp_path):
+    write_metrics(tmp_path / "m.json", {"a": {"b": np.float32(0.5), "n": np.int64(3), "ok": np.bool_(True)}})
+    assert json.loads((tmp_path / "m.json").read_text()) == {"a": {"b": 0.5, "n": 3, "ok": True}}
+    for bad, word in ((float("nan"), "is nan"), ([1, 2], "is a list"), (None, "is a NoneType")):
+        with pytest.raises(ValueError, match=rf"metric a\.b {word}"):
+            write_metrics(tmp_path / "n.json", {"a": {"b": bad}})
+    assert not (tmp_path / "n.json").exists()

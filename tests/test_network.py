@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+
+from tmv_lib import network
+
+
+def built(name: str = "resnet18", seed: int = 0) -> network.Classifier:
+    torch.manual_seed(seed)
+    return network.build(name, weights="none", dropout=0.3).eval()
+
+
+def images(n: int = 3, size: int = 64) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, size, size), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("name", ["densenet121", "resnet50", "efficientnet_b0", "mobilenet_v3_small", "convnext_tiny"])
+def test_body_and_head_are_the_torchvision_network(name):
+    model = built(name)
+    torch.manual_seed(0)
+    plain = torchvision.models.get_model(name, weights=None).eval()
+    linear = [module for module in plain.modules() if isinstance(module, torch.nn.Linear)][-1]
+    seen: list[torch.Tensor] = []
+    linear.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    batch = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        plain(batch)
+        torch.testing.assert_close(model.body(batch), seen[0])
+
+
+def test_logits_are_the_head_on_saved_features():
+    model = built()
+    logit, features = network.predict(model, images(), batch_size=2, precision="float32")
+    weight, bias = model.head.weight.detach().numpy()[0], model.head.bias.item()
+    np.testing.assert_allclose(logit, features @ weight + bias, atol=1e-6)
+
+
+def test_bfloat16_keeps_the_head_in_float32():
+    model = built()
+    logit, features = network.predict(model, images(), batch_size=3, precision="bfloat16")
+    weight, bias = model.head.weight.detach().numpy()[0], model.head.bias.item()
+    np.testing.assert_allclose(logit, features @ weight + bias, atol=1e-6)
+
+
+def test_dropout_lives_before_the_head_alone():
+    model = built("efficientnet_b0").train()
+    rates = {module.p for module in model.body.modules() if isinstance(module, torch.nn.Dropout)}
+    assert rates == {0.0}
+    assert model.dropout.p == 0.3
+
+
+def test_saved_weights_come_back(tmp_path):
+    model, other = built(), built(seed=1)
+    network.save_weights(model, tmp_path / "w.safetensors")
+    network.load_weights(other, tmp_path / "w.safetensors")
+    batch = torch.rand(2, 3, 64, 64)
+    assert torch.equal(model(batch), other(batch))
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_torchvision_weights_of_one_or_two_outputs(tmp_path, outputs):
+    plain = torchvision.models.resnet18(num_classes=outputs).eval()
+    torch.save(plain.state_dict(), tmp_path / "w.pth")
+    model = built()
+    network.load_weights(model, tmp_path / "w.pth")
+    batch = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        said = plain(batch)
+        expected = said[:, 0] if outputs == 1 else said[:, 1] - said[:, 0]
+        torch.testing.assert_close(model(batch), expected)
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere\.pth: no such weights file"):
+        network.load_weights(built(), tmp_path / "nowhere.pth")
+    torch.save(torchvision.models.resnet18(num_classes=3).state_dict(), tmp_path / "three.pth")
+    with pytest.raises(ValueError, match=r"three\.pth: a head of one or two outputs is needed"):
+        network.load_weights(built(), tmp_path / "three.pth")
+    save_file({"head.weight": torch.zeros(1, 7)}, tmp_path / "odd.safetensors")
+    with pytest.raises(ValueError, match=r"odd\.safetensors: does not fit the architecture"):
+        network.load_weights(built(), tmp_path / "odd.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("nonsense", "none", "architecture 'nonsense'"),
+        ("resnet18", "NO_SUCH_ENTRY", "weights 'NO_SUCH_ENTRY'"),
+        ("squeezenet1_0", "none", "does not end in one linear layer"),
+    ],
+)
+def test_what_cannot_be_built_is_named(name, weights, message):
+    with pytest.raises(ValueError, match=message):
+        network.build(name, weights=weights, dropout=0.1)
+
+
+def test_a_failed_download_says_what_to_do(monkeypatch):
+    def refuse(*_args, **_options):
+        raise OSError("no route")
+
+    monkeypatch.setattr("torchvision.models.get_model", refuse)
+    with pytest.raises(ValueError, match=r"download failed.*weights: none trains from scratch"):
+        network.build("resnet18", weights="DEFAULT", dropout=0.1)

@@ -1,0 +1,112 @@
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from tmv_lib import network, training
+from tmv_lib.training import Augmentation, augment
+
+STILL = Augmentation(rotation=0, translation=0, scale=0, brightness=0, contrast=0)
+LIVELY = Augmentation(rotation=10, translation=0.1, scale=0.1, brightness=0.1, contrast=0.2)
+
+
+def bright_or_dark(n: int = 48) -> tuple[np.ndarray, np.ndarray]:
+    """Images of 32 pixels whose brightness tells the class."""
+    rng = np.random.default_rng(0)
+    y_true = np.arange(n) % 2
+    levels = rng.normal(100 + 60 * y_true[:, None, None], 20, (n, 32, 32))
+    return levels.clip(0, 255).astype(np.uint8), y_true
+
+
+def options(tmp_path, **changes):
+    return {
+        "epochs": 3,
+        "batch_size": 8,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.01,
+        "positive_weight": 1.0,
+        "augmentation": LIVELY,
+        "patience": 3,
+        "precision": "float32",
+        "seed": 5,
+        "checkpoint": tmp_path / "c.pt",
+        "report": lambda epoch: None,
+    } | changes
+
+
+def fresh() -> network.Classifier:
+    torch.manual_seed(0)
+    return network.build("resnet18", weights="none", dropout=0.2)
+
+
+def weights(model: network.Classifier) -> bytes:
+    return b"".join(value.numpy().tobytes() for value in model.state_dict().values())
+
+
+def test_it_learns_and_keeps_the_best_epoch(tmp_path):
+    data, model = bright_or_dark(), fresh()
+    history = training.fit(model, data, data, **options(tmp_path, epochs=4))
+    best = min(entry.val_loss for entry in history)
+    assert best < 0.5
+    assert history[-1].val_auroc == 1.0
+    logit = network.predict(model, data[0], batch_size=8, precision="float32").logit
+    assert np.logaddexp(0, (1 - 2 * data[1]) * logit).mean() == pytest.approx(best, rel=1e-4)
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
+    data, whole, killed, resumed = bright_or_dark(), fresh(), fresh(), fresh()
+    history = training.fit(whole, data, data, **options(tmp_path / "a"))
+
+    def kill(epoch: training.Epoch) -> None:
+        if epoch.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training.fit(killed, data, data, **options(tmp_path / "b", report=kill))
+    seen = []
+    again = training.fit(resumed, data, data, **options(tmp_path / "b", report=seen.append))
+    assert [epoch.epoch for epoch in seen] == [3]
+    assert again == history
+    assert weights(resumed) == weights(whole)
+
+
+def test_another_seed_is_another_network(tmp_path):
+    data, one, other = bright_or_dark(), fresh(), fresh()
+    training.fit(one, data, data, **options(tmp_path / "a", epochs=1))
+    training.fit(other, data, data, **options(tmp_path / "b", epochs=1, seed=6))
+    assert weights(one) != weights(other)
+
+
+def test_it_stops_when_validation_no_longer_gets_better(tmp_path):
+    train, (images, y_true) = bright_or_dark(), bright_or_dark()
+    history = training.fit(fresh(), train, (images, 1 - y_true), **options(tmp_path, epochs=12, patience=2))
+    losses = [entry.val_loss for entry in history]
+    assert len(history) < 12
+    assert min(losses) not in losses[-2:]
+
+
+def test_augmentation_without_width_changes_nothing():
+    levels = torch.rand(4, 20, 20)
+    changed = augment(levels, STILL, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(changed, levels, atol=1e-5, rtol=0)
+
+
+def test_augmentation_stays_in_range_and_follows_its_generator():
+    levels = torch.rand(4, 20, 20)
+    draw = partial(augment, levels, LIVELY)
+    one, same, other = (draw(generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert one.min() >= 0
+    assert one.max() <= 1
+
+
+def test_augmentation_moves_by_at_most_its_share():
+    levels = torch.zeros(64, 40, 40)
+    levels[:, 20, 20] = 1.0
+    shift = STILL._replace(translation=0.1)
+    moved = augment(levels, shift, generator=torch.Generator().manual_seed(0)).numpy()
+    rows, columns = (moved.sum(axis) @ np.arange(40) / moved.sum((1, 2)) for axis in (2, 1))
+    assert np.abs(rows - 20).max() <= 4.01
+    assert np.abs(columns - 20).max() > 2

@@ -1,0 +1,504 @@
+"""Whether a probability means what it says, and calibrators that mend it.
+
+Every function of `y_prob` serves both readings: pass `y_true, y_prob` for the calibration of the positive
+class, or `*top_label(y_true, y_prob)` for that of the decision's own confidence.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.fft import dct, idct
+from scipy.optimize import brentq, minimize
+from scipy.special import expit
+from scipy.special import logit as log_odds
+from sklearn.isotonic import IsotonicRegression
+
+from tmv_lib.classification import negative_log_likelihood
+from tmv_lib.statistics import (
+    CELLS_AT_ONCE,
+    FloatArray,
+    IntArray,
+    as_binary,
+    as_finite,
+    as_weights,
+    patient_folds,
+    require_both_classes,
+    wilson_interval,
+)
+
+SMOOTHING_CELLS = 2**14  # grid on [0, 1] of the smooth calibration error
+TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.01, 100.0
+RIDGE = 0.01  # a Normal prior of standard deviation 10 on each parameter, about the identity
+
+
+class TopLabel(NamedTuple):
+    """Whether the decision `p > 0.5` is right (n,) in {0, 1}, and its confidence max(p, 1 - p) (n,)."""
+
+    correct: FloatArray
+    confidence: FloatArray
+
+
+class ReliabilityCurve(NamedTuple):
+    """One entry a non-empty bin: mean probability, share of positives with Wilson's 95 % interval, cases."""
+
+    confidence: FloatArray
+    accuracy: FloatArray
+    n: IntArray
+    low: FloatArray
+    high: FloatArray
+
+
+class Corp(NamedTuple):
+    """The Brier score as miscalibration - discrimination + uncertainty, each at least 0."""
+
+    miscalibration: float
+    discrimination: float
+    uncertainty: float
+
+
+class NoiseFloor(NamedTuple):
+    """Mean and 95th percentile of the ECE under perfect calibration, and the draws behind them."""
+
+    mean: float
+    p95: float
+    samples: FloatArray
+
+    def p_value(self, observed: float) -> float:
+        """Chance of an ECE at least as large as the observed one if calibration were perfect, in (0, 1]."""
+        return float((1 + (self.samples >= observed).sum()) / (1 + self.samples.size))
+
+
+class CalibratorChoice(NamedTuple):
+    """The chosen calibrator's name, and a row a calibrator: name, nll, standard_error, chosen."""
+
+    name: str
+    table: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Calibrator:
+    """A fitted map from logit to calibrated logit, and its parameters for a metrics file."""
+
+    name: str
+    parameters: dict[str, float]
+    transform: Callable[[FloatArray], FloatArray]
+
+    def __call__(self, logit: ArrayLike) -> FloatArray:
+        return self.transform(as_finite(logit, name="logit"))
+
+
+def top_label(y_true: ArrayLike, y_prob: ArrayLike) -> TopLabel:
+    """Turn positive-class probabilities into correctness and confidence of the decision `p > 0.5`.
+
+    >>> correct, confidence = top_label([0, 1], [0.25, 0.375])
+    >>> correct.tolist(), confidence.tolist()
+    ([1.0, 0.0], [0.75, 0.625])
+    """
+    y, p = _cases(y_true, y_prob)
+    return TopLabel(((p > 0.5) == y).astype(float), np.maximum(p, 1 - p))
+
+
+def reliability_curve(
+    y_true: ArrayLike, y_prob: ArrayLike, *, n_bins: int = 15, strategy: str = "uniform"
+) -> ReliabilityCurve:
+    """Observed share of positives against mean probability in right-closed bins; the first bin also takes 0.
+
+    strategy "uniform" cuts [0, 1] into equal widths, "quantile" cuts the cases into equal numbers (equal
+    probabilities stay together). Empty bins are dropped. Raises ValueError for "quantile" with fewer cases
+    than bins.
+    """
+    y, p = _cases(y_true, y_prob)
+    bins = _bin_of(p, n_bins=n_bins, strategy=strategy)
+    _, bins, n = np.unique(bins, return_inverse=True, return_counts=True)
+    positives = np.bincount(bins, weights=y)
+    low, high = wilson_interval(positives, n)
+    return ReliabilityCurve(np.bincount(bins, weights=p) / n, positives / n, n, low, high)
+
+
+def expected_calibration_error(
+    y_true: ArrayLike,
+    y_prob: ArrayLike,
+    *,
+    n_bins: int = 15,
+    strategy: str = "uniform",
+    weights: ArrayLike | None = None,
+) -> Any:
+    """ECE in [0, 1]: distance of observed share and mean probability, averaged over bins by their cases.
+
+    Bins as in `reliability_curve`; those of "quantile" are cut on the cases as given, whatever the weights.
+    Its bootstrap interval does not cover the true value: report `calibration_noise_floor` beside it, and
+    resample it only for differences of two models. Returns a float, or an array (resamples,) for weights of
+    shape (resamples, n).
+    """
+    y, p = _cases(y_true, y_prob)
+    w = as_weights(weights, n=y.size)
+    # ECE = sum_b |sum_{i in b} w_i (y_i - p_i)| / sum_i w_i
+    order, starts = _by_bin(p, n_bins=n_bins, strategy=strategy)
+    gaps = np.add.reduceat((w * (y - p))[..., order], starts, axis=-1)
+    return np.abs(gaps).sum(axis=-1) / w.sum(axis=-1)
+
+
+def maximum_calibration_error(
+    y_true: ArrayLike, y_prob: ArrayLike, *, n_bins: int = 15, strategy: str = "uniform"
+) -> float:
+    """Largest distance of observed share and mean probability over the non-empty bins, in [0, 1]."""
+    curve = reliability_curve(y_true, y_prob, n_bins=n_bins, strategy=strategy)
+    return float(np.abs(curve.accuracy - curve.confidence).max())
+
+
+def debiased_calibration_error(
+    y_true: ArrayLike, y_prob: ArrayLike, *, n_bins: int = 15, strategy: str = "uniform"
+) -> float:
+    """Root of the debiased squared calibration error (Kumar, Liang & Ma 2019), in [0, 1].
+
+    The variance of each bin's observed share is taken off, so that a perfect model has 0 in expectation
+    before the floor at 0. Bins of one case have no variance and are left out; ValueError where no other bin
+    exists.
+    """
+    curve = reliability_curve(y_true, y_prob, n_bins=n_bins, strategy=strategy)
+    usable = curve.n >= 2
+    if not usable.any():
+        raise ValueError("the debiased error needs a bin with at least 2 cases, found none")
+    n, share, mean = curve.n[usable], curve.accuracy[usable], curve.confidence[usable]
+    # sum_b n_b / n [(ybar - pbar)^2 - ybar (1 - ybar) / (n_b - 1)]
+    squared = n @ ((share - mean) ** 2 - share * (1 - share) / (n - 1)) / curve.n.sum()
+    return float(np.sqrt(max(squared, 0)))
+
+
+def smooth_calibration_error(y_true: ArrayLike, y_prob: ArrayLike) -> float:
+    """Smooth ECE in [0, 1], free of bins (Blasiok & Nakkiran 2023, arXiv 2309.12236).
+
+    smECE_s is the integral over t of |mean_i (y_i - p_i) K_s(t, p_i)|, K_s the Gaussian of width s reflected
+    at 0 and 1; the value is the s at which smECE_s = s. Probabilities are rounded to a grid of 2**14 cells.
+    """
+    y, p = _cases(y_true, y_prob)
+    cell = np.minimum((p * SMOOTHING_CELLS).astype(np.intp), SMOOTHING_CELLS - 1)
+    residual = np.bincount(cell, weights=y - p, minlength=SMOOTHING_CELLS) / y.size
+    spectrum = dct(residual)
+    frequency = np.pi * np.arange(SMOOTHING_CELLS)
+
+    # A reflected Gaussian multiplies the cosine of frequency pi k by exp(-(pi k s)^2 / 2).
+    def excess(s: float) -> float:
+        return float(np.abs(idct(spectrum * np.exp(-((frequency * s) ** 2) / 2))).sum()) - s
+
+    return float(brentq(excess, 0, 2, xtol=1e-9))
+
+
+def corp_decomposition(y_true: ArrayLike, y_prob: ArrayLike) -> Corp:
+    """Exact decomposition of the Brier score (CORP: Dimitriadis, Gneiting & Jordan 2021).
+
+    With x the isotonic (PAV) recalibration of p: MCB = S(p) - S(x), DSC = S(ybar) - S(x), UNC = S(ybar), so
+    that S(p) = MCB - DSC + UNC. One class only is allowed: UNC and DSC are then 0.
+    """
+    y, p = _cases(y_true, y_prob)
+    recalibrated = IsotonicRegression().fit_transform(p, y)
+    uncertainty = float(y.mean() * (1 - y.mean()))
+    # x averages y within each PAV block, so S(ybar) - S(x) = mean (x - ybar)^2
+    discrimination = float(np.mean((recalibrated - y.mean()) ** 2))
+    miscalibration = float(np.mean((p - y) ** 2)) - uncertainty + discrimination
+    return Corp(max(miscalibration, 0.0), discrimination, uncertainty)
+
+
+def calibration_slope(y_true: ArrayLike, logit: ArrayLike, *, weights: ArrayLike | None = None) -> Any:
+    """Slope b of logit P(y = 1) = a + b z by maximum likelihood (Cox 1958); 1 is perfect, below 1 overconfident.
+
+    Returns a float, or (resamples,) for weights (resamples, n). Raises ValueError for one class only, a
+    constant logit, and logits that separate the classes (the slope is then infinite).
+    """
+    y, z, w = _weighted_logits(y_true, logit, weights)
+
+    def slope(row: FloatArray) -> float:
+        drawn = row > 0
+        negative, positive = z[drawn & (y == 0)], z[drawn & (y == 1)]
+        if np.ptp(z[drawn]) == 0:
+            raise ValueError("a calibration slope needs at least two different logits, found one")
+        if negative.max() <= positive.min() or positive.max() <= negative.min():
+            raise ValueError("the logits separate the classes: the calibration slope is infinite")
+        scale = np.abs(z[drawn]).max()
+        design = np.column_stack([np.ones(drawn.sum()), z[drawn] / scale])
+        return float(_fit_logistic(design, y[drawn], weights=row[drawn])[1] / scale)
+
+    return np.apply_along_axis(slope, -1, w)[()]
+
+
+def calibration_in_the_large(y_true: ArrayLike, logit: ArrayLike, *, weights: ArrayLike | None = None) -> Any:
+    """Intercept a of logit P(y = 1) = a + z, slope held at 1 (Van Calster et al. 2016); 0 is perfect.
+
+    Above 0 the model promises too few positives. Returns a float, or (resamples,) for weights (resamples, n).
+    Raises ValueError for one class only.
+    """
+    y, z, w = _weighted_logits(y_true, logit, weights)
+
+    def intercept(row: FloatArray) -> float:
+        # sum_i w_i (sigma(a + z_i) - y_i) = 0; each extreme logit, moved to the prevalence, brackets the root
+        prevalence = log_odds(row @ y / row.sum())
+        return brentq(lambda a: row @ (expit(a + z) - y), prevalence - z.max() - 1, prevalence - z.min() + 1)
+
+    return np.apply_along_axis(intercept, -1, w)[()]
+
+
+def fit_temperature(y_true: ArrayLike, logit: ArrayLike) -> float:
+    """Temperature T that minimises the negative log-likelihood of logit / T (Guo et al. 2017).
+
+    T lies in [0.01, 100]. It is 0.01 where the sign of the logit separates the classes (any sharper is
+    better), and 100 where the logit does not help (any flatter is better). Raises ValueError for one class
+    only, or zero logits.
+    """
+    y, z, _ = _weighted_logits(y_true, logit, None)
+    if not z.any():
+        raise ValueError("logit must not be 0 everywhere: every temperature fits alike")
+
+    # d NLL / d (1/T) = sum_i z_i (sigma(z_i / T) - y_i), which falls as T grows
+    def gradient(log_temperature: float) -> float:
+        return float(z @ (expit(z * np.exp(-log_temperature)) - y))
+
+    low, high = np.log(TEMPERATURE_LOW), np.log(TEMPERATURE_HIGH)
+    if gradient(low) <= 0:
+        return TEMPERATURE_LOW
+    if gradient(high) >= 0:
+        return TEMPERATURE_HIGH
+    return float(np.exp(brentq(gradient, low, high, xtol=1e-12)))
+
+
+def calibration_noise_floor(
+    y_prob: ArrayLike,
+    *,
+    n_bins: int = 15,
+    strategy: str = "uniform",
+    n_draws: int = 1000,
+    rng: np.random.Generator,
+) -> NoiseFloor:
+    """The ECE that a perfectly calibrated model with these very probabilities shows: draws y ~ Bernoulli(p).
+
+    An observed ECE below p95 proves nothing; `p_value(observed)` of the result says how surprising it is. For
+    the top-label ECE pass the confidence.
+    """
+    p = as_finite(y_prob, name="y_prob", low=0, high=1)
+    if n_draws < 1:
+        raise ValueError(f"n_draws must be at least 1, found {n_draws}")
+    order, starts = _by_bin(p, n_bins=n_bins, strategy=strategy)
+    p = p[order]
+    samples = []
+    batch = max(1, CELLS_AT_ONCE // p.size)
+    for start in range(0, n_draws, batch):
+        y = rng.random((min(batch, n_draws - start), p.size)) < p
+        samples.append(np.abs(np.add.reduceat(y - p, starts, axis=-1)).sum(axis=-1) / p.size)
+    errors = np.concatenate(samples)
+    return NoiseFloor(float(errors.mean()), float(np.quantile(errors, 0.95)), errors)
+
+
+def fit_calibrator(name: str, y_true: ArrayLike, logit: ArrayLike) -> Calibrator:
+    """Fit one of `CALIBRATORS` to y_true (n,) in {0, 1} and logit (n,), by maximum likelihood.
+
+    identity; temperature: z / T; platt: a + b z (Platt 1999); beta: a log p - b log(1 - p) + c with a, b >= 0
+    (Kull et al. 2017); isotonic: PAV of y on z, clipped to [1/(n+1), n/(n+1)]; entropy_temperature: z / T(z)
+    with T = softplus(w log H + b) + 0.01, H the entropy of p over log 2 (Balanya et al. 2022, arXiv
+    2208.00461; the 0.01 is ours and keeps T positive). Platt, beta and entropy_temperature carry a weak ridge
+    about the identity, so that separable classes and constant logits have a finite answer. Temperature, beta
+    and isotonic never reverse a ranking; Platt's slope may come out negative where the score itself is reversed,
+    and entropy_temperature is not monotone by construction. Raises ValueError for an unknown name or one class
+    only.
+    """
+    if name not in CALIBRATORS:
+        raise ValueError(f"a calibrator must be one of {', '.join(CALIBRATORS)}, found {name}")
+    y, z, _ = _weighted_logits(y_true, logit, None)
+    return Calibrator(name, *CALIBRATORS[name](y, z))
+
+
+def choose_calibrator(
+    y_true: ArrayLike, logit: ArrayLike, *, groups: ArrayLike, n_folds: int, rng: np.random.Generator
+) -> CalibratorChoice:
+    """Choose a calibrator by patient-grouped, class-stratified cross-validation of its negative log-likelihood.
+
+    One-standard-error rule: the simplest calibrator, in the order of `CALIBRATORS`, whose NLL exceeds the
+    least one by at most the standard error of that excess over patients; identity may win. Raises ValueError
+    where a training part lacks a class.
+    """
+    y, z, _ = _weighted_logits(y_true, logit, None)
+    fold = patient_folds(y, groups, n_folds=n_folds, rng=rng)
+    loss = np.empty((len(CALIBRATORS), y.size))
+    for k in range(n_folds):
+        held_out = fold == k
+        for row, name in zip(loss, CALIBRATORS, strict=True):
+            calibrated = fit_calibrator(name, y[~held_out], z[~held_out])(z[held_out])
+            row[held_out] = np.logaddexp(0, (1 - 2 * y[held_out]) * calibrated)
+
+    nll = loss.mean(axis=1)
+    best = int(nll.argmin())
+    patient, names = pd.factorize(np.asarray(groups))
+    errors = [_clustered_error(row - loss[best], patient, n_patients=len(names)) for row in loss]
+    chosen = int(np.flatnonzero(nll - nll[best] <= errors)[0])
+    table = pd.DataFrame({"name": list(CALIBRATORS), "nll": nll, "standard_error": errors})
+    return CalibratorChoice(table["name"][chosen], table.assign(chosen=table.index == chosen))
+
+
+Fitted = tuple[dict[str, float], Callable[[FloatArray], FloatArray]]
+
+
+def _identity(y: FloatArray, z: FloatArray) -> Fitted:
+    return {}, lambda logit: logit
+
+
+def _temperature(y: FloatArray, z: FloatArray) -> Fitted:
+    temperature = fit_temperature(y, z)
+    return {"temperature": temperature}, lambda logit: logit / temperature
+
+
+def _platt(y: FloatArray, z: FloatArray) -> Fitted:
+    design = np.column_stack([np.ones(z.size), z])
+    intercept, slope = map(float, _fit_logistic(design, y, ridge=RIDGE, centre=np.array([0.0, 1.0])))
+    return {"intercept": intercept, "slope": slope}, lambda logit: intercept + slope * logit
+
+
+def _beta(y: FloatArray, z: FloatArray) -> Fitted:
+    def features(logit: FloatArray) -> FloatArray:
+        # log p, -log(1 - p), 1
+        return np.column_stack([-np.logaddexp(0, -logit), np.logaddexp(0, logit), np.ones(logit.size)])
+
+    design = features(z)
+    identity = np.array([1.0, 1.0, 0.0])
+    used = np.ones(3, dtype=bool)
+    for _ in range(3):  # a negative a or b is dropped and the rest fitted again, the more negative one first
+        coefficients = np.zeros(3)
+        coefficients[used] = _fit_logistic(design[:, used], y, ridge=RIDGE, centre=identity[used])
+        if (coefficients[:2] >= 0).all():
+            break
+        used[coefficients[:2].argmin()] = False
+    a, b, c = map(float, coefficients)
+    return {"a": a, "b": b, "c": c}, lambda logit: features(logit) @ coefficients
+
+
+def _isotonic(y: FloatArray, z: FloatArray) -> Fitted:
+    n = y.size
+    steps = IsotonicRegression(y_min=1 / (n + 1), y_max=n / (n + 1), out_of_bounds="clip").fit(z, y)
+    levels = float(np.unique(steps.y_thresholds_).size)
+    return {"levels": levels}, lambda logit: log_odds(steps.predict(logit))
+
+
+def _entropy_temperature(y: FloatArray, z: FloatArray) -> Fitted:
+    def scaled(logit: FloatArray, parameters: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        size = np.abs(logit)
+        entropy = np.logaddexp(0, -size) + size * expit(-size)
+        log_share = np.log(np.maximum(entropy, np.finfo(float).tiny) / np.log(2))
+        argument = parameters[0] * log_share + parameters[1]
+        return np.logaddexp(0, argument) + TEMPERATURE_LOW, argument, log_share
+
+    identity = np.array([0.0, np.log(np.expm1(1 - TEMPERATURE_LOW))])  # T = 1 everywhere
+
+    def objective(parameters: FloatArray) -> tuple[float, FloatArray]:
+        temperature, argument, log_share = scaled(z, parameters)
+        away = parameters - identity
+        loss = negative_log_likelihood(y, z / temperature) + RIDGE / 2 * away @ away / y.size
+        # dNLL/dT = (sigma(z/T) - y) (-z / T^2), dT/du = sigma(u), u = w log H + b
+        slope = (expit(z / temperature) - y) * -z / temperature**2 * expit(argument) / y.size
+        return loss, np.array([slope @ log_share, slope.sum()]) + RIDGE * away / y.size
+
+    parameters = minimize(objective, identity, jac=True, method="L-BFGS-B").x
+    weight, bias = map(float, parameters)
+    return {"weight": weight, "bias": bias}, lambda logit: logit / scaled(logit, parameters)[0]
+
+
+# simplest first
+CALIBRATORS: dict[str, Callable[[FloatArray, FloatArray], Fitted]] = {
+    "identity": _identity,
+    "temperature": _temperature,
+    "platt": _platt,
+    "beta": _beta,
+    "isotonic": _isotonic,
+    "entropy_temperature": _entropy_temperature,
+}
+
+
+def _fit_logistic(
+    design: FloatArray,
+    y: FloatArray,
+    *,
+    weights: FloatArray | None = None,
+    ridge: float = 0.0,
+    centre: FloatArray | None = None,
+) -> FloatArray:
+    """Coefficients of a logistic regression by damped Newton: a step is halved until the loss falls."""
+    w = np.ones(y.size) if weights is None else weights
+    mean = np.zeros(design.shape[1]) if centre is None else centre
+
+    # L(beta) = sum_i w_i log(1 + exp(-(2 y_i - 1) x_i beta)) + ridge / 2 |beta - centre|^2
+    def loss(beta: FloatArray) -> float:
+        away = beta - mean
+        return float(w @ np.logaddexp(0, (1 - 2 * y) * (design @ beta)) + ridge / 2 * away @ away)
+
+    beta = np.zeros(design.shape[1])
+    for _ in range(200):
+        p = expit(design @ beta)
+        gradient = design.T @ (w * (p - y)) + ridge * (beta - mean)
+        hessian = (design.T * (w * p * (1 - p))) @ design + ridge * np.eye(beta.size)
+        step = np.linalg.solve(hessian, gradient)
+        while loss(beta - step) > loss(beta) and np.abs(step).max() > 1e-12:
+            step /= 2
+        beta = beta - step
+        if np.abs(step).max() <= 1e-10 * (1 + np.abs(beta).max()):
+            return beta
+    raise ValueError("the logistic fit did not converge: the logits all but separate the classes")
+
+
+def _clustered_error(values: FloatArray, patient: IntArray, *, n_patients: int) -> float:
+    """Standard error of the mean of values (n,), patients being independent and not their images."""
+    # sqrt(G / (G - 1) sum_g (sum_{i in g} (v_i - vbar))^2) / n
+    totals = np.bincount(patient, weights=values - values.mean())
+    return float(np.sqrt(n_patients / (n_patients - 1) * (totals**2).sum()) / values.size)
+
+
+def _cases(y_true: ArrayLike, y_prob: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    y = as_binary(y_true)
+    return y, as_finite(y_prob, name="y_prob", n=y.size, low=0, high=1)
+
+
+def _weighted_logits(
+    y_true: ArrayLike, logit: ArrayLike, weights: ArrayLike | None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    y = as_binary(y_true)
+    z = as_finite(logit, name="logit", n=y.size)
+    w = as_weights(weights, n=y.size)
+    require_both_classes(y, w)
+    return y, z, w
+
+
+def _bin_of(p: FloatArray, *, n_bins: int, strategy: str) -> IntArray:
+    """The bin 0 ... n_bins - 1 of each probability (n,), right-closed, the edges to the bit scikit-learn's."""
+    if n_bins < 1:
+        raise ValueError(f"n_bins must be at least 1, found {n_bins}")
+    if strategy == "uniform":
+        edges = np.linspace(0, 1, n_bins + 1)
+    elif strategy == "quantile":
+        if p.size < n_bins:
+            raise ValueError(f"bins of equal mass need a case each, found {p.size} cases for {n_bins} bins")
+        edges = np.percentile(p, 100 * np.linspace(0, 1, n_bins + 1))
+    else:
+        raise ValueError(f"strategy must be uniform or quantile, found {strategy}")
+    return np.searchsorted(edges[1:-1], p, side="left")
+
+
+def _by_bin(p: FloatArray, *, n_bins: int, strategy: str) -> tuple[IntArray, IntArray]:
+    """An order of the cases that puts bins together, and where each non-empty bin starts in it."""
+    bins = _bin_of(p, n_bins=n_bins, strategy=strategy)
+    order = np.argsort(bins, kind="stable")
+    return order, np.unique(bins[order], return_index=True)[1]
+
+
+def decision_boundary(logit: ArrayLike, calibrated: ArrayLike) -> float:
+    """The raw logit above which a calibrated probability exceeds one half, read off cases (n,) that have both.
+
+    Halfway between the two raw logits that enclose it, since calibrators do not reverse a ranking; infinite where
+    all cases lie on one side. Lets the network itself say what the calibrated model would decide.
+
+    >>> decision_boundary([-1.0, 0.5, 2.0], [-2.0, -0.5, 1.0])
+    1.25
+    """
+    z = as_finite(logit, name="logit")
+    positive = as_finite(calibrated, name="calibrated", n=z.size) > 0
+    if positive.all() or not positive.any():
+        return -np.inf if positive.all() else np.inf
+    return float((z[~positive].max() + z[positive].min()) / 2)

@@ -1,0 +1,84 @@
+"""The case table: one row an image, the spine that every other table joins on."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+SPLITS = ("train", "val", "cal", "test", "local")
+NOTHING_UNREADABLE = pd.DataFrame(columns=["path", "problem"])
+COLUMNS = ("image_id", "patient_id", "split", "y_true", "source")
+
+
+class Loaded(NamedTuple):
+    """What a source of images hands over.
+
+    cases: `image_id` (unique text), `patient_id` (text), `split` (one of `SPLITS`, or "" where the source
+        gives none), `y_true` (0 or 1), `source` (text), `width`, `height` (pixels of the original), and any
+        further columns, which are kept.
+    images: uint8 (n, size, size), in the row order of `cases`.
+    unreadable: `path`, `problem` of every file that was left out.
+    masks: boolean (n, size, size) by name, where the truth is known: `masks` (the finding), `lungs`.
+    """
+
+    cases: pd.DataFrame
+    images: np.ndarray
+    unreadable: pd.DataFrame
+    masks: Mapping[str, np.ndarray] = MappingProxyType({})
+
+
+def cut_splits(cases: pd.DataFrame, *, val: float, cal: float, test: float, rng: np.random.Generator) -> pd.Series:
+    """Give every case a split, by patient and stratified by class; what the source has set stays.
+
+    val, cal, test: shares in (0, 1) of the images that stand in train before the cut.
+
+    A case without a split counts as train. A split that holds at least half of its share already is kept;
+    a smaller one (the 16 validation images of the common pneumonia release) is dissolved into train and cut
+    anew, except `test`, which is cut from train only where the source has none. Returns one split a row.
+    Raises ValueError where a class has too few patients for a split of its own.
+    """
+    split = cases["split"].replace("", "train")
+    shares = {"val": val, "cal": cal} if (split == "test").any() else {"test": test, "val": val, "cal": cal}
+    n_source = int(split.isin(["train", "val", "cal"]).sum())
+    cut = {name: share for name, share in shares.items() if (split == name).sum() < share * n_source / 2}
+    split = split.where(~split.isin(list(cut)), "train")
+
+    pool = cases[split == "train"]
+    # A patient's stratum is the class of most of the images: nearly all patients have one class only.
+    stratum = pool.groupby("patient_id")["y_true"].mean().ge(0.5).astype(int)
+    size = pool.groupby("patient_id").size()
+    for label in sorted(stratum.unique()):
+        patients = rng.permutation(stratum.index[stratum == label].to_numpy())
+        before = np.cumsum(size[patients].to_numpy()) - size[patients].to_numpy()
+        edge = 0.0
+        for name, share in cut.items():
+            wanted = share * size[patients].sum()
+            chosen = patients[(before >= edge) & (before < edge + wanted)]
+            if len(chosen) == 0:
+                raise ValueError(
+                    f"{len(patients)} patients with y_true = {label} are too few to cut {name} ({share:g})"
+                )
+            split = split.where(~cases["patient_id"].isin(chosen) | (split != "train"), name)
+            edge += wanted
+    return split
+
+
+def check_cases(cases: pd.DataFrame) -> None:
+    """Raise ValueError, naming what is wrong, unless `cases` is a case table that the questions can be put to."""
+    missing = [name for name in COLUMNS if name not in cases]
+    if missing:
+        raise ValueError(f"case table: column {missing[0]} is missing; it has {', '.join(cases.columns)}")
+    repeated = cases["image_id"][cases["image_id"].duplicated()]
+    if len(repeated):
+        raise ValueError(f"case table: image_id {repeated.iloc[0]} stands there more than once")
+    if not cases["y_true"].isin([0, 1]).all():
+        raise ValueError(f"case table: y_true must be 0 or 1, found {sorted(cases['y_true'].unique())[:5]}")
+    unknown = set(cases["split"]) - set(SPLITS)
+    if unknown:
+        raise ValueError(f"case table: unknown split {sorted(unknown)[0]!r}; allowed are {', '.join(SPLITS)}")
+    for name in ("train", "val", "cal", "test"):
+        labels = set(cases.loc[cases["split"] == name, "y_true"])
+        if labels != {0, 1}:
+            raise ValueError(f"case table: split {name} must hold both classes, it holds y_true = {sorted(labels)}")

@@ -1,0 +1,83 @@
+"""The files that stages pass on: read with a check, written whole or not at all."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` once the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_csv(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a table without its index, floats to nine significant digits (more than float32 has)."""
+    with whole(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
+
+
+def write_npy(path: str | Path, array: np.ndarray) -> None:
+    """Write one array, memory-mappable."""
+    with whole(path) as temporary:
+        np.save(temporary, array)
+
+
+def write_metrics(path: str | Path, metrics: dict[str, Any]) -> None:
+    """Write a nested dictionary of numbers and words as JSON. Raises ValueError for NaN and infinity, with its key."""
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(_plain(metrics, ""), indent=2) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any, key: str) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(entry, f"{key}.{name}".lstrip(".")) for name, entry in value.items()}
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        if not np.isfinite(value):
+            raise ValueError(f"metric {key} is {value}: what cannot be computed is left out, with its reason")
+        return float(value)
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"metric {key} is a {type(value).__name__}; a metric is a number or a sentence")
+
+
+def read_csv(path: str | Path, columns: list[str]) -> pd.DataFrame:
+    """Read a table, ids as text. Raises ValueError naming the file and the column that is missing or empty."""
+    try:
+        table = pd.read_csv(path, dtype={"image_id": str, "patient_id": str, "split": str})
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; `dvc repro` makes it") from None
+    for name in columns:
+        if name not in table:
+            raise ValueError(f"{path}: column {name} is missing; the columns are {', '.join(table.columns)}")
+        if table[name].isna().any():
+            raise ValueError(f"{path}: column {name} is empty in row {int(table[name].isna().argmax()) + 2}")
+    return table
+
+
+def join(*tables: pd.DataFrame) -> pd.DataFrame:
+    """Join tables on `image_id`, in the row order of the first. Raises ValueError where an image is not in all."""
+    joined = tables[0]
+    for table in tables[1:]:
+        missing = set(joined["image_id"]) - set(table["image_id"])
+        if missing:
+            raise ValueError(f"image_id {sorted(missing)[0]} and {len(missing) - 1} more have no row in a later table")
+        new = [name for name in table.columns if name == "image_id" or name not in joined]
+        joined = joined.merge(table[new], on="image_id", how="left", validate="one_to_one")
+    return joined

@@ -1,0 +1,159 @@
+"""Any torchvision classifier as body, dropout and one linear head, for one logit a case."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import torchvision
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+Precision = Literal["float32", "bfloat16"]
+
+# What ImageNet weights expect, and as good as anything from scratch.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Classifier(nn.Module):
+    """Logit of the positive class, (n,), from normalised images (n, 3, h, w).
+
+    The logit is `head(dropout(body(images)))`: the features that `body` returns, (n, d), are all that the head
+    sees, so that dropout before the head can be repeated on saved features without the network.
+    """
+
+    def __init__(self, body: nn.Module, *, n_features: int, dropout: float) -> None:
+        super().__init__()
+        self.body = body
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(n_features, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        # The head stays in float32 under autocast: a logit must equal features @ weight + bias to the last digits.
+        features = self.body(images).float()
+        with torch.autocast(images.device.type, enabled=False):
+            return self.head(self.dropout(features)).squeeze(1)
+
+
+def build(architecture: str, *, weights: str, dropout: float) -> Classifier:
+    """Build a torchvision classification architecture by name, its last linear layer replaced by a head of one logit.
+
+    weights: `none` (random initial values from torch's seed) or the name of a torchvision weights entry such as
+        `DEFAULT`, which is downloaded.
+    Raises ValueError for an unknown architecture or entry, one without a final linear layer, and a failed download.
+    """
+    try:
+        network = torchvision.models.get_model(architecture, weights=None if weights == "none" else weights)
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"architecture {architecture!r} with weights {weights!r}: torchvision says: {error}") from None
+    except OSError as error:
+        raise ValueError(
+            f"weights {weights!r} of {architecture}: download failed ({error}); weights: none trains from scratch"
+        ) from None
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    if not linear or linear[-1] != list(network.named_modules())[-1][0] or hasattr(network, "aux_logits"):
+        raise ValueError(f"architecture {architecture!r} does not end in one linear layer; densenet121 and resnet50 do")
+    n_features = network.get_submodule(linear[-1]).in_features
+    network.set_submodule(linear[-1], nn.Identity())
+    for module in network.modules():
+        # Dropout stands before our head alone; another one inside would be left out of the saved features.
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    if isinstance(network, torchvision.models.DenseNet):
+        network = _densenet_of_modules(network)
+    return Classifier(network, n_features=int(n_features), dropout=dropout)
+
+
+def _densenet_of_modules(network: torchvision.models.DenseNet) -> nn.Module:
+    """DenseNet ends in an in-place ReLU that is no module; as one it can be named and its map explained."""
+    network.features.add_module("relu5", nn.ReLU())
+    pool, flatten = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(OrderedDict(features=network.features, pool=pool, flatten=flatten))
+
+
+def load_weights(model: Classifier, path: str | Path) -> None:
+    """Load what `save_weights` saved, or a torchvision state dict (.safetensors, .pt, .pth) of this architecture.
+
+    A torchvision head of one output is taken as it is; of two outputs (negative, positive) as their difference.
+    Raises ValueError naming the file and what does not fit.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such weights file")
+    state = (
+        load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, map_location="cpu")
+    )
+    if "head.weight" not in state:
+        state = _with_head(state, set(model.state_dict()), path)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: does not fit the architecture: {str(error).splitlines()[1].strip()}") from None
+
+
+def _with_head(state: dict[str, torch.Tensor], wanted: set[str], path: Path) -> dict[str, torch.Tensor]:
+    head = {name for name in state if f"body.{name}" not in wanted}
+    weight = next((state[name] for name in head if name.endswith("weight")), torch.empty(0))
+    bias = next((state[name] for name in head if name.endswith("bias")), torch.empty(0))
+    if len(head) != 2 or weight.ndim != 2 or len(weight) not in (1, 2):
+        raise ValueError(f"{path}: a head of one or two outputs is needed, found {sorted(head) or 'none'}")
+    if len(weight) == 2:
+        weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+    body = {f"body.{name}": value for name, value in state.items() if name not in head}
+    return {**body, "head.weight": weight, "head.bias": bias}
+
+
+def save_weights(model: Classifier, path: str | Path) -> None:
+    """Write all weights and buffers as safetensors, under the names `body.*` and `head.*`."""
+    save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, path)
+
+
+def available_device() -> torch.device:
+    """CUDA where there is one, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def normalise(images: torch.Tensor) -> torch.Tensor:
+    """Grey levels in [0, 1], (n, h, w), to what the network takes, (n, 3, h, w), channels last in memory."""
+    mean = images.new_tensor(IMAGENET_MEAN)[:, None, None]
+    std = images.new_tensor(IMAGENET_STD)[:, None, None]
+    return ((images[:, None] - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def as_levels(images: np.ndarray, device: torch.device) -> torch.Tensor:
+    """uint8 (n, h, w) to float grey levels in [0, 1] on `device`."""
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).float() / 255.0
+
+
+class Outputs(NamedTuple):
+    """logit (n,) and pooled features (n, d), float32."""
+
+    logit: np.ndarray
+    features: np.ndarray
+
+
+@torch.no_grad()
+def predict(
+    model: Classifier,
+    images: np.ndarray,
+    *,
+    batch_size: int,
+    precision: Precision,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Outputs:
+    """Run the network in evaluation mode over uint8 images (n, h, w)."""
+    device = next(model.parameters()).device
+    model.eval()
+    logits, features = [], []
+    for start in progress(range(0, len(images), batch_size)):
+        batch = normalise(as_levels(images[start : start + batch_size], device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            body = model.body(batch)
+        features.append(body.float().cpu().numpy())
+        logits.append(model.head(body.float()).squeeze(1).cpu().numpy())
+    return Outputs(np.concatenate(logits), np.concatenate(features))

@@ -1,0 +1,64 @@
+"""Reading `params.yaml` through typed, validated models.
+
+Each stage declares its own model: what it may be asked for stands at the top of its script, and a new knob
+in one stage does not make the others rerun.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+
+class Params(BaseModel):
+    """A section of `params.yaml`: unknown keys, wrong types and values out of range are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+Section = TypeVar("Section", bound=Params)
+
+
+def read(path: str | Path, key: str, model: type[Section]) -> Section:
+    """Read the section `key` (dotted for nested ones) of the YAML file `path` as `model`.
+
+    Raises ValueError of one line a problem: the key, what was found, what is allowed.
+    """
+    values: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    for part in key.split("."):
+        if not isinstance(values, dict) or part not in values:
+            raise ValueError(f"{path}: section {key} is missing")
+        values = values[part]
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [f"{path}: {_problem(key, problem)}" for problem in error.errors()]
+        raise ValueError("\n".join(lines)) from None
+
+
+def _problem(key: str, problem: Any) -> str:
+    name = ".".join([key, *(str(part) for part in problem["loc"])])
+    if problem["type"] == "extra_forbidden":
+        return f"{name} is not a parameter"
+    if problem["type"] == "missing":
+        return f"{name} is missing"
+    return f"{name} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+
+
+class Member(Params):
+    """One network of the ensemble."""
+
+    architecture: str
+    weights: str
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    train: bool
+    seed: Annotated[int, Field(ge=0)]
+
+
+def read_members(path: str | Path) -> dict[str, Member]:
+    """Read the section `members`, in its order. Raises ValueError as `read`, and where fewer than two are named."""
+    names = list((yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}).get("members") or {})
+    if len(names) < 2:
+        raise ValueError(f"{path}: members must name at least two networks, found {names}")
+    return {name: read(path, f"members.{name}", Member) for name in names}

@@ -1,0 +1,233 @@
+"""The phantom's cases: who has which finding, label, marker and planted cause of failure.
+
+A synthetic frontal chest radiograph whose truth is known, so that every trust instrument can itself be measured
+before it is aimed at a patient. This module draws up the plan, one row an image; `phantom_image` turns rows into
+pixels. Shares are allocated, not tossed: a planted rate holds to within one case in every split.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+SPLITS = ("train", "val", "cal", "test")
+SEEN_FINDINGS = ("lobar", "patchy", "interstitial")
+UNSEEN_FINDINGS = ("retrocardiac", "pneumothorax")
+MIMICS = ("atelectasis", "nipple")
+# Share of the patients with so many images.
+IMAGES_PER_PATIENT = {1: 0.60, 2: 0.25, 3: 0.15}
+# The panel's probability that an ambiguous case is positive.
+PANEL = (0.15, 0.85)
+TRUTH = ["image_id", "patient_id", "split", "y_true", "source", "finding", "cause", "y_clean", "marker", "posterior"]
+RECIPE = ["amplitude", "mimic", "exposure", "noise", "patient_seed", "case_seed", "clear_finding", "clear_amplitude"]
+
+
+def plan_cases(
+    *,
+    patients: Mapping[str, int],
+    seed: int,
+    prevalence: float = 0.40,
+    mislabelled: float = 0.02,
+    ambiguous: float = 0.07,
+    blind: float = 0.05,
+    marker_train: tuple[float, float] = (0.90, 0.06),
+    marker_rest: tuple[float, float] = (0.85, 0.12),
+    mimics: float = 0.25,
+    contrast: tuple[float, float] = (0.40, 0.75),
+    ambiguous_contrast: tuple[float, float] = (0.10, 0.28),
+    noise: float = 1.0,
+    test_exposure: float = 1.0,
+    test_noise: float = 1.0,
+) -> pd.DataFrame:
+    """Plan a phantom study: one row an image, with all that determines its pixels and its truth.
+
+    `patients` counts the patients of each split. A patient has one to three images, which share split, anatomy, kind
+    of finding and, but for the planted causes, class. A case has one `cause` at most:
+
+    - ambiguous: this share of all images shows a finding of very low contrast; the label is the toss of a panel's
+      coin that says 1 with a probability of 0.15 to 0.85, rising with the contrast. The marker is independent of it.
+    - mislabelled: this share of each class of `y_true` shows the other class, its usual marker included; there and
+      nowhere else `y_clean` differs from `y_true`.
+    - blind: this share of the positives outside train has a finding that training never shows, and no marker.
+    - spurious: the "P" marker contradicts the label. `marker_train` and `marker_rest` hold P(marker | positive) and
+      P(marker | negative) among the cases without another cause. Where training's second is not below its first,
+      the marker is no shortcut and no case is spurious.
+
+    `mimics` is the share of the films without finding that have linear atelectasis or a nipple shadow. `contrast`
+    and `ambiguous_contrast` are ranges, the first above the second, of `amplitude`: the share of the air along the
+    ray that a finding replaces. `exposure` (dose) and `noise` (standard deviation) are relative; `test_exposure` and
+    `test_noise` multiply them on the test split, as another site would. The null phantom has the three shares of
+    causes and both marker pairs at 0.
+
+    `posterior` is P(y_true = 1 | finding, amplitude, marker) within the split, for an ideal observer who reads all
+    three off the image without error: the panel's probability of an ambiguous case; of any other, the share of
+    positives among the split's unambiguous cases with the same kind of finding (none, seen, unseen) and marker.
+
+    `clear_finding` and `clear_amplitude` say what the case shows once its finding is a clear one of a kind that
+    training shows. `patient_seed` and `case_seed` feed the renderer's streams, one a factor: after a change in one
+    column a row renders to the same image but for that factor.
+
+    Raises ValueError for unknown splits, shares outside [0, 1], empty or overlapping ranges, and shares that cannot
+    hold together.
+    """
+    shares = {"prevalence": prevalence, "mislabelled": mislabelled, "ambiguous": ambiguous, "blind": blind}
+    markers = {"marker_train": marker_train, "marker_rest": marker_rest}
+    _check_patients(patients)
+    _check_shares({**shares, "mimics": mimics}, markers)
+    _check_physics({"contrast": contrast, "ambiguous_contrast": ambiguous_contrast}, noise, test_exposure, test_noise)
+
+    splits = []
+    for split, streams in zip(SPLITS, np.random.SeedSequence(seed).spawn(len(SPLITS)), strict=True):
+        if split not in patients:
+            continue
+        # Streams of their own: a change of rates leaves patients and their anatomy as they were.
+        people, labels, acquisition = (np.random.default_rng(stream) for stream in streams.spawn(3))
+        train, site = split == "train", split == "test"
+        cases = _enrol(patients[split], people).assign(split=split)
+        _label(cases, labels, prevalence, mislabelled, ambiguous, 0.0 if train else blind)
+        _mark(cases, labels, marker_train if train else marker_rest, marker_train[0] > marker_train[1])
+        _expose(cases, acquisition, mimics, contrast, ambiguous_contrast)
+        cases["exposure"] *= test_exposure if site else 1.0
+        cases["noise"] = noise * (test_noise if site else 1.0)
+        cases["posterior"] = _posterior(cases)
+        splits.append(cases)
+    plan = pd.concat(splits, ignore_index=True)
+    patient = plan.groupby(["split", "patient"], sort=False).ngroup()
+    plan["patient_id"] = patient.map("patient-{:05d}".format)
+    plan["image_id"] = plan.index.map("phantom-{:06d}".format)
+    return plan.assign(source="phantom")[TRUTH + RECIPE]
+
+
+def _check_patients(patients: Mapping[str, int]) -> None:
+    if not patients or set(patients) - set(SPLITS):
+        raise ValueError(f"patients must be counts for some of {', '.join(SPLITS)}, found {sorted(patients)}")
+    for split, count in patients.items():
+        if count < 1:
+            raise ValueError(f"patients of {split} must be at least 1, found {count}")
+
+
+def _check_shares(shares: Mapping[str, float], markers: Mapping[str, tuple[float, float]]) -> None:
+    pairs = [(name, rate) for name, rates in markers.items() for rate in rates]
+    for name, share in [*shares.items(), *pairs]:
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], found {share}")
+
+
+def _check_physics(
+    contrasts: Mapping[str, tuple[float, float]], noise: float, test_exposure: float, test_noise: float
+) -> None:
+    for name, (low, high) in contrasts.items():
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"{name} must be a range within (0, 1], found ({low}, {high})")
+    (clear, _), (_, faint) = contrasts["contrast"], contrasts["ambiguous_contrast"]
+    if faint > clear:
+        raise ValueError(f"ambiguous_contrast must lie below contrast, found {faint} above {clear}")
+    if noise < 0 or test_noise < 0:
+        raise ValueError(f"noise and test_noise must not be negative, found {noise} and {test_noise}")
+    if test_exposure <= 0:
+        raise ValueError(f"test_exposure must be positive, found {test_exposure}")
+
+
+def _enrol(n_patients: int, rng: np.random.Generator) -> pd.DataFrame:
+    """The images of n patients, those of one patient side by side, and the seeds of both."""
+    bounds = np.rint(np.cumsum([0.0, *IMAGES_PER_PATIENT.values()]) * n_patients).astype(int)
+    n_images = rng.permutation(np.repeat(list(IMAGES_PER_PATIENT), np.diff(bounds)))
+    patient = np.repeat(np.arange(n_patients), n_images)
+    patient_seed = rng.integers(2**31, size=n_patients)[patient]
+    return pd.DataFrame(
+        {
+            "patient": patient,
+            "patient_seed": patient_seed,
+            "case_seed": rng.integers(2**31, size=patient.size),
+        }
+    )
+
+
+def _label(
+    cases: pd.DataFrame,
+    rng: np.random.Generator,
+    prevalence: float,
+    mislabelled: float,
+    ambiguous: float,
+    blind: float,
+) -> None:
+    """Fill in labels, findings, the panel's probability, and every cause but the spurious one."""
+    n = len(cases)
+    order = rng.permutation(n)[cases["patient"]]
+    unclear = rng.permutation(n)[: round(ambiguous * n)]
+    panel = rng.permutation(np.linspace(*PANEL, unclear.size))
+    # Systematic sampling: every coin keeps its own probability, and their sum is met to within one.
+    toss = np.diff(np.floor(np.cumsum([rng.random(), *panel]))).astype(int)
+
+    n_positive = round(prevalence * n)
+    n_missed, n_overcalled = round(mislabelled * (n - n_positive)), round(mislabelled * n_positive)
+    n_blind, n_ill = round(blind * n_positive), n_positive - toss.sum() - n_overcalled + n_missed
+    queue = np.setdiff1d(np.arange(n), unclear)
+    queue = queue[np.argsort(order[queue], kind="stable")]
+    if n_ill < n_missed + n_blind or queue.size - n_ill < n_overcalled:
+        raise ValueError(
+            f"prevalence {prevalence}, mislabelled {mislabelled}, ambiguous {ambiguous} and blind {blind} add up to "
+            f"more than {n} images can hold"
+        )
+    # Whole patients are ill or well, so that to know the patient is to know the class: one at most is both.
+    ill, well = rng.permutation(queue[:n_ill]), rng.permutation(queue[n_ill:])
+    missed, hidden, overcalled = ill[:n_missed], ill[n_missed : n_missed + n_blind], well[:n_overcalled]
+
+    cases["clear_finding"] = np.array(SEEN_FINDINGS)[order % len(SEEN_FINDINGS)]
+    cases["finding"], cases["cause"], cases["panel"], cases["y_clean"] = "none", "none", np.nan, 0
+    cases.loc[unclear, "panel"], cases.loc[unclear, "y_clean"], cases.loc[ill, "y_clean"] = panel, toss, 1
+    cases["y_true"] = cases["y_clean"]
+    cases.loc[missed, "y_true"], cases.loc[overcalled, "y_true"] = 0, 1
+    shown = np.concatenate([ill, unclear])
+    cases.loc[shown, "finding"] = cases.loc[shown, "clear_finding"]
+    cases.loc[hidden, "finding"] = np.resize(UNSEEN_FINDINGS, n_blind)
+    for cause, members in [
+        ("ambiguous", unclear),
+        ("blind", hidden),
+        ("mislabelled", [*missed, *overcalled]),
+    ]:
+        cases.loc[members, "cause"] = cause
+
+
+def _mark(cases: pd.DataFrame, rng: np.random.Generator, rates: tuple[float, float], shortcut: bool) -> None:
+    """Fill in the marker, and the cause of the cases whose label it contradicts."""
+    y, cause = cases["y_true"].to_numpy(), cases["cause"].to_numpy()
+    positive, negative = rates
+    either = y.mean() * positive + (1 - y.mean()) * negative
+    # Elsewhere a class has the marker that most of it has; a blind case that of the negatives.
+    usual = np.where(cases["y_clean"] == 1, positive >= 0.5, negative >= 0.5).astype(int)
+    marker = np.where(cause == "blind", int(negative >= 0.5), usual)
+    for label, kind, rate in [
+        *[(1, "none", positive), (0, "none", negative)],
+        *[(1, "ambiguous", either), (0, "ambiguous", either)],
+    ]:
+        members = rng.permutation(np.flatnonzero((y == label) & (cause == kind)))
+        marker[members] = np.arange(members.size) < round(rate * members.size)
+    cases["marker"] = marker
+    cases.loc[shortcut & (cause == "none") & (marker != y), "cause"] = "spurious"
+
+
+def _expose(
+    cases: pd.DataFrame,
+    rng: np.random.Generator,
+    mimics: float,
+    contrast: tuple[float, float],
+    ambiguous_contrast: tuple[float, float],
+) -> None:
+    """Fill in the contrast of each finding, the mimics of the films without one, and the dose."""
+    cases["clear_amplitude"] = rng.uniform(*contrast, size=len(cases))
+    faint = np.interp(cases["panel"], PANEL, ambiguous_contrast)
+    cases["amplitude"] = np.where(cases["panel"].isna(), cases["clear_amplitude"], faint)
+    cases["exposure"] = np.exp(rng.normal(0, 0.15, size=len(cases)))
+    empty = rng.permutation(np.flatnonzero(cases["finding"] == "none"))
+    cases.loc[empty, "amplitude"] = 0.0
+    mimicking = empty[: round(mimics * empty.size)]
+    cases["mimic"] = "none"
+    cases.loc[mimicking, "mimic"] = np.resize(MIMICS, mimicking.size)
+
+
+def _posterior(cases: pd.DataFrame) -> pd.Series:
+    kind = cases["finding"].mask(cases["finding"].isin(SEEN_FINDINGS), "seen")
+    kind = kind.mask(kind.isin(UNSEEN_FINDINGS), "unseen")
+    unambiguous = cases["y_true"].where(cases["panel"].isna())
+    return cases["panel"].fillna(unambiguous.groupby([kind, cases["marker"]]).transform("mean"))
