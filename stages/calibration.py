@@ -10,10 +10,11 @@ from scipy.special import expit
 
 from tmv_lib import calibration
 from tmv_lib.classification import brier_score, negative_log_likelihood
-from tmv_lib.files import read_csv, write_csv, write_metrics
+from tmv_lib.files import join, read_csv, write_csv, write_metrics
 from tmv_lib.params import Params, read, read_members
 from tmv_lib.reporting import counts, figure
 from tmv_lib.stage import run
+from tmv_lib.statistics import holm
 
 
 class CalibrationParams(Params):
@@ -27,19 +28,27 @@ class CalibrationParams(Params):
 def main() -> None:
     params = read("params.yaml", "calibration", CalibrationParams)
     rng = np.random.default_rng(params.seed)
-    cases, diagrams, tables, metrics = pd.DataFrame(), [], [], {}
+    calibrated_tables, diagrams, tables, metrics = [], [], [], {}
     for member in read_members("params.yaml"):
-        predictions = read_csv(
-            f"data/train/{member}/predictions.csv", ["image_id", "patient_id", "split", "y_true", "logit"]
-        )
+        path = f"data/train/{member}/predictions.csv"
+        predictions = read_csv(path, ["image_id", "patient_id", "split", "y_true", "logit"])
+        for split in ("val", "test"):
+            if set(predictions.loc[predictions["split"] == split, "y_true"]) != {0, 1}:
+                raise ValueError(f"{path}: split {split} must hold both classes")
         val, test = (predictions[predictions["split"] == split] for split in ("val", "test"))
         choice = calibration.choose_calibrator(
             val["y_true"], val["logit"], groups=val["patient_id"], n_folds=params.folds, rng=rng
         )
         calibrator = calibration.fit_calibrator(choice.name, val["y_true"], val["logit"])
         calibrated = calibrator(predictions["logit"])
-        cases["image_id"] = predictions["image_id"]
-        cases[f"logit_{member}"], cases[f"y_prob_{member}"] = calibrated, expit(calibrated)
+        # What learns from val must see it calibrated by others, or its errors look rarer than they are.
+        cross_fitted = calibrated.copy()
+        cross_fitted[predictions["split"] == "val"] = calibration.cross_fitted(
+            choice.name, val["y_true"], val["logit"], groups=val["patient_id"], n_folds=params.folds, rng=rng
+        )
+        columns = {"logit": calibrated, "y_prob": expit(calibrated), "cross_fitted_logit": cross_fitted}
+        named = {f"{name}_{member}": values for name, values in columns.items()}
+        calibrated_tables.append(predictions[["image_id"]].assign(**named))
 
         metrics[member] = {"calibrator": {"name": choice.name, **calibrator.parameters}}
         tables.append(choice.table.assign(series=member))
@@ -47,7 +56,8 @@ def main() -> None:
             metrics[member][phase] = measure(test, np.asarray(logit), params, rng)
             curve = calibration.reliability_curve(test["y_true"], expit(logit), n_bins=params.bins)
             diagrams.append(pd.DataFrame(curve._asdict()).assign(series=member, phase=phase))
-    write_csv("data/calibration/cases.csv", cases)
+    adjust(metrics)
+    write_csv("data/calibration/cases.csv", join(*calibrated_tables))
     write_csv("plots/calibration/reliability.csv", pd.concat(diagrams))
     write_csv("plots/calibration/calibrators.csv", pd.concat(tables))
     write_metrics("metrics/calibration.json", {"calibration": metrics})
@@ -84,6 +94,19 @@ def measure(
     found |= resampled("slope", calibration.calibration_slope, y_true, logit)
     found |= resampled("in_the_large", calibration.calibration_in_the_large, y_true, logit)
     return found
+
+
+def adjust(metrics: dict[str, Any]) -> None:
+    """Add Holm's adjustment over all the noise-floor tests of this stage."""
+    tests = [
+        entry
+        for member in metrics.values()
+        for phase in ("before", "after")
+        for entry in member[phase].values()
+        if isinstance(entry, dict) and "p_value" in entry
+    ]
+    for entry, adjusted in zip(tests, holm([entry["p_value"] for entry in tests]), strict=True):
+        entry["p_value_holm"] = float(adjusted)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from tmv_lib.calibration import expected_calibration_error
 from tmv_lib.classification import accuracy, negative_log_likelihood, operating_point
 from tmv_lib.files import join, read_csv, write_csv, write_metrics
 from tmv_lib.params import Params, read, read_members
-from tmv_lib.reporting import curve, figure, performance, share
+from tmv_lib.reporting import curve, figure, mean, performance
 from tmv_lib.stage import run
 from tmv_lib.statistics import auroc, delong_test, mcnemar_exact
 
@@ -26,12 +26,12 @@ class DiversityParams(Params):
 def main() -> None:
     params = read("params.yaml", "diversity", DiversityParams)
     first, second = list(read_members("params.yaml"))[:2]
-    cases = read_csv("data/calibration/cases.csv", ["image_id", f"y_prob_{first}", f"y_prob_{second}"])
-    for member in (first, second):
-        predictions = read_csv(
-            f"data/train/{member}/predictions.csv", ["image_id", "patient_id", "split", "y_true", "logit"]
-        )
-        cases = join(cases, predictions.rename(columns={"logit": f"raw_{member}"}))
+    calibrated = [f"{name}_{member}" for member in (first, second) for name in ("y_prob", "logit")]
+    cases = join(
+        read_csv(f"data/train/{first}/predictions.csv", ["image_id", "patient_id", "split", "y_true"]),
+        read_csv("data/calibration/cases.csv", ["image_id", *calibrated]),
+        *(raw_logit(member) for member in (first, second)),
+    )
     val, test = (cases[cases["split"] == split] for split in ("val", "test"))
     rng = np.random.default_rng(params.seed)
     found = performance(
@@ -52,6 +52,12 @@ def main() -> None:
     write_metrics("metrics/diversity.json", {"diversity": metrics})
 
 
+def raw_logit(member: str) -> pd.DataFrame:
+    """What the network said before calibration."""
+    predictions = read_csv(f"data/train/{member}/predictions.csv", ["image_id", "logit"])
+    return predictions.rename(columns={"logit": f"raw_{member}"})
+
+
 def together(
     test: pd.DataFrame, first: str, second: str, params: DiversityParams, rng: np.random.Generator
 ) -> dict[str, Any]:
@@ -62,12 +68,11 @@ def together(
     logits = [test[f"logit_{member}"].to_numpy() for member in (first, second)]
     decided = [(prob > 0.5).astype(int) for prob in probs]
     wrong = [decision != y_true for decision in decided]
-    disagreement = int((decided[0] != decided[1]).sum())
+    differ = decided[0] != decided[1]
     delong = delong_test(y_true, *raw)
     only_first, only_second = int((wrong[0] & ~wrong[1]).sum()), int((wrong[1] & ~wrong[0]).sum())
     found: dict[str, Any] = {
-        "disagreement": disagreement,
-        **share("disagreement_rate", disagreement, len(y_true)),
+        "disagreement": int(differ.sum()),
         "both_right": int((~wrong[0] & ~wrong[1]).sum()),
         "only_first_wrong": only_first,
         "only_second_wrong": only_second,
@@ -76,6 +81,7 @@ def together(
         "delong": delong._asdict(),
     }
     resampled = partial(figure, groups=groups, stratify=y_true, n_resamples=params.resamples, rng=rng)
+    found |= resampled("disagreement_rate", mean, differ.astype(float))
     for name, metric, pair in (
         ("auroc", auroc, raw),
         ("accuracy", accuracy, decided),
@@ -84,7 +90,7 @@ def together(
     ):
         found |= resampled(f"{name}_difference", partial(difference, metric), y_true, *pair)
     found["ranks_better"] = verdict(found, "auroc_difference", larger=first, smaller=second)
-    found["calibrates_better"] = verdict(found, "nll_difference", larger=second, smaller=first)
+    found["calibrates_better"] = verdict(found, "ece_difference", larger=second, smaller=first)
     return found
 
 

@@ -7,16 +7,17 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 from scipy.special import expit, logit
+from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
 from tmv_lib import deferral, figures, selective
 from tmv_lib.calibration import expected_calibration_error
-from tmv_lib.classification import accuracy, negative_log_likelihood, sensitivity, specificity
+from tmv_lib.classification import accuracy, negative_log_likelihood
 from tmv_lib.files import join, read_csv, write_csv, write_metrics
 from tmv_lib.params import Params, read, read_members
-from tmv_lib.reporting import counts, curve, figure, mean, share
+from tmv_lib.reporting import by_class, counts, curve, figure, mean
 from tmv_lib.stage import run
-from tmv_lib.statistics import auroc, rank_among
+from tmv_lib.statistics import auroc, patient_folds, rank_among
 
 THRESHOLDS = np.linspace(0, 1, 101)
 
@@ -47,18 +48,19 @@ def main() -> None:
 
     combined = combine(cases, members, val)
     y_prob = combined[params.combine]
+    cross_fitted = combine_cross_fitted(cases[val], members, params, rng)[params.combine]
     costs = {"cost_fn": policy.false_negative, "cost_fp": policy.false_positive}
     margin = deferral.certainty(y_prob, **costs)
     learned = deferral.learned_certainty(
         cases["y_true"][val],
-        y_prob[val],
+        cross_fitted,
         signals[val].to_numpy(),
         groups=cases["patient_id"][val],
         n_folds=params.folds,
         rng=rng,
         **costs,
     )
-    scores = {"margin": margin, "learned": learned.kappa(y_prob, signals.to_numpy())}
+    scores = {"margin": margin, "learned": learned.kappa(y_prob, signals.to_numpy()), "plain": np.abs(2 * y_prob - 1)}
     used = "learned" if learned.beats_margin else "margin"
     cases = cases.assign(
         y_prob=y_prob,
@@ -68,7 +70,7 @@ def main() -> None:
         y_prob_baseline=cases[f"y_prob_{members[0]}"],
         baseline=deferral.cheapest_decision(cases[f"y_prob_{members[0]}"], **costs),
     )
-    cases["reason"] = reasons(cases, signals, val, members)
+    cases["reason"] = reasons(cases, signals, val, close=margin < policy.threshold)
     certificate = certify(cases, val, cal, test, params, policy, rng)
     metrics = {
         "ensemble": ways_to_combine(
@@ -81,7 +83,7 @@ def main() -> None:
     }
     kept = ["image_id", "y_prob", "kappa", "decision", "deferred", "reason"]
     write_csv("data/ensemble/cases.csv", cases[kept])
-    sweep = swept(cases[test], policy)
+    sweep = swept(cases[test], cases[val], policy)
     write_csv("plots/ensemble/threshold.csv", sweep)
     write_csv("plots/ensemble/risk_coverage.csv", risk_coverage(cases[test], {k: v[test] for k, v in scores.items()}))
     figures.save(figures.trust_card(sentences(metrics, policy), sweep), "plots/ensemble/trust_card.png")
@@ -91,18 +93,20 @@ def main() -> None:
 def gather(members: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The cases outside train with calibrated probabilities, and every signal that the earlier stages left."""
     cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
-    cases = cases.loc[cases["split"] != "train", ["image_id", "patient_id", "split", "y_true"]].reset_index(drop=True)
+    cases = cases[cases["split"] != "train"].reset_index(drop=True)
     columns = [f"{kind}_{name}" for name in members for kind in ("mutual_information", "distance")]
     doubt = read_csv("data/uncertainty/cases.csv", ["image_id", "disagreement", *columns])
     explained = read_csv("data/explanations/cases.csv", ["image_id", *(f"border_effect_{name}" for name in members)])
-    moved = read_csv("data/stability/cases.csv", ["image_id"])
-    calibrated = read_csv("data/calibration/cases.csv", ["image_id", *(f"y_prob_{name}" for name in members)])
+    # A constant map has no rank correlation with anything, an empty field: it counts as fully unstable.
+    moved = pd.read_csv("data/stability/cases.csv", dtype={"image_id": str}).fillna(1.0)
+    moved = moved[["image_id", *(f"instability_{name}" for name in members)]]
+    kinds = ("y_prob", "logit", "cross_fitted_logit")
+    calibrated = read_csv("data/calibration/cases.csv", ["image_id", *(f"{k}_{m}" for m in members for k in kinds)])
     table = join(cases, calibrated, doubt, explained, moved)
     names = ["disagreement"]
     for kind in ("mutual_information", "distance", "border_effect", "instability"):
         names += [f"{kind}_{name}" for name in members]
-    # A constant map has no rank correlation with anything: it counts as fully unstable.
-    return table, table[names].fillna(1.0)
+    return table, table[names]
 
 
 def combine(cases: pd.DataFrame, members: list[str], val: np.ndarray) -> dict[str, np.ndarray]:
@@ -117,21 +121,40 @@ def combine(cases: pd.DataFrame, members: list[str], val: np.ndarray) -> dict[st
     }
 
 
-def reasons(cases: pd.DataFrame, signals: pd.DataFrame, val: np.ndarray, members: list[str]) -> pd.Series:
-    """Why a case is deferred: what stands out, a signal above nine tenths of validation; else the margin alone."""
+def combine_cross_fitted(
+    val: pd.DataFrame, members: list[str], params: EnsembleParams, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """The same for validation itself, each case by calibrators and a stack that other patients fitted."""
+    logits = val[[f"cross_fitted_logit_{name}" for name in members]].to_numpy()
+    y_true = val["y_true"].to_numpy()
+    fold = patient_folds(y_true, val["patient_id"], n_folds=params.folds, rng=rng)
+    stacked = np.empty(len(val))
+    for k in range(params.folds):
+        stack = LogisticRegression().fit(logits[fold != k], y_true[fold != k])
+        stacked[fold == k] = stack.predict_proba(logits[fold == k])[:, 1]
+    return {
+        "mean_probability": expit(logits).mean(axis=1),
+        "mean_logit": expit(logits.mean(axis=1)),
+        "stacking": stacked,
+    }
+
+
+def reasons(cases: pd.DataFrame, signals: pd.DataFrame, val: np.ndarray, *, close: np.ndarray) -> pd.Series:
+    """Why a case is deferred: a margin too small, and every signal above nine tenths of validation."""
     words = {
         "disagreement": "members disagree",
         "mutual_information": "unsure under dropout",
         "instability": "unstable explanation",
         "distance": "unlike the training images",
     }
-    found = pd.Series([[] for _ in range(len(cases))], dtype=object)
+    found: list[list[str]] = [["close to the decision boundary"] if near else [] for near in close]
     for kind, sentence in words.items():
         columns = [name for name in signals if name.startswith(kind)]
         ranks = np.stack([rank_among(signals[name].to_numpy(), signals[name].to_numpy()[val]) for name in columns])
         for place in np.flatnonzero(ranks.max(axis=0) > 0.9):
             found[place].append(sentence)
-    return found.map(lambda said: "; ".join(["close to the decision boundary", *said])).where(cases["deferred"], "")
+    said = pd.Series(["; ".join(words) or "several signals together" for words in found])
+    return said.where(cases["deferred"], "")
 
 
 def ways_to_combine(
@@ -176,17 +199,14 @@ def bought(
         n_resamples=params.resamples,
         rng=rng,
     )
-    for name, metric in (("decided_sensitivity", sensitivity), ("decided_specificity", specificity)):
-        found |= figure(
-            name,
-            metric,
-            y_true[decided],
-            decision[decided],
-            groups=groups[decided],
-            stratify=y_true[decided],
-            n_resamples=params.resamples,
-            rng=rng,
-        )
+    found |= by_class(
+        y_true[decided],
+        decision[decided],
+        prefix="decided_",
+        groups=groups[decided],
+        n_resamples=params.resamples,
+        rng=rng,
+    )
     found["errors_deciding_all"] = int((decision != y_true).sum())
     found["errors_left"] = int((decision != y_true)[decided].sum())
     found["errors_avoided"] = found["errors_deciding_all"] - found["errors_left"]
@@ -212,6 +232,8 @@ def bought(
     rate = [found["deferral_rate"]]
     for name, lottery in (("random", deferral.random_deferral_cost), ("oracle", deferral.oracle_deferral_cost)):
         found[f"{name}_deferral_cost"] = float(lottery(y_true, decision, deferral_rate=rate, **prices)[0])
+    plain = rankdata(np.abs(2 * test["y_prob"].to_numpy() - 1), method="ordinal") <= deferred.sum()
+    found["plain_margin_deferral_cost"] = deferral.failure_cost(y_true, decision, deferred=plain, **prices)
     if deferred.any():
         found["break_even_review_price"] = deferral.break_even_review_price(
             y_true, decision, deferred, cost_fn=policy.false_negative, cost_fp=policy.false_positive
@@ -289,7 +311,14 @@ def certify(
             "test_coverage": float(accepted.mean()),
         }
         if accepted.any():
-            found[name] |= share("test_selective_risk", int(error[test][accepted].sum()), int(accepted.sum()))
+            found[name] |= figure(
+                "test_selective_risk",
+                mean,
+                error[test][accepted].astype(float),
+                groups=cases["patient_id"].to_numpy()[test][accepted],
+                n_resamples=params.resamples,
+                rng=rng,
+            )
     return found
 
 
@@ -346,18 +375,24 @@ def between(found: dict[str, Any], name: str, *, percent: bool = True) -> str:
     )
 
 
-def swept(test: pd.DataFrame, policy: DeferralParams) -> pd.DataFrame:
-    """Failure cost and deferral rate at each threshold, beside random and oracle deferral at the same rate."""
+def swept(test: pd.DataFrame, val: pd.DataFrame, policy: DeferralParams) -> pd.DataFrame:
+    """Failure cost and deferral rate at each threshold: on validation, where a threshold is chosen, and on test.
+
+    Beside test, random and oracle deferral at the same rate.
+    """
     prices = {"cost_fn": policy.false_negative, "cost_fp": policy.false_positive, "review": policy.review}
-    y_true, decision = test["y_true"].to_numpy(), test["decision"].to_numpy()
-    sweep = deferral.threshold_sweep(
-        y_true, test["y_prob"].to_numpy(), test["kappa"].to_numpy(), thresholds=THRESHOLDS, **prices
-    )
+    rows = []
+    for name, split in (("validation", val), ("test", test)):
+        y_true, decision = split["y_true"].to_numpy(), split["decision"].to_numpy()
+        sweep = deferral.threshold_sweep(
+            y_true, split["y_prob"].to_numpy(), split["kappa"].to_numpy(), thresholds=THRESHOLDS, **prices
+        )
+        rows.append(sweep.assign(series=name))
     rate = sweep["deferral_rate"].to_numpy()
-    rows = [sweep.assign(series="policy")]
     for name, rival in (("random", deferral.random_deferral_cost), ("oracle", deferral.oracle_deferral_cost)):
         cost = rival(y_true, decision, deferral_rate=rate, **prices)
-        rows.append(sweep[["threshold", "coverage", "deferral_rate"]].assign(failure_cost=cost, series=name))
+        rival_rows = sweep[["threshold", "coverage", "deferral_rate"]].assign(failure_cost=cost)
+        rows.append(rival_rows.assign(series=f"test, {name}"))
     return pd.concat(rows)
 
 

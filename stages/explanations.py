@@ -17,11 +17,11 @@ from tmv_lib.calibration import decision_boundary
 from tmv_lib.explanations import Explained
 from tmv_lib.files import join, read_csv, write_csv, write_metrics, write_npy
 from tmv_lib.params import Member, Params, read, read_members
-from tmv_lib.reporting import counts, figure, mean, share
+from tmv_lib.reporting import counts, figure, mean
 from tmv_lib.stability import rank_correlation
 from tmv_lib.stage import run
 
-FRACTIONS = tuple(np.linspace(0, 1, 11))
+FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 
 
 class ExplanationsParams(Params):
@@ -38,7 +38,9 @@ def main() -> None:
     params = read("params.yaml", "explanations", ExplanationsParams)
     members = read_members("params.yaml")
     cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
-    cases = join(cases, read_csv("data/calibration/cases.csv", ["image_id"]))
+    cases = join(cases, read_csv("data/calibration/cases.csv", ["image_id", *calibrated_columns(members)]))
+    if strangers := set(params.layers) - set(members):
+        raise ValueError(f"params.yaml: explanations.layers names {sorted(strangers)[0]}, which is no member")
     images = np.load("data/prepare/images.npy", mmap_mode="r")
     kept = (cases["split"] != "train").to_numpy()
     typical = np.median(images[~kept], axis=0).astype(np.uint8)
@@ -54,7 +56,8 @@ def main() -> None:
         predictions = join(cases, read_csv(f"data/train/{name}/predictions.csv", ["image_id", "logit"]))
         threshold = decision_boundary(predictions["logit"], predictions[f"logit_{name}"])
         trained = load(member, f"data/train/{name}/weights.safetensors")
-        torch.manual_seed(member.seed)
+        # Far from any member's seed: training must not have started from these very weights.
+        torch.manual_seed(1_000_003 + params.seed)
         untrained = network.build(member.architecture, weights="none", dropout=member.dropout).to(
             network.available_device()
         )
@@ -70,7 +73,7 @@ def main() -> None:
         hidden = in_batches(
             explain(trained), explanations.hide_border(images, typical, share=params.border), f"{name}: border hidden"
         )
-        columns = attention(maps[name], masks, border=params.border)
+        columns = attention(maps[name], masks, border=params.border, positive=target > 0)
         columns["border_effect"] = seen.logit - hidden.logit
         columns["border_flips"] = (seen.logit > threshold) != (hidden.logit > threshold)
         table = table.assign(**{f"{key}_{name}": value for key, value in columns.items()})
@@ -111,6 +114,11 @@ def main() -> None:
     write_metrics("metrics/explanations.json", {"explanations": metrics})
 
 
+def calibrated_columns(members: dict[str, Member]) -> list[str]:
+    """Logit and probability of each member in the table of the stage `calibration`."""
+    return [f"{kind}_{name}" for name in members for kind in ("logit", "y_prob")]
+
+
 def load(member: Member, weights: str) -> network.Classifier:
     """The trained network of a member, on the device that is there."""
     model = network.build(member.architecture, weights="none", dropout=member.dropout)
@@ -125,8 +133,13 @@ def in_batches(explain: Callable[[np.ndarray], Explained], images: np.ndarray, n
     return Explained(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def attention(maps: np.ndarray, masks: dict[str, np.ndarray], *, border: float) -> dict[str, np.ndarray]:
-    """Per case: whether the map is empty, and the shares of its energy at the border, in the lungs, in the finding."""
+def attention(
+    maps: np.ndarray, masks: dict[str, np.ndarray], *, border: float, positive: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Per case: whether the map is empty, and the shares of its energy at the border, in the lungs, in the finding.
+
+    A finding can be looked at only where there is one and the model names it: elsewhere the last are absent.
+    """
     size = 1000  # a frame fine enough for any grid
     found: dict[str, np.ndarray] = {
         "empty": np.asarray((maps <= 0).all(axis=(1, 2))),
@@ -135,9 +148,9 @@ def attention(maps: np.ndarray, masks: dict[str, np.ndarray], *, border: float) 
     if "lungs" in masks:
         found["lungs"] = explanations.energy_inside(maps, masks["lungs"])
     if "masks" in masks:
-        has_finding = masks["masks"].any(axis=(1, 2))
-        found["finding"] = np.where(has_finding, explanations.energy_inside(maps, masks["masks"]), np.nan)
-        found["pointing"] = np.where(has_finding, explanations.pointing_game(maps, masks["masks"]), np.nan)
+        named = masks["masks"].any(axis=(1, 2)) & positive & ~found["empty"]
+        found["finding"] = np.where(named, explanations.energy_inside(maps, masks["masks"]), np.nan)
+        found["pointing"] = np.where(named, explanations.pointing_game(maps, masks["masks"]), np.nan)
     return found
 
 
@@ -152,8 +165,9 @@ def summary(
     test = (cases["split"] == "test").to_numpy()
     groups = cases["patient_id"].to_numpy()
     found: dict[str, Any] = counts(cases["y_true"][test].to_numpy(), groups[test])
-    found |= share("empty_map_rate", int(columns["empty"][test].sum()), int(test.sum()))
-    found |= share("border_flip_rate", int(columns["border_flips"][test].sum()), int(test.sum()))
+    resampled = partial(figure, n_resamples=params.resamples, rng=rng)
+    for name, column in (("empty_map_rate", "empty"), ("border_flip_rate", "border_flips")):
+        found |= resampled(name, mean, columns[column][test].astype(float), groups=groups[test])
     chance = {"border": float(explanations.border(1000, share=params.border).mean())}
     if "lungs" in masks:
         chance["lungs"] = float(masks["lungs"][test].mean())
@@ -161,10 +175,10 @@ def summary(
         with_finding = masks["masks"][test]
         chance["finding"] = chance["pointing"] = float(with_finding[with_finding.any(axis=(1, 2))].mean())
     for name, level in chance.items():
-        there = test & ~np.isnan(columns[name].astype(float))
-        values = columns[name][there].astype(float)
+        there = test & ~np.isnan(columns[name])
         found[name] = {"chance": level, "n": int(there.sum())}
-        found[name] |= figure("energy", mean, values, groups=groups[there], n_resamples=params.resamples, rng=rng)
+        label = "hit_rate" if name == "pointing" else "energy"
+        found[name] |= resampled(label, mean, columns[name][there], groups=groups[there])
     return found
 
 

@@ -11,7 +11,7 @@ from sklearn.metrics import cohen_kappa_score
 from tmv_lib import failures, figures
 from tmv_lib.files import join, read_csv, write_csv, write_metrics
 from tmv_lib.params import Params, read, read_members
-from tmv_lib.reporting import figure, share
+from tmv_lib.reporting import figure, mean
 from tmv_lib.stage import run
 from tmv_lib.statistics import rank_among
 
@@ -43,7 +43,7 @@ def main() -> None:
     params = read("params.yaml", "failures", FailuresParams)
     members = list(read_members("params.yaml"))
     rng = np.random.default_rng(params.seed)
-    everything = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
+    everything = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true", "source"])
     images = np.load("data/prepare/images.npy", mmap_mode="r")
     cases = join(
         everything[everything["split"] != "train"].reset_index(drop=True),
@@ -57,10 +57,10 @@ def main() -> None:
     rows = []
     for model in [*members, "ensemble"]:
         wrong = ((cases["y_prob_" + model] > 0.5) != cases["y_true"]) & (cases["split"] == "test")
-        mends = [f"border_flips_{name}" for name in (members if model == "ensemble" else [model])]
-        shown = evidence[wrong].assign(
-            y_prob=cases[f"y_prob_{model}"][wrong], border_mends=cases[mends][wrong].all(axis=1)
-        )
+        judged = members if model == "ensemble" else [model]
+        hidden = np.stack([(cases[f"y_prob_{name}"] > 0.5) ^ cases[f"border_flips_{name}"] for name in judged])
+        mends = (hidden == cases["y_true"].to_numpy()).all(axis=0)
+        shown = evidence[wrong].assign(y_prob=cases[f"y_prob_{model}"][wrong], border_mends=mends[wrong])
         kinds = failures.sort_errors(shown, rules=rules)
         rows.append(
             pd.concat([cases[["image_id", "patient_id"]].loc[kinds.index].assign(model=model), shown, kinds], axis=1)
@@ -68,13 +68,17 @@ def main() -> None:
     errors = pd.concat(rows, ignore_index=True)
     errors["needs"] = errors["kind"].map(failures.NEEDS)
 
-    metrics, plotted = {}, []
-    for model, part in errors.groupby("model", sort=False):
-        metrics[str(model)], drawn = counted(part)
+    metrics: dict[str, Any] = {}
+    plotted = []
+    for model in [*members, "ensemble"]:
+        metrics[model], drawn = counted(errors[errors["model"] == model], params, rng)
         plotted.append(drawn.assign(series=model))
+    # Said, because it is the one figure for which labels of the test split are learned from.
+    metrics["out_of_fold_heads"] = "fitted on val, cal and test labels of other patients"
     result: dict[str, Any] = {"failures": metrics}
-    if "cause" in everything:
-        truth = errors.merge(everything[["image_id", "cause"]], on="image_id")["cause"].map(PLANTED)
+    if set(everything["source"]) == {"phantom"}:
+        causes = read_csv("data/prepare/cases.csv", ["image_id", "cause"])
+        truth = errors[["image_id"]].merge(causes, on="image_id", how="left")["cause"].map(PLANTED)
         result["taxonomy"] = against_planted(errors.assign(planted=truth), params, rng)
     write_csv("data/failures/errors.csv", errors)
     write_csv("plots/failures/shares.csv", pd.concat(plotted))
@@ -116,7 +120,9 @@ def gather(
     )
 
 
-def counted(errors: pd.DataFrame) -> tuple[dict[str, Any], pd.DataFrame]:
+def counted(
+    errors: pd.DataFrame, params: FailuresParams, rng: np.random.Generator
+) -> tuple[dict[str, Any], pd.DataFrame]:
     """How many errors of each kind one model makes, false negatives and false positives apart."""
     n = len(errors)
     missed = errors["y_true"] == 1
@@ -125,8 +131,9 @@ def counted(errors: pd.DataFrame) -> tuple[dict[str, Any], pd.DataFrame]:
     for kind in failures.KINDS:
         of_kind = errors["kind"] == kind
         entry = {"n": int(of_kind.sum()), "false_negative": int((of_kind & missed).sum())}
-        found[kind] = entry | (share("share", entry["n"], n) if n else {})
-        if n:
+        values, groups = of_kind.to_numpy(dtype=float), errors["patient_id"].to_numpy()
+        found[kind] = entry | figure("share", mean, values, groups=groups, n_resamples=params.resamples, rng=rng)
+        if "share" in found[kind]:
             ends = {end: found[kind][f"share_{end}"] for end in ("low", "high")}
             drawn.append({"kind": kind, "share": found[kind]["share"], **ends})
     return found, pd.DataFrame(drawn, columns=["kind", "share", "low", "high"])
@@ -146,10 +153,12 @@ def against_planted(errors: pd.DataFrame, params: FailuresParams, rng: np.random
     groups = errors["patient_id"].to_numpy()
     result |= figure("kappa", kappa, truth, found, groups=groups, n_resamples=params.resamples, rng=rng)
     for kind, code in codes.items():
-        n = int((truth == code).sum())
-        if n:
-            result[kind] = {"n": n, **share("recall", int(((truth == code) & (found == code)).sum()), n)}
-        result[f"planted {kind}"] = {other: int(((truth == code) & (found == c)).sum()) for other, c in codes.items()}
+        here = truth == code
+        result[kind] = {"n": int(here.sum())} | {
+            f"called {other}": int((here & (found == other_code)).sum()) for other, other_code in codes.items()
+        }
+        hits = (found[here] == code).astype(float)
+        result[kind] |= figure("recall", mean, hits, groups=groups[here], n_resamples=params.resamples, rng=rng)
     return result
 
 

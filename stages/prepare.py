@@ -1,6 +1,7 @@
 """What are we looking at, and can the data be trusted?"""
 
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
@@ -54,10 +55,11 @@ class FolderParams(Params):
 
 class MedmnistParams(Params):
     dataset: str
-    positive: int | None
+    positive: str | None
 
 
 class TableParams(Params):
+    file: str
     positive: str | None
     path_column: str
     label_column: str
@@ -114,7 +116,9 @@ def load(params: PrepareParams) -> Loaded:
         return load_folder(params.root, size=size, how=how, progress=progress, **params.folder.model_dump())
     if params.source == "medmnist":
         return load_medmnist(root=params.root, size=size, progress=progress, **params.medmnist.model_dump())
-    return load_table(params.root, size=size, how=how, progress=progress, **params.table.model_dump())
+    options = params.table.model_dump()
+    path = Path(params.root) / options.pop("file")
+    return load_table(path, size=size, how=how, progress=progress, **options)
 
 
 if __name__ == "__main__":

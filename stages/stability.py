@@ -14,7 +14,7 @@ from tmv_lib.calibration import decision_boundary
 from tmv_lib.explanations import Explained
 from tmv_lib.files import join, read_csv, write_csv, write_metrics
 from tmv_lib.params import Params, read, read_members
-from tmv_lib.reporting import counts, figure, gain, mean, share
+from tmv_lib.reporting import counts, figure, gain, mean
 from tmv_lib.stage import run
 from tmv_lib.statistics import auroc, average_precision
 
@@ -37,7 +37,8 @@ def main() -> None:
     params = read("params.yaml", "stability", StabilityParams)
     members = read_members("params.yaml")
     cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
-    cases = join(cases, read_csv("data/calibration/cases.csv", ["image_id"]))
+    calibrated = [f"{kind}_{name}" for name in members for kind in ("logit", "y_prob")]
+    cases = join(cases, read_csv("data/calibration/cases.csv", ["image_id", *calibrated]))
     kept = (cases["split"] != "train").to_numpy()
     images = np.load("data/prepare/images.npy", mmap_mode="r")[kept]
     cases = cases[kept].reset_index(drop=True)
@@ -71,7 +72,7 @@ def main() -> None:
         table = table.assign(**columns)
         metrics[name], drawn = per_perturbation(compared, cases, params, rng)
         plotted.append(drawn.assign(series=name))
-        metrics[name] |= flipped_and_moved(cases, instability, per_case["flipped"].to_numpy(), params)
+        metrics[name] |= flipped_and_moved(cases, instability, per_case["flipped"].to_numpy(), params, rng)
         metrics[name]["detector"] = detector(cases, name, instability, params, rng)
         figures.save(
             gallery(explain, images, cases, perturbations, name, instability, target),
@@ -103,11 +104,11 @@ def per_perturbation(
     found: dict[str, Any] = counts(test["y_true"].to_numpy(), test["patient_id"].to_numpy())
     drawn = []
     for name, part in compared[compared["case"].isin(test.index)].groupby("perturbation", sort=False):
-        entry: dict[str, Any] = share("flip_rate", int(part["flipped"].sum()), len(part))
-        for measure in ("rank_correlation", "structural_similarity", "top_overlap", "centre_shift", "floor"):
+        entry: dict[str, Any] = {}
+        for measure in ("rank_correlation", "structural_similarity", "top_overlap", "centre_shift", "floor", "flipped"):
             there = part[part[measure].notna()]
             groups = cases["patient_id"].to_numpy()[there["case"]]
-            values = there[measure].to_numpy()
+            values = there[measure].to_numpy(dtype=float)
             entry |= figure(measure, mean, values, groups=groups, n_resamples=params.resamples, rng=rng)
         entry["constant_maps"] = int(part["rank_correlation"].isna().sum())
         found[str(name)] = entry
@@ -118,18 +119,29 @@ def per_perturbation(
 
 
 def flipped_and_moved(
-    cases: pd.DataFrame, instability: np.ndarray, flipped: np.ndarray, params: StabilityParams
+    cases: pd.DataFrame,
+    instability: np.ndarray,
+    flipped: np.ndarray,
+    params: StabilityParams,
+    rng: np.random.Generator,
 ) -> dict[str, Any]:
     """Prediction flipped x explanation moved on the test split; what counts as moved comes from validation."""
     val, test = ((cases["split"] == split).to_numpy() for split in ("val", "test"))
     limit = float(np.nanquantile(instability[val], params.moved_quantile))
-    moved = instability[test] > limit
-    found: dict[str, Any] = {"moved_above": limit, "absent_maps": int(np.isnan(instability[test]).sum())}
-    for answer, here in (("kept", ~flipped[test]), ("flipped", flipped[test])):
+    found: dict[str, Any] = {"moved_above": limit, "constant_maps": int(np.isnan(instability[test]).sum())}
+    test &= ~np.isnan(instability)
+    moved, groups = instability > limit, cases["patient_id"].to_numpy()
+    for answer, here in (("kept", test & ~flipped), ("flipped", test & flipped)):
         for reason, there in (("kept", ~moved), ("moved", moved)):
             found |= {f"answer_{answer}_reason_{reason}": int((here & there).sum())}
-        if here.any():
-            found |= share(f"moved_rate_where_answer_{answer}", int((here & moved).sum()), int(here.sum()))
+        found |= figure(
+            f"moved_rate_where_answer_{answer}",
+            mean,
+            moved[here].astype(float),
+            groups=groups[here],
+            n_resamples=params.resamples,
+            rng=rng,
+        )
     return found
 
 

@@ -30,7 +30,7 @@ def main() -> None:
     rng = np.random.default_rng(params.seed)
     cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
     calibrated = read_csv("data/calibration/cases.csv", ["image_id", *(f"y_prob_{name}" for name in members)])
-    cases = join(cases[["image_id", "patient_id", "split", "y_true"]], calibrated)
+    cases = join(cases, calibrated)
     probs = cases[[f"y_prob_{name}" for name in members]].to_numpy()
     signals = pd.DataFrame({"image_id": cases["image_id"], "disagreement": probs.max(1) - probs.min(1)})
     convergence, detectors, confident, metrics = [], [], [], {}

@@ -14,7 +14,9 @@ from tmv_lib.calibration import (
     calibration_slope,
     choose_calibrator,
     corp_decomposition,
+    cross_fitted,
     debiased_calibration_error,
+    decision_boundary,
     expected_calibration_error,
     fit_calibrator,
     fit_temperature,
@@ -434,3 +436,23 @@ def test_what_has_no_answer_is_refused():
         choose_calibrator([0, 1], [0.1, 0.2], groups=[1], n_folds=2, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="one class only"):
         choose_calibrator([0, 0, 1], [0.1, 0.2, 0.3], groups=[1, 2, 3], n_folds=3, rng=np.random.default_rng(0))
+
+
+def test_cross_fitted_logits_come_from_other_patients():
+    rng = np.random.default_rng(0)
+    z = rng.normal(0, 2, 400)
+    y = (rng.random(400) < expit(z / 2)).astype(int)
+    groups = np.repeat(np.arange(200), 2)
+    options = {"groups": groups, "n_folds": 5}
+    found = cross_fitted("temperature", y, z, rng=np.random.default_rng(1), **options)
+    # A temperature divides: the ratio is one number a fold, five in all, each close to the T of all cases.
+    ratios = np.unique((z / found).round(9))
+    assert len(ratios) == 5
+    np.testing.assert_allclose(ratios, fit_temperature(y, z), rtol=0.3)
+
+
+def test_the_decision_boundary_separates_what_calibration_separates():
+    z = np.array([-3.0, -1.0, 0.5, 2.0])
+    assert decision_boundary(z, z - 1.0) == pytest.approx((0.5 + 2.0) / 2)
+    assert decision_boundary(z, z + 9) == -np.inf
+    assert decision_boundary(z, z - 9) == np.inf

@@ -9,9 +9,14 @@ from tmv_lib.files import join, read_csv, whole, write_csv, write_metrics
 
 def test_nothing_half_written_is_left(tmp_path):
     (tmp_path / "table.csv").write_text("old")
-    with pytest.raises(RuntimeError), whole(tmp_path / "table.csv") as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail_half_way() -> None:
+        with whole(tmp_path / "table.csv") as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
     assert (tmp_path / "table.csv").read_text() == "old"
 
@@ -46,8 +51,10 @@ def test_join_goes_by_id_and_not_by_row():
     left = pd.DataFrame({"image_id": ["a", "b"], "x": [1, 2]})
     right = pd.DataFrame({"image_id": ["b", "c", "a"], "y": [20, 30, 10]})
     assert join(left, right)["y"].tolist() == [10, 20]
-    with pytest.raises(ValueError, match="image_id c"):
+    with pytest.raises(ValueError, match="1 images, c among them, have no row"):
         join(right, left)
+    with pytest.raises(ValueError, match="both have a column y"):
+        join(left.assign(y=0), right)
 
 
 def test_metrics_are_numbers_and_words_only(tmp_path):

@@ -46,3 +46,23 @@ def test_a_bad_value_is_one_line_with_key_value_and_what_is_allowed(written, tex
 def test_one_member_is_no_ensemble(written):
     with pytest.raises(ValueError, match=r"members must name at least two networks, found \['alone'\]"):
         read_members(written("members: {alone: {}}"))
+
+
+MEMBER = "{architecture: resnet18, weights: none, dropout: 0.1, train: true, seed: 1}"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (f"ensemble: {MEMBER}", r"members\.ensemble: a name is lower-case letters"),
+        (f"My net: {MEMBER}", r"members\.My net: a name is"),
+        (f"b: {MEMBER.replace('true', 'false')}", r"members\.b\.train is false and weights is none"),
+        (
+            f"b: {MEMBER.replace('none', '../w.pth')}",
+            r"members\.b\.weights is '\.\./w\.pth': files lie in data/weights/",
+        ),
+    ],
+)
+def test_a_member_that_cannot_work_is_refused(written, change, message):
+    with pytest.raises(ValueError, match=message):
+        read_members(written(f"members:\n  a: {MEMBER}\n  {change}\n"))

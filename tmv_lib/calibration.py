@@ -336,6 +336,19 @@ def choose_calibrator(
     return CalibratorChoice(table["name"][chosen], table.assign(chosen=table.index == chosen))
 
 
+def cross_fitted(
+    name: str, y_true: ArrayLike, logit: ArrayLike, *, groups: ArrayLike, n_folds: int, rng: np.random.Generator
+) -> FloatArray:
+    """Calibrated logits (n,) of the very cases a calibrator is fitted on, each from the other patients' folds."""
+    y, z, _ = _weighted_logits(y_true, logit, None)
+    fold = patient_folds(y, groups, n_folds=n_folds, rng=rng)
+    calibrated = np.empty(y.size)
+    for k in range(n_folds):
+        held_out = fold == k
+        calibrated[held_out] = fit_calibrator(name, y[~held_out], z[~held_out])(z[held_out])
+    return calibrated
+
+
 Fitted = tuple[dict[str, float], Callable[[FloatArray], FloatArray]]
 
 

@@ -5,7 +5,7 @@ Maps are signed and raw: min-max scaling turns noise into structure and is for p
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -56,7 +56,7 @@ def explain(model: nn.Module, images: torch.Tensor, *, layer: str) -> Explained:
     kept: list[torch.Tensor] = []
 
     def cut(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
-        if not isinstance(output, torch.Tensor) or output.ndim != 4:
+        if not _spatial(output):
             raise ValueError(f"layer {layer!r} has no spatial maps (n, k, h, w)")
         # A fresh leaf here leaves the gradient only the part of the network behind the layer; the copy lets
         # what follows work in place.
@@ -108,11 +108,14 @@ def default_layer(model: Classifier, *, size: int) -> str:
     Blocks are the children of the body's `features` where it has them, else of the body. Raises ValueError for
     a network without spatial maps, or images too small for a grid on which rank measures mean something.
     """
-    shapes: dict[str, torch.Size] = {}
+    grids: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str, output: Any) -> None:
+        if _spatial(output):
+            grids[name] = tuple(output.shape[2:])
+
     handles = [
-        model.get_submodule(name).register_forward_hook(
-            lambda _module, _inputs, output, name=name: shapes.update({name: output.shape})
-        )
+        model.get_submodule(name).register_forward_hook(lambda _m, _i, output, name=name: note(name, output))
         for name in blocks(model)
     ]
     with torch.no_grad():
@@ -120,10 +123,15 @@ def default_layer(model: Classifier, *, size: int) -> str:
         model.eval()(normalise(torch.zeros(1, size, size, device=device)))
     for handle in handles:
         handle.remove()
-    large = [name for name, shape in shapes.items() if len(shape) == 4 and min(shape[2:]) >= MINIMUM_GRID]
+    large = [name for name, grid in grids.items() if min(grid) >= MINIMUM_GRID]
     if not large:
-        raise ValueError(f"no block has a map of {MINIMUM_GRID} x {MINIMUM_GRID} at {size} px: {shapes}")
+        raise ValueError(f"no block has a map of {MINIMUM_GRID} x {MINIMUM_GRID} at {size} px, found {grids}")
     return large[-1]
+
+
+def _spatial(output: Any) -> bool:
+    """Whether this is (n, k, h, h): square images have square maps, channels-last transformers do not look like it."""
+    return isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2] == output.shape[3]
 
 
 def blocks(model: Classifier) -> list[str]:
@@ -140,10 +148,11 @@ def cascade(trained: Classifier, untrained: Classifier) -> Iterator[tuple[str, C
     """
     fresh, hybrid = untrained.state_dict(), copy.deepcopy(trained)
     with_weights = [name for name in blocks(trained) if list(trained.get_submodule(name).parameters())]
-    for name in ["head", *reversed(with_weights)]:
-        prefix = f"{name}."
-        chosen = {key: value for key, value in fresh.items() if key.startswith(prefix)}
-        hybrid.load_state_dict(chosen, strict=False)
+    # What lies behind the blocks (hidden layers of a classifier, the head itself) goes first, as one level.
+    behind = [key for key in fresh if not key.startswith(tuple(f"{name}." for name in with_weights))]
+    levels = {name: [key for key in fresh if key.startswith(f"{name}.")] for name in reversed(with_weights)}
+    for name, keys in {"head": behind, **levels}.items():
+        hybrid.load_state_dict({key: fresh[key] for key in keys}, strict=False)
         yield name.rpartition(".")[2], hybrid
 
 

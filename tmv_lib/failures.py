@@ -122,7 +122,7 @@ def local_oddity(images: np.ndarray, normals: np.ndarray, *, components: int, si
     """How odd the oddest spot of an image is against training normals, (n,): peak of a smoothed residual, squared.
 
     images, normals: uint8 (n, height, width). Both are averaged down to about `side` pixels, described by the
-    principal components of the normals, and what these leave unexplained is averaged over 5 x 5 pixels in units of
+    principal components of the normals, and what these leave unexplained is averaged over 3 x 3 pixels in units of
     its spread among the normals. (Reconstruction error as novelty; Hoffmann 2007.)
     """
     step = max(1, images.shape[1] // side)
@@ -133,7 +133,7 @@ def local_oddity(images: np.ndarray, normals: np.ndarray, *, components: int, si
     def residual(stack: np.ndarray) -> np.ndarray:
         flat = stack.reshape(len(stack), -1)
         left = (flat - model.inverse_transform(model.transform(flat))).reshape(stack.shape)
-        return uniform_filter(left, size=(0, 5, 5))
+        return uniform_filter(left, size=(0, 3, 3))
 
     spread = residual(reference).std(axis=0) + 1e-6
     return ((residual(small) / spread) ** 2).max(axis=(1, 2))

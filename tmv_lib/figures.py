@@ -67,7 +67,7 @@ def case_rows(
     """One row a case: its facts and plain image, then panels of (title, image, map), under one colour bar."""
     columns = 1 + max(len(panels) for _, _, panels in rows)
     figure, axes = plt.subplots(
-        len(rows), columns, figsize=(1.75 * columns + 0.9, 2.15 * len(rows) + 1.0), squeeze=False
+        len(rows), columns, figsize=(1.75 * columns + 0.9, 1.98 * len(rows) + 0.7), squeeze=False
     )
     for (facts, image, panels), line in zip(rows, axes, strict=True):
         for axis in line:
@@ -126,13 +126,12 @@ def trust_card(answers: Sequence[tuple[str, str]], sweep: pd.DataFrame) -> Figur
         figure.text(0.06, height - 0.012, lines, fontsize=10, va="top", linespacing=1.35)
         height -= 0.043 + 0.0195 * (lines.count("\n") + 1)
     cost, share = figure.add_axes((0.09, 0.07, 0.38, height - 0.12)), figure.add_axes((0.58, 0.07, 0.38, height - 0.12))
-    for (name, part), style in zip(sweep.groupby("series", sort=False), ("-", "--", ":"), strict=True):
-        cost.plot(
-            part["threshold"], part["failure_cost"], style, color="C0" if name == "policy" else "0.45", label=name
-        )
+    styles = (("C0", "--"), ("C0", "-"), ("0.45", "-."), ("0.45", ":"))
+    for (name, part), (colour, dashes) in zip(sweep.groupby("series", sort=False), styles, strict=True):
+        cost.plot(part["threshold"], part["failure_cost"], dashes, color=colour, label=name)
     cost.set(xlabel="threshold", ylabel="failure cost a case", ylim=(0, None))
     cost.legend(frameon=False, fontsize=8)
-    policy = sweep[sweep["series"] == "policy"]
+    policy = sweep[sweep["series"] == "test"]
     share.plot(policy["threshold"], 100 * policy["deferral_rate"], color="C1", label="goes to a doctor")
     share.plot(policy["threshold"], 100 * policy["selective_risk"], color="C3", label="wrong among the decided")
     share.set(xlabel="threshold", ylabel="of 100 cases", ylim=(0, 100))

@@ -58,7 +58,7 @@ def _plain(value: Any, key: str) -> Any:
 
 
 def read_csv(path: str | Path, columns: list[str]) -> pd.DataFrame:
-    """Read a table, ids as text. Raises ValueError naming the file and the column that is missing or empty."""
+    """Read these columns of a table, ids as text. Raises ValueError naming the file and a column missing or empty."""
     try:
         table = pd.read_csv(path, dtype={"image_id": str, "patient_id": str, "split": str})
     except FileNotFoundError:
@@ -68,16 +68,23 @@ def read_csv(path: str | Path, columns: list[str]) -> pd.DataFrame:
             raise ValueError(f"{path}: column {name} is missing; the columns are {', '.join(table.columns)}")
         if table[name].isna().any():
             raise ValueError(f"{path}: column {name} is empty in row {int(table[name].isna().argmax()) + 2}")
-    return table
+    return table[columns]
 
 
 def join(*tables: pd.DataFrame) -> pd.DataFrame:
-    """Join tables on `image_id`, in the row order of the first. Raises ValueError where an image is not in all."""
+    """Join tables on `image_id`, in the row order of the first.
+
+    Raises ValueError where an image of the first is missing in another, or two tables share a column.
+    """
     joined = tables[0]
     for table in tables[1:]:
         missing = set(joined["image_id"]) - set(table["image_id"])
         if missing:
-            raise ValueError(f"image_id {sorted(missing)[0]} and {len(missing) - 1} more have no row in a later table")
-        new = [name for name in table.columns if name == "image_id" or name not in joined]
-        joined = joined.merge(table[new], on="image_id", how="left", validate="one_to_one")
+            columns = ", ".join(table.columns[1:])
+            raise ValueError(
+                f"{len(missing)} images, {sorted(missing)[0]} among them, have no row in the table of {columns}"
+            )
+        if shared := set(joined) & set(table) - {"image_id"}:
+            raise ValueError(f"two tables that are joined both have a column {sorted(shared)[0]}")
+        joined = joined.merge(table, on="image_id", how="left", validate="one_to_one")
     return joined

@@ -3,11 +3,13 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torchvision
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -83,9 +85,11 @@ def load_weights(model: Classifier, path: str | Path) -> None:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such weights file")
-    state = (
-        load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True, map_location="cpu")
-    )
+    try:
+        safe = path.suffix == ".safetensors"
+        state = load_file(path) if safe else torch.load(path, weights_only=True, map_location="cpu")
+    except (SafetensorError, UnpicklingError, RuntimeError) as error:
+        raise ValueError(f"{path}: not a file of weights ({str(error).splitlines()[0]})") from None
     if "head.weight" not in state:
         state = _with_head(state, set(model.state_dict()), path)
     try:

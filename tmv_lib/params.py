@@ -4,6 +4,7 @@ Each stage declares its own model: what it may be asked for stands at the top of
 in one stage does not make the others rerun.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -46,6 +47,10 @@ def _problem(key: str, problem: Any) -> str:
     return f"{name} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
+# Names that figures about members bear themselves.
+RESERVED = {"baseline", "ensemble", "first", "second", "together", "taxonomy"}
+
+
 class Member(Params):
     """One network of the ensemble."""
 
@@ -57,8 +62,23 @@ class Member(Params):
 
 
 def read_members(path: str | Path) -> dict[str, Member]:
-    """Read the section `members`, in its order. Raises ValueError as `read`, and where fewer than two are named."""
+    """Read the section `members`, in its order.
+
+    Raises ValueError as `read`, for fewer than two members, for a name that cannot be a column, for untrained
+    networks that nobody trains, and for weights files outside `data/weights`, where DVC would not see them change.
+    """
     names = list((yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}).get("members") or {})
     if len(names) < 2:
         raise ValueError(f"{path}: members must name at least two networks, found {names}")
-    return {name: read(path, f"members.{name}", Member) for name in names}
+    for name in names:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)) or name in RESERVED:
+            raise ValueError(
+                f"{path}: members.{name}: a name is lower-case letters, digits and _, and none of {sorted(RESERVED)}"
+            )
+    members = {name: read(path, f"members.{name}", Member) for name in names}
+    for name, member in members.items():
+        if not member.train and member.weights == "none":
+            raise ValueError(f"{path}: members.{name}.train is false and weights is none: there is nothing to evaluate")
+        if "/" in member.weights and not member.weights.startswith("data/weights/"):
+            raise ValueError(f"{path}: members.{name}.weights is {member.weights!r}: files lie in data/weights/")
+    return members

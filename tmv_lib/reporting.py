@@ -15,13 +15,20 @@ def figure(name: str, metric: Callable[..., Any], *arrays: Any, **resampling: An
     """A metric with its 95 % interval over resampled patients: `name`, `name_low`, `name_high`.
 
     resampling: `groups`, `n_resamples`, `rng`, `stratify` of `tmv_lib.statistics.bootstrap`. What cannot be
-    computed comes back as `name_absent` with the reason in words.
+    computed, of all cases or in a resample, comes back as `name_absent` with the reason in words. A proportion of
+    0 or 1 is the same in every resample; it gets Wilson's interval for as many trials as there are patients.
     """
     try:
-        value = float(metric(*arrays))
-        low, high, _ = bootstrap(metric, *arrays, **resampling)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = float(metric(*arrays))
+            low, high, _ = bootstrap(metric, *arrays, **resampling)
     except ValueError as error:
         return {f"{name}_absent": str(error)}
+    if not np.isfinite([value, low, high]).all():
+        return {f"{name}_absent": "not defined in every resample of the patients: too few cases of a kind"}
+    if low == high and value in (0, 1):
+        n_patients = len(np.unique(resampling["groups"]))
+        low, high = (float(end) for end in wilson_interval(value * n_patients, n_patients))
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
@@ -70,8 +77,19 @@ def performance(
         decided = y_pred.astype(int)
         tn, fp, fn, tp = confusion_counts(y_true, decided)
         found[name] = {"true_negative": tn, "false_positive": fp, "false_negative": fn, "true_positive": tp}
-        for metric in (accuracy, sensitivity, specificity, f1_score):
+        for metric in (accuracy, f1_score):
             found[name] |= resampled(metric.__name__, metric, y_true, decided)
+        found[name] |= by_class(y_true, decided, groups=groups, n_resamples=n_resamples, rng=rng)
+    return found
+
+
+def by_class(y_true: np.ndarray, y_pred: np.ndarray, *, prefix: str = "", **resampling: Any) -> dict[str, Any]:
+    """Sensitivity and specificity with their intervals over the patients of each class, (n,) arrays of 0 and 1."""
+    found: dict[str, Any] = {}
+    for name, metric, label in (("sensitivity", sensitivity, 1), ("specificity", specificity, 0)):
+        here = y_true == label
+        kept = {**resampling, "groups": resampling["groups"][here]}
+        found |= figure(f"{prefix}{name}", metric, y_true[here], y_pred[here], **kept)
     return found
 
 

@@ -115,6 +115,8 @@ def fit(
         model.train()
         train_loss = np.mean([step(*next(batches)) for _ in progress(range(steps // epochs))])
         logit = predict(model, val[0], batch_size=batch_size, precision=precision).logit
+        if not np.isfinite(logit).all():
+            raise ValueError(f"training diverged in epoch {epoch + 1}: learning_rate = {learning_rate:g} is too high")
         val_loss = float(loss(torch.from_numpy(logit).to(device), torch.from_numpy(val[1]).to(device).float()))
         history.append(Epoch(epoch + 1, float(train_loss), val_loss, float(roc_auc_score(val[1], logit))))
         if val_loss == min(entry.val_loss for entry in history):
