@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro plots test lint
+.PHONY: repro plots test lint fresh
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -18,6 +18,9 @@ lint: $(BIN)/.installed-dev
 	ruff check
 	ruff format --check
 	mypy
+
+fresh: $(BIN)/.installed  ## do the committed results belong to the committed code and parameters?
+	dvc repro --dry --allow-missing | tee /dev/stderr | grep -q "up to date"
 
 $(BIN)/.installed: requirements.txt
 	$(PYTHON) -m venv .venv

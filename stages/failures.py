@@ -9,7 +9,7 @@ from pydantic import Field
 from sklearn.metrics import cohen_kappa_score
 
 from tmv_lib import failures, figures
-from tmv_lib.files import join, read_csv, write_csv, write_metrics
+from tmv_lib.files import join, read_csv, read_rows, write_csv, write_metrics
 from tmv_lib.params import Params, read, read_members
 from tmv_lib.reporting import figure, mean
 from tmv_lib.stage import run
@@ -86,6 +86,12 @@ def main() -> None:
     write_metrics("metrics/failures.json", result)
 
 
+def read_features(member: str, wanted: pd.Series) -> np.ndarray:
+    """Pooled features of a member in the order of the wanted images."""
+    ids = read_csv(f"data/train/{member}/predictions.csv", ["image_id"])["image_id"]
+    return read_rows(f"data/train/{member}/features.npy", image_id=ids, wanted=wanted)
+
+
 def gather(
     everything: pd.DataFrame,
     cases: pd.DataFrame,
@@ -96,7 +102,7 @@ def gather(
 ) -> pd.DataFrame:
     """The evidence that does not depend on which model errs, one row a case outside train."""
     train = (everything["split"] == "train").to_numpy()
-    features = np.hstack([np.load(f"data/train/{name}/features.npy", mmap_mode="r") for name in members])
+    features = np.hstack([read_features(name, everything["image_id"]) for name in members])
     y_true, val = cases["y_true"].to_numpy(), (cases["split"] == "val").to_numpy()
     probs = cases[[f"y_prob_{name}" for name in members]].to_numpy()
     normals = images[train & (everything["y_true"] == 0).to_numpy()]

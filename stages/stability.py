@@ -129,7 +129,7 @@ def flipped_and_moved(
     val, test = ((cases["split"] == split).to_numpy() for split in ("val", "test"))
     limit = float(np.nanquantile(instability[val], params.moved_quantile))
     found: dict[str, Any] = {"moved_above": limit, "constant_maps": int(np.isnan(instability[test]).sum())}
-    test &= ~np.isnan(instability)
+    test = test & ~np.isnan(instability)
     moved, groups = instability > limit, cases["patient_id"].to_numpy()
     for answer, here in (("kept", test & ~flipped), ("flipped", test & flipped)):
         for reason, there in (("kept", ~moved), ("moved", moved)):

@@ -9,7 +9,7 @@ from pydantic import Field
 from safetensors import safe_open
 
 from tmv_lib import uncertainty
-from tmv_lib.files import join, read_csv, write_csv, write_metrics
+from tmv_lib.files import join, read_csv, read_rows, write_csv, write_metrics
 from tmv_lib.params import Params, read, read_members
 from tmv_lib.reporting import counts, figure, gain
 from tmv_lib.stage import run
@@ -35,7 +35,8 @@ def main() -> None:
     signals = pd.DataFrame({"image_id": cases["image_id"], "disagreement": probs.max(1) - probs.min(1)})
     convergence, detectors, confident, metrics = [], [], [], {}
     for name, member in members.items():
-        features = np.load(f"data/train/{name}/features.npy", mmap_mode="r")
+        ids = read_csv(f"data/train/{name}/predictions.csv", ["image_id"])["image_id"]
+        features = read_rows(f"data/train/{name}/features.npy", image_id=ids, wanted=cases["image_id"])
         drawn, curve = dropout_signals(features, f"data/train/{name}/weights.safetensors", member.dropout, params)
         train = (cases["split"] == "train").to_numpy()
         distance = uncertainty.nearest_neighbour_distance(features, features[train], k=params.neighbours)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tmv_lib.files import join, read_csv, whole, write_csv, write_metrics
+from tmv_lib.files import join, read_csv, read_rows, whole, write_csv, write_metrics
 
 
 def test_nothing_half_written_is_left(tmp_path):
@@ -64,3 +64,13 @@ def test_metrics_are_numbers_and_words_only(tmp_path):
         with pytest.raises(ValueError, match=rf"metric a\.b {word}"):
             write_metrics(tmp_path / "n.json", {"a": {"b": bad}})
     assert not (tmp_path / "n.json").exists()
+
+
+def test_rows_of_an_array_go_by_id(tmp_path):
+    np.save(tmp_path / "rows.npy", np.array([[1.0], [2.0], [3.0]]))
+    ids = pd.Series(["a", "b", "c"])
+    assert read_rows(tmp_path / "rows.npy", image_id=ids, wanted=pd.Series(["c", "a"])).tolist() == [[3.0], [1.0]]
+    with pytest.raises(ValueError, match=r"rows\.npy: no row for image d"):
+        read_rows(tmp_path / "rows.npy", image_id=ids, wanted=pd.Series(["a", "d"]))
+    with pytest.raises(ValueError, match=r"rows\.npy: 3 rows for 2 images"):
+        read_rows(tmp_path / "rows.npy", image_id=ids[:2], wanted=ids)

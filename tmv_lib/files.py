@@ -71,6 +71,20 @@ def read_csv(path: str | Path, columns: list[str]) -> pd.DataFrame:
     return table[columns]
 
 
+def read_rows(path: str | Path, *, image_id: pd.Series, wanted: pd.Series) -> np.ndarray:
+    """Rows of the array in `path`, whose row k belongs to `image_id` k, in the order of `wanted`.
+
+    Raises ValueError naming the file where the numbers of rows differ or a wanted image has none.
+    """
+    array = np.load(path, mmap_mode="r")
+    if len(array) != len(image_id):
+        raise ValueError(f"{path}: {len(array)} rows for {len(image_id)} images")
+    place = pd.Index(image_id).get_indexer(wanted)
+    if (place < 0).any():
+        raise ValueError(f"{path}: no row for image {wanted.iloc[int((place < 0).argmax())]}")
+    return array[place]
+
+
 def join(*tables: pd.DataFrame) -> pd.DataFrame:
     """Join tables on `image_id`, in the row order of the first.
 
