@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from tmv_lib import figures
 from tmv_lib.audit import audit_images
-from tmv_lib.cases import NOTHING_UNREADABLE, Loaded, check_cases, cut_splits
+from tmv_lib.cases import NOTHING_UNREADABLE, SPLITS, Loaded, check_cases, cut_splits
 from tmv_lib.files import write_csv, write_metrics, write_npy
 from tmv_lib.images import How
 from tmv_lib.params import Params, read
@@ -96,7 +96,8 @@ def main() -> None:
     for name, masks in loaded.masks.items():
         write_npy(f"data/prepare/{name}.npy", masks)
     write_csv("data/prepare/audit.csv", audit.findings)
-    shown = cases.groupby(["split", "y_true"], sort=False).head(6).sort_values(["split", "y_true"], kind="stable")
+    shown = cases.groupby(["split", "y_true"]).head(6)
+    shown = shown.assign(order=shown["split"].map(SPLITS.index)).sort_values(["order", "y_true"], kind="stable")
     titles = [f"{split}, y_true {label}" for split, label in zip(shown["split"], shown["y_true"], strict=True)]
     picture = figures.montage(images[shown.index], titles, columns=6, title=f"{params.source}: {len(cases)} images")
     figures.save(picture, "plots/prepare/montage.png")

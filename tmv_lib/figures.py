@@ -31,13 +31,13 @@ def save(figure: Figure, path: str | Path) -> None:
 def montage(images: np.ndarray, titles: Sequence[str], *, columns: int, title: str) -> Figure:
     """Grey images (n, h, w) in rows, each with its title."""
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 2.0 * rows + 0.5), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 1.87 * rows + 0.4), squeeze=False)
     for place, axis in enumerate(axes.flat):
         axis.axis("off")
         if place < len(images):
             grey(axis, images[place], titles[place])
-    figure.suptitle(title, fontsize=11)
-    figure.tight_layout(pad=0.4)
+    figure.suptitle(title, fontsize=11, y=0.995)
+    figure.tight_layout(pad=0.4, rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))
     return figure
 
 
