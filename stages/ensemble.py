@@ -191,6 +191,9 @@ def bought(
     found: dict[str, Any] = counts(y_true, groups) | {"threshold": policy.threshold}
     found |= resampled("coverage", mean, decided.astype(float))
     found["deferral_rate"] = 1 - found["coverage"]
+    # Chow's rule: a case goes to a doctor where deciding it is expected to cost more than a review.
+    most = deferral.chow_review_price(0, cost_fn=policy.false_negative, cost_fp=policy.false_positive)
+    found["chow_threshold"] = max(0.0, 1 - policy.review / most)
     found |= figure(
         "selective_risk",
         mean,
@@ -327,19 +330,12 @@ def sentences(metrics: dict[str, Any], policy: DeferralParams) -> list[tuple[str
     found, ensemble, ltt = metrics["deferral"], metrics["ensemble"], metrics["guarantee"]["ltt"]
     combined = ensemble[ensemble["combine"]]
     reduction = found["baseline_decides_all"]
-    guarantee = (
-        f"With {1 - policy.delta:.0%} confidence at most {policy.risk:.0%} errors among the cases it decides, if it"
-        f" decides only those with a certainty of at least {ltt['threshold']:.2f}: {ltt['test_coverage']:.0%} of the"
-        " test cases."
-        " True for cases like those of the calibration split, and for no other place."
-        if ltt["certified"]
-        else ltt["words"]
-    )
     return [
         (
             "When should I use this?",
             f"Of 100 cases like these it decides {100 * found['coverage']:.0f} and hands"
-            f" {100 * found['deferral_rate']:.0f} to a doctor (threshold {policy.threshold:g}).",
+            f" {100 * found['deferral_rate']:.0f} to a doctor (threshold {policy.threshold:g}; if its probabilities are"
+            f" true, {found['chow_threshold']:.2f} is the cheapest at these costs).",
         ),
         (
             "How often is it wrong where it decides?",
@@ -361,8 +357,22 @@ def sentences(metrics: dict[str, Any], policy: DeferralParams) -> list[tuple[str
             "How good is it at reading?",
             f"AUROC {between(combined, 'auroc', percent=False)} on {found['n']} test images.",
         ),
-        ("What is guaranteed?", guarantee),
+        ("What is guaranteed?", promise(ltt, policy)),
     ]
+
+
+def promise(ltt: dict[str, Any], policy: DeferralParams) -> str:
+    """The guarantee in words: what it says, for whom, and whether the test split bears it out."""
+    if not ltt["certified"]:
+        return str(ltt["words"])
+    broken = ltt.get("test_selective_risk_low", 0.0) > policy.risk
+    return (
+        f"For cases like those of the calibration split, and for no other place: with {1 - policy.delta:.0%}"
+        f" confidence at most {policy.risk:.0%} errors among those decided with a certainty of at least"
+        f" {ltt['threshold']:.2f}. Of the test split that is {ltt['test_coverage']:.0%}, and"
+        f" {between(ltt, 'test_selective_risk')} of these were wrong."
+        + (" The test split is another place: do not rely on this guarantee there." if broken else "")
+    )
 
 
 def between(found: dict[str, Any], name: str, *, percent: bool = True) -> str:
