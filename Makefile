@@ -31,6 +31,7 @@ $(BIN)/.installed-dev: requirements-dev.txt $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
 	touch $@
 
-# DVC works in a git repository; a zip download has none.
+# DVC and DVCLive work in a git repository with a commit; a zip download has none.
 .git:
-	git rev-parse --git-dir > /dev/null 2>&1 || git init --quiet
+	git rev-parse --git-dir > /dev/null 2>&1 || { git init --quiet && git add --all && git -c user.name=download \
+		-c user.email=download@localhost commit --quiet --message "As downloaded"; }

@@ -77,7 +77,7 @@ def main() -> None:
             cases[test], {name: prob[test] for name, prob in combined.items()}, members, params, rng
         ),
         "deferral": bought(cases[test], policy, params, rng)
-        | {"score": used, "learned": explained(learned, signals, members)}
+        | {"score": used, "learned": explained(learned, signals)}
         | {"ranking": rankings(cases[test], {name: score[test] for name, score in scores.items()}, params, rng)},
         "guarantee": certificate,
     }
@@ -233,8 +233,8 @@ def bought(
 
         found[f"{name}_decides_all"] = resampled("cost", everything, y_true) | resampled("reduction", reduction, y_true)
     rate = [found["deferral_rate"]]
-    for name, lottery in (("random", deferral.random_deferral_cost), ("oracle", deferral.oracle_deferral_cost)):
-        found[f"{name}_deferral_cost"] = float(lottery(y_true, decision, deferral_rate=rate, **prices)[0])
+    for name, rival in (("random", deferral.random_deferral_cost), ("oracle", deferral.oracle_deferral_cost)):
+        found[f"{name}_deferral_cost"] = float(rival(y_true, decision, deferral_rate=rate, **prices)[0])
     plain = rankdata(np.abs(2 * test["y_prob"].to_numpy() - 1), method="ordinal") <= deferred.sum()
     found["plain_margin_deferral_cost"] = deferral.failure_cost(y_true, decision, deferred=plain, **prices)
     if deferred.any():
@@ -264,7 +264,7 @@ def rankings(
     return found | resampled("augrc_learned_minus_margin", difference, error)
 
 
-def explained(learned: deferral.LearnedCertainty, signals: pd.DataFrame, members: list[str]) -> dict[str, Any]:
+def explained(learned: deferral.LearnedCertainty, signals: pd.DataFrame) -> dict[str, Any]:
     """Whether learning paid on validation, in words, and the coefficients a standard deviation."""
     names = ["constant", "log_odds_of_error", *signals.columns]
     return {"verdict": learned.reason, "coefficients": dict(zip(names, learned.coefficients, strict=True))}
@@ -300,9 +300,12 @@ def certify(
     ):
         found[name] = {"certified": certificate.certified}
         if not certificate.certified:
+            ordered = error[drawn][np.argsort(-kappa[drawn], kind="stable")]
+            without_error = int(ordered.argmax()) if ordered.any() else len(ordered)
             found[name]["words"] = (
-                f"Nothing can be certified: {policy.risk:.0%} error at {1 - policy.delta:.0%} confidence needs at least"
-                f" {least} accepted cases without an error; every case goes to a doctor."
+                f"Nothing can be certified with {len(drawn)} calibration patients: the surest {without_error} of them"
+                f" hold no error, and at most {policy.risk:.0%} errors with {1 - policy.delta:.0%} confidence needs"
+                f" {least} without an error. Who needs a guarantee sends every case to a doctor."
             )
             continue
         accepted = kappa[test] >= certificate.threshold

@@ -55,7 +55,7 @@ def test_missing_evidence_is_named():
 def two_clouds(n: int = 200) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     y_true = np.arange(n) % 2
-    return rng.normal(size=(n, 20)) + 4 * y_true[:, None] * (np.arange(20) < 3), y_true
+    return rng.normal(size=(n, 20)) + 3 * (2 * y_true[:, None] - 1) * (np.arange(20) < 3), y_true
 
 
 def test_out_of_fold_heads_contradict_a_wrong_label():
@@ -64,8 +64,7 @@ def test_out_of_fold_heads_contradict_a_wrong_label():
     given[:5] = 1 - given[:5]
     probs = failures.out_of_fold_probs(features, given, groups=np.arange(200), n_folds=5, rng=np.random.default_rng(0))
     supported = np.where(given == 1, probs, 1 - probs)
-    assert supported[:5].max() < 0.3
-    assert np.median(supported[5:]) > 0.7
+    assert supported[:5].max() < 0.5 < np.quantile(supported[5:], 0.05)
 
 
 def test_neighbours_contradict_a_wrong_label():

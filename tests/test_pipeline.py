@@ -61,10 +61,15 @@ def project(tmp_path_factory) -> Path:
     params = tiny(yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")))
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     run(folder, "git", "init", "--quiet")
+    commit(folder, "as downloaded")
     run(folder, "dvc", "repro")
-    run(folder, "git", "add", "--all")
-    run(folder, "git", "commit", "--quiet", "--message", "tiny")
+    commit(folder, "what came out")
     return folder
+
+
+def commit(folder: Path, message: str) -> None:
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--message", message)
 
 
 def cases_of(project: Path) -> pd.DataFrame:

@@ -110,7 +110,7 @@ def brightness_as_map(levels: np.ndarray) -> Explained:
 def test_an_equivariant_explainer_loses_no_more_than_interpolation():
     found = stability.stability(brightness_as_map, smooth_images(), PERTURBATIONS, target=np.ones(3, int), batch_size=2)
     assert len(found) == 3 * len(PERTURBATIONS)
-    assert (found["rank_correlation"] > 0.95).all()
+    assert (found["rank_correlation"] > 0.9).all()  # brightness clips, which costs some ranks
     turned = found[found["perturbation"] == "rotation"]
     assert (turned["rank_correlation"] > turned["floor"] - 0.03).all()
 

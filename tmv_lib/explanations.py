@@ -56,7 +56,7 @@ def explain(model: nn.Module, images: torch.Tensor, *, layer: str) -> Explained:
     kept: list[torch.Tensor] = []
 
     def cut(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
-        if not _spatial(output):
+        if not _spatial(output, images):
             raise ValueError(f"layer {layer!r} has no spatial maps (n, k, h, w)")
         # A fresh leaf here leaves the gradient only the part of the network behind the layer; the copy lets
         # what follows work in place.
@@ -109,9 +109,10 @@ def default_layer(model: Classifier, *, size: int) -> str:
     a network without spatial maps, or images too small for a grid on which rank measures mean something.
     """
     grids: dict[str, tuple[int, ...]] = {}
+    blank = normalise(torch.zeros(1, size, size, device=next(model.parameters()).device))
 
     def note(name: str, output: Any) -> None:
-        if _spatial(output):
+        if _spatial(output, blank):
             grids[name] = tuple(output.shape[2:])
 
     handles = [
@@ -119,8 +120,7 @@ def default_layer(model: Classifier, *, size: int) -> str:
         for name in blocks(model)
     ]
     with torch.no_grad():
-        device = next(model.parameters()).device
-        model.eval()(normalise(torch.zeros(1, size, size, device=device)))
+        model.eval()(blank)
     for handle in handles:
         handle.remove()
     large = [name for name, grid in grids.items() if min(grid) >= MINIMUM_GRID]
@@ -129,9 +129,11 @@ def default_layer(model: Classifier, *, size: int) -> str:
     return large[-1]
 
 
-def _spatial(output: Any) -> bool:
-    """Whether this is (n, k, h, h): square images have square maps, channels-last transformers do not look like it."""
-    return isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2] == output.shape[3]
+def _spatial(output: Any, images: torch.Tensor) -> bool:
+    """Whether this is (n, k, h, w): square images have square maps, which channels-last transformers do not show."""
+    if not isinstance(output, torch.Tensor) or output.ndim != 4:
+        return False
+    return images.shape[2] != images.shape[3] or output.shape[2] == output.shape[3]
 
 
 def blocks(model: Classifier) -> list[str]:
