@@ -42,7 +42,7 @@ def main() -> None:
         distance = uncertainty.nearest_neighbour_distance(features, features[train], k=params.neighbours)
         signals = signals.assign(**{f"{key}_{name}": value for key, value in drawn.items()})
         signals[f"distance_{name}"] = distance
-        convergence.append(curve.assign(series=name))
+        convergence += [curve.assign(series=name), curve.assign(series=f"{name}, limit", value=curve["limit"])]
 
         y_prob = cases[f"y_prob_{name}"]
         table = pd.DataFrame({"margin": np.minimum(y_prob, 1 - y_prob), **drawn, "distance": distance})
