@@ -1,6 +1,7 @@
 """(No question: this makes what the questions are about.) Train one member and save what it says of every case."""
 
 import hashlib
+import inspect
 import math
 import sys
 from functools import partial
@@ -16,8 +17,11 @@ from tqdm import tqdm
 
 from tmv_lib import network, training
 from tmv_lib.files import read_csv, whole, write_csv, write_npy
+from tmv_lib.foreign import foreign_images
 from tmv_lib.params import Member, Params, read
 from tmv_lib.stage import run
+
+FOREIGN = 100  # test images that are spoiled in each way
 
 
 class AugmentationParams(Params):
@@ -26,6 +30,11 @@ class AugmentationParams(Params):
     scale: Annotated[float, Field(ge=0, lt=1)]
     brightness: Annotated[float, Field(ge=0, le=1)]
     contrast: Annotated[float, Field(ge=0, le=1)]
+
+
+class BodyParams(Params):
+    dropout: Annotated[float, Field(gt=0, lt=1)]
+    passes: Annotated[int, Field(ge=0)]
 
 
 class TrainParams(Params):
@@ -37,6 +46,7 @@ class TrainParams(Params):
     patience: Annotated[int, Field(ge=1)]
     precision: network.Precision
     augmentation: AugmentationParams
+    body: BodyParams
 
 
 def main() -> None:
@@ -56,14 +66,19 @@ def main() -> None:
     model = model.to(network.available_device()).to(memory_format=torch.channels_last)
     history = train(key, model, member, params, cases, images) if member.train else []
 
-    bar = partial(tqdm, desc=f"{key}: all cases")
-    outputs = network.predict(model, images, batch_size=params.batch_size, precision=params.precision, progress=bar)
-    folder = Path("data/train") / key
+    folder, bar = Path("data/train") / key, partial(tqdm, desc=f"{key}: all cases")
+    predict = partial(network.predict, model, batch_size=params.batch_size, precision=params.precision)
+    outputs = predict(images, progress=bar)
     with whole(folder / "weights.safetensors") as temporary:
         network.save_weights(model, temporary)
     write_npy(folder / "features.npy", outputs.features)
     predictions = cases[["image_id", "patient_id", "split", "y_true"]].assign(logit=outputs.logit)
     write_csv(folder / "predictions.csv", predictions)
+    strangers, told = foreign(cases, images)
+    outputs = predict(strangers)
+    write_npy(folder / "foreign.npy", outputs.features)
+    write_csv(folder / "foreign.csv", told.assign(logit=outputs.logit))
+    write_npy(folder / "body_passes.npy", body_passes(model, images[cases["split"] != "train"], member, params))
     write_csv(f"plots/train/{key}.csv", curves(history))
 
 
@@ -84,7 +99,7 @@ def train(
     fit, val = split == "train", split == "val"
     positives = int(y_true[fit].sum())
     weight = (fit.sum() - positives) / positives if params.positive_weight == "balanced" else 1.0
-    options = params.model_dump(exclude={"positive_weight", "augmentation"})
+    options = params.model_dump(exclude={"positive_weight", "augmentation", "body"})
     with Live(f"dvclive/{key}", report=None, save_dvc_exp=False, dvcyaml=None, resume=True) as live:
 
         def report(epoch: training.Epoch) -> None:
@@ -114,12 +129,37 @@ def train(
     return history
 
 
+def foreign(cases: pd.DataFrame, images: np.ndarray) -> tuple[np.ndarray, pd.DataFrame]:
+    """Test images spoiled in each way, the same ones for every member, and a row each: image_id and kind."""
+    rng = np.random.default_rng(0)
+    test = np.flatnonzero(cases["split"] == "test")
+    chosen = np.sort(rng.choice(test, min(FOREIGN, len(test)), replace=False))
+    spoiled = foreign_images(images[chosen], rng=rng)
+    told = [pd.DataFrame({"image_id": cases["image_id"].to_numpy()[chosen], "kind": kind}) for kind in spoiled]
+    return np.concatenate(list(spoiled.values())), pd.concat(told, ignore_index=True)
+
+
+def body_passes(model: network.Classifier, images: np.ndarray, member: Member, params: TrainParams) -> np.ndarray:
+    """Logits (passes, n) of full passes with dropout inside the body; no row where none are asked for."""
+    return network.body_dropout_logits(
+        model,
+        images,
+        rate=params.body.dropout,
+        passes=params.body.passes,
+        batch_size=params.batch_size,
+        precision=params.precision,
+        generator=torch.Generator().manual_seed(member.seed),
+        progress=partial(tqdm, desc="dropout in the body", disable=not params.body.passes),
+    )
+
+
 def digest(member: Member, params: TrainParams, cases: pd.DataFrame, images: np.ndarray) -> str:
     """Name of a checkpoint: the same for the same data, code and parameters, and for no others."""
-    made_of = hashlib.sha256(f"{member!r} {params!r} torch {torch.__version__}".encode())
+    made_of = hashlib.sha256(f"{member!r} {params.model_dump(exclude={'body'})} torch {torch.__version__}".encode())
     made_of.update(cases[["image_id", "split", "y_true"]].to_csv().encode())
     made_of.update(images.tobytes())
-    sources = [__file__, network.__file__, training.__file__]
+    made_of.update(inspect.getsource(train).encode())
+    sources = [network.__file__, training.__file__]
     for path in [*sources, *([member.weights] if Path(member.weights).is_file() else [])]:
         made_of.update(Path(path).read_bytes())
     return made_of.hexdigest()[:16]

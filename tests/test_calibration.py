@@ -1,18 +1,28 @@
 import numpy as np
+import pandas as pd
 import pytest
+import relplot
 import statsmodels.api as sm
 import torch
-from scipy.optimize import isotonic_regression
+from model_diagnostics.scoring import SquaredError, decompose
 from scipy.special import expit
 from sklearn.calibration import calibration_curve
+from sklearn.isotonic import IsotonicRegression
 from torchmetrics.functional.classification import binary_calibration_error
 
+from stages import calibration as stage
+from stages import ensemble
+from tmv_lib import calibration
 from tmv_lib.calibration import (
     CALIBRATORS,
+    at_prevalence,
     calibration_in_the_large,
     calibration_noise_floor,
     calibration_slope,
+    calibration_test,
     choose_calibrator,
+    classwise_calibration_error,
+    corp_curve,
     corp_decomposition,
     cross_fitted,
     debiased_calibration_error,
@@ -21,6 +31,8 @@ from tmv_lib.calibration import (
     fit_calibrator,
     fit_temperature,
     maximum_calibration_error,
+    nested_choice,
+    prevalence_weights,
     reliability_curve,
     smooth_calibration_error,
     top_label,
@@ -32,12 +44,14 @@ STRATEGIES = ["uniform", "quantile"]
 OF_PROBABILITIES = [
     reliability_curve,
     expected_calibration_error,
+    classwise_calibration_error,
     maximum_calibration_error,
     debiased_calibration_error,
     smooth_calibration_error,
     corp_decomposition,
     top_label,
 ]
+BINNED = OF_PROBABILITIES[:5]
 OF_LOGITS = [calibration_slope, calibration_in_the_large, fit_temperature]
 
 
@@ -104,15 +118,15 @@ def test_expected_error_is_the_curve_averaged_by_cases(strategy):
     assert expected_calibration_error(y, p, strategy=strategy) == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("metric", [expected_calibration_error, calibration_slope, calibration_in_the_large])
+@pytest.mark.parametrize("metric", [*OF_PROBABILITIES[1:-1], calibration_slope, calibration_in_the_large])
 def test_weights_count_rows(metric):
     rng = np.random.default_rng(3)
     y, p = tied_cases(rng)
-    if metric is not expected_calibration_error:
+    if metric not in OF_PROBABILITIES:
         p = 4 * p - 2
-    counts = rng.integers(0, 4, size=(4, y.size))
+    counts = rng.integers(0, 4, size=(4, y.size)) * (rng.random((4, 1)) < p)  # bins and levels without weight
     expected = [metric(np.repeat(y, row), np.repeat(p, row)) for row in counts]
-    np.testing.assert_allclose(metric(y, p, weights=counts), expected, atol=1e-9)
+    np.testing.assert_allclose(np.transpose(metric(y, p, weights=counts)), expected, atol=1e-9)
     assert metric(y, p, weights=counts[0]) == pytest.approx(expected[0], abs=1e-9)
     assert metric(y, p, weights=np.ones(y.size)) == pytest.approx(metric(y, p), abs=1e-12)
 
@@ -124,6 +138,25 @@ def test_order_of_rows_changes_nothing(metric):
     values = p if metric in OF_PROBABILITIES else 4 * p - 2
     order = rng.permutation(y.size)
     np.testing.assert_allclose(np.asarray(metric(y[order], values[order])), np.asarray(metric(y, values)), atol=1e-9)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_classwise_error_averages_both_classes(strategy):
+    y, p = tied_cases(np.random.default_rng(21))
+    both = [expected_calibration_error(*pair, strategy=strategy) for pair in ((y, p), (1 - y, 1 - p))]
+    assert both[0] != both[1]  # probabilities on edges fall to either side
+    assert classwise_calibration_error(y, p, strategy=strategy) == pytest.approx(np.mean(both), abs=1e-15)
+    assert classwise_calibration_error(1 - y, 1 - p, strategy=strategy) == pytest.approx(np.mean(both), abs=1e-12)
+
+
+def test_classwise_error_agrees_with_torchmetrics_class_by_class():
+    y, logit = calibrated_cases(np.random.default_rng(22), 500)
+    p = expit(2 * logit).astype(np.float32)
+    theirs = [
+        float(binary_calibration_error(torch.tensor(prob), torch.tensor(label), n_bins=10))
+        for prob, label in ((p, y), (1 - p, 1 - y))
+    ]
+    assert classwise_calibration_error(y, p, n_bins=10) == pytest.approx(np.mean(theirs), abs=1e-6)
 
 
 def test_top_label_turns_both_sides_to_the_decision():
@@ -148,6 +181,31 @@ def test_a_perfect_model_exceeds_the_noise_floor_one_time_in_twenty(strategy):
     assert floor.p_value(0) == 1
     assert floor.p_value(0.5) == 1 / 2001
     assert floor.p_value(floor.p95) == pytest.approx(0.05, abs=0.001)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_many_probabilities_merge_into_the_same_noise_floor(strategy, monkeypatch):
+    p = expit(calibrated_cases(np.random.default_rng(23), 1500)[1])
+    each = calibration_noise_floor(p, strategy=strategy, n_draws=3000, rng=np.random.default_rng(25))
+    monkeypatch.setattr(calibration, "LEVELS", 4)  # cells wider than bins, which they must not bridge
+    merged = calibration_noise_floor(p, strategy=strategy, n_draws=3000, rng=np.random.default_rng(24))
+    assert merged.mean == pytest.approx(each.mean, rel=0.02)
+    assert merged.p95 == pytest.approx(each.p95, rel=0.03)
+
+
+def test_noise_floor_of_one_bin_is_known():
+    # |Binomial(n, 1/2) - n / 2| / n has mean sqrt(1 / (2 pi n)) as n grows; certain cases have no noise
+    floor = calibration_noise_floor(np.full(10_000, 0.5), n_draws=20_000, rng=np.random.default_rng(26))
+    assert floor.mean == pytest.approx(np.sqrt(1 / (2 * np.pi * 10_000)), rel=0.02)
+    assert calibration_noise_floor(np.repeat([0.0, 1.0], 9), rng=np.random.default_rng(0)).samples.max() == 0
+
+
+def test_calibration_test_joins_the_error_and_its_floor():
+    y, p = tied_cases(np.random.default_rng(27))
+    found = calibration_test(y, p, n_bins=10, n_draws=500, rng=np.random.default_rng(28))
+    floor = calibration_noise_floor(p, n_bins=10, n_draws=500, rng=np.random.default_rng(28))
+    ece = expected_calibration_error(y, p, n_bins=10)
+    assert found == (ece, floor.mean, floor.p95, floor.p_value(ece))
 
 
 def test_debiasing_takes_off_the_noise_of_a_perfect_model():
@@ -183,6 +241,15 @@ def test_smooth_error_agrees_with_its_definition(sharpness):
     assert smooth_error_by_pairs(y, p, value) == pytest.approx(value, abs=1e-3)
 
 
+@pytest.mark.parametrize("sharpness", [0.3, 1.0])  # beyond, relplot drops half of the cases that it rounds to 0 or 1
+def test_smooth_error_agrees_with_relplot(sharpness):
+    y, logit = calibrated_cases(np.random.default_rng(29), 400)
+    p = expit(sharpness * logit)
+    value = smooth_calibration_error(y, p)
+    assert relplot.metrics.smECE_sigma(p, y, sigma=value) == pytest.approx(value, abs=3e-4)
+    assert relplot.smECE(p, y) == pytest.approx(value, abs=1e-3)  # its width is found by halving ten times
+
+
 def test_smooth_error_of_one_probability_is_its_gap():
     y = np.repeat([0, 1], [20, 80])
     assert smooth_calibration_error(y, np.full(100, 0.5)) == pytest.approx(0.3, abs=1e-6)
@@ -202,14 +269,12 @@ def test_corp_adds_up_to_the_brier_score():
         assert min(miscalibration, discrimination) >= 0
 
 
-def test_corp_agrees_with_scipy_isotonic_regression():
-    y, logit = calibrated_cases(np.random.default_rng(8), 300)
-    p = expit(2 * logit)
-    order = np.argsort(p)
-    recalibrated = isotonic_regression(y[order]).x
-    score = brier_score(y[order], recalibrated)
-    expected = (brier_score(y, p) - score, y.var() - score, y.var())
-    np.testing.assert_allclose(corp_decomposition(y, p), expected, atol=1e-12)
+def test_corp_agrees_with_model_diagnostics():
+    for seed in range(3):
+        y, p = tied_cases(np.random.default_rng(seed), 300)
+        theirs = decompose(y, p, scoring_function=SquaredError()).row(0, named=True)
+        expected = [theirs[name] for name in ("miscalibration", "discrimination", "uncertainty")]
+        np.testing.assert_allclose(corp_decomposition(y, p), expected, atol=1e-12)
 
 
 def test_corp_of_known_cases():
@@ -218,6 +283,49 @@ def test_corp_of_known_cases():
     assert corp_decomposition(y, y) == (0, 0.25, 0.25)
     assert corp_decomposition(y, 1 - y) == (0.75, 0, 0.25)
     assert corp_decomposition([1, 1], [0.5, 0.5]) == (0.25, 0, 0)
+
+
+def test_corp_curve_agrees_with_scikit_learn():
+    y, p = tied_cases(np.random.default_rng(30))
+    curve = corp_curve(y, p, n_draws=2, rng=np.random.default_rng(0))
+    level, n = np.unique(p, return_counts=True)
+    np.testing.assert_allclose(curve.y_prob, level, atol=1e-12)
+    np.testing.assert_array_equal(curve.n, n)
+    np.testing.assert_allclose(curve.recalibrated, IsotonicRegression().fit(p, y).predict(level), atol=1e-12)
+    # what the decomposition calls discrimination is the spread of this curve
+    discrimination = n @ (curve.recalibrated - y.mean()) ** 2 / y.size
+    assert corp_decomposition(y, p).discrimination == pytest.approx(discrimination, abs=1e-12)
+
+
+def test_the_consistency_band_holds_perfect_models_and_not_others():
+    rng = np.random.default_rng(31)
+    logit = calibrated_cases(rng, 400)[1]
+    p = expit(logit)
+    inside = []
+    for _ in range(30):
+        curve = corp_curve(rng.random(p.size) < p, p, n_draws=200, rng=rng)
+        inside.append((curve.low <= curve.recalibrated) & (curve.recalibrated <= curve.high))
+    assert np.mean(inside) == pytest.approx(0.95, abs=0.025)
+    assert (np.diff(curve.low) >= 0).all()
+    assert (np.diff(curve.high) >= 0).all()
+    wrong = corp_curve(rng.random(p.size) < expit(logit / 3), p, n_draws=400, rng=rng)
+    assert np.mean((wrong.low <= wrong.recalibrated) & (wrong.recalibrated <= wrong.high)) < 0.5
+
+
+def test_the_consistency_band_of_one_probability_is_a_binomial():
+    curve = corp_curve(np.repeat([0, 1], 50), np.full(100, 0.3), n_draws=5_000, rng=np.random.default_rng(32))
+    assert (curve.y_prob.tolist(), curve.recalibrated.tolist(), curve.n.tolist()) == ([0.3], [0.5], [100])
+    np.testing.assert_allclose([curve.low[0], curve.high[0]], np.array([21, 39]) / 100, atol=0.011)  # Bin(100, 0.3)
+
+
+def test_many_probabilities_are_merged_in_the_corp_curve():
+    y, logit = calibrated_cases(np.random.default_rng(33), 30_000)
+    p = expit(logit)
+    curve = corp_curve(y, p, n_draws=2, rng=np.random.default_rng(0))
+    assert curve.y_prob.size <= calibration.LEVELS
+    assert curve.n.sum() == p.size
+    exact = IsotonicRegression().fit(p, y).predict(curve.y_prob)
+    assert curve.n @ np.abs(curve.recalibrated - exact) / p.size < 1e-3
 
 
 # Slope, intercept, temperature
@@ -309,11 +417,23 @@ def test_entropy_temperature_recovers_its_own_parameters():
 
 
 @pytest.mark.parametrize("name", CALIBRATORS)
+def test_many_cases_are_merged_without_harm(name, monkeypatch):
+    y, logit = calibrated_cases(np.random.default_rng(34), 20_000)
+    z = np.linspace(-6, 6, 200)
+    exact = fit_calibrator(name, y, 2 * logit)(z)
+    monkeypatch.setattr(calibration, "MERGED_FROM", 100)
+    merged = fit_calibrator(name, y, 2 * logit)(z)
+    bound = 0.02 if name == "isotonic" else 1e-5  # a step may move by a cell
+    assert np.abs(expit(merged) - expit(exact)).mean() < bound / 10
+    assert np.abs(expit(merged) - expit(exact)).max() < bound
+
+
+@pytest.mark.parametrize("name", CALIBRATORS)
 def test_calibrators_survive_separable_reversed_and_constant_logits(name):
     y = np.repeat([0, 1], 20)
     separable = np.r_[np.linspace(-5, -1, 20), np.linspace(1, 5, 20)]
     far = np.array([-700.0, -1.0, 0.0, 1.0, 700.0])
-    for logit in (separable, -separable, np.full(40, 3.0), 100 * separable):
+    for logit in (separable, -separable, np.full(40, 3.0), np.zeros(40), 100 * separable):
         assert np.isfinite(fit_calibrator(name, y, logit)(far)).all()
     assert (np.diff(fit_calibrator(name, y, separable)(far)) >= 0).all()
     if name in ("temperature", "beta", "isotonic"):
@@ -345,6 +465,7 @@ def test_the_simplest_sufficient_calibrator_is_chosen(distort, winner):
     assert table.loc[table["chosen"], "name"].tolist() == [winner]
     np.testing.assert_allclose(table["nll"], choices[1].table["nll"], atol=1e-9)
     excess = table["nll"] - table["nll"].min()
+    np.testing.assert_allclose(table["excess"], excess, atol=1e-15)
     assert (excess[table["chosen"]] <= table["standard_error"][table["chosen"]]).all()
     # identity needs no fit: its out-of-fold figure is the plain one
     assert table["nll"][0] == pytest.approx(negative_log_likelihood(y, distort(logit)), abs=1e-12)
@@ -371,10 +492,79 @@ def test_errors_of_the_choice_count_patients_and_not_images():
     assert fourfold.table["standard_error"][0] == pytest.approx(once.table["standard_error"][0], rel=0.05)
 
 
+def test_the_procedure_gains_on_new_patients_where_there_is_something_to_gain():
+    rng = np.random.default_rng(35)
+    y, logit = calibrated_cases(rng, 600)
+    options = {"groups": np.arange(600) // 2, "n_folds": 5}
+    distorted = nested_choice(y, 2 * logit, rng=np.random.default_rng(36), **options)
+    assert set(distorted.names) == {"temperature"}
+    assert negative_log_likelihood(y, distorted.logit) < negative_log_likelihood(y, 2 * logit) - 0.05
+    calibrated = nested_choice(y, logit, rng=np.random.default_rng(36), **options)
+    assert calibrated.names == ["identity"] * 5
+    np.testing.assert_array_equal(calibrated.logit, logit)
+
+
+def test_the_nested_loop_neither_chooses_nor_fits_on_the_patients_that_it_judges(monkeypatch):
+    rng = np.random.default_rng(37)
+    y, z, groups = rng.integers(2, size=300), 5 * rng.normal(size=300), np.arange(300) // 3
+    fold = calibration.patient_folds(y, groups, n_folds=5, rng=np.random.default_rng(38))
+    chosen_on = []
+
+    def spy(y_true, logit, **options):
+        chosen_on.append(set(options["groups"]))
+        return choose_calibrator(y_true, logit, **options)
+
+    monkeypatch.setattr(calibration, "choose_calibrator", spy)
+    nested = nested_choice(y, z, groups=groups, n_folds=5, rng=np.random.default_rng(38))
+    for k, name in enumerate(nested.names):
+        others = fold != k
+        assert chosen_on[k] == set(groups[others])
+        expected = fit_calibrator(name, y[others], z[others])(z[~others])
+        np.testing.assert_array_equal(nested.logit[~others], expected)
+
+
+# Prevalence
+
+
+def test_the_shift_is_bayes_rule():
+    # p / (1 - p) = likelihood ratio times prior odds
+    ratio, source, target = np.array([0.2, 1.0, 7.0]), 0.4, 0.05
+    before, after = (ratio * prior / (ratio * prior + 1 - prior) for prior in (source, target))
+    shifted = at_prevalence(np.log(before / (1 - before)), source=source, target=target)
+    np.testing.assert_allclose(expit(shifted), after, atol=1e-15)
+    np.testing.assert_allclose(at_prevalence(shifted, source=target, target=source), np.log(before / (1 - before)))
+
+
+def test_the_shift_mends_what_another_prevalence_breaks():
+    y, z = calibrated_cases(np.random.default_rng(39), 50_000)
+    weights = prevalence_weights(y, target=0.05)
+    shifted = at_prevalence(z, source=y.mean(), target=0.05)
+    assert calibration_in_the_large(y, z, weights=weights) < -2
+    assert calibration_in_the_large(y, shifted, weights=weights) == pytest.approx(0, abs=0.05)
+    assert negative_log_likelihood(y, shifted, weights=weights) < negative_log_likelihood(y, z, weights=weights) - 0.1
+
+
+def test_prevalence_weights_reach_the_prevalence_in_every_resample():
+    rng = np.random.default_rng(40)
+    y = rng.integers(2, size=50)
+    drawn = rng.integers(0, 4, size=(6, 50))
+    weights = prevalence_weights(y, target=0.2, weights=drawn)
+    np.testing.assert_allclose(weights.sum(axis=1), drawn.sum(axis=1))
+    np.testing.assert_allclose(weights @ y / weights.sum(axis=1), 0.2)
+    assert ((weights > 0) == (drawn > 0)).all()
+    np.testing.assert_allclose(prevalence_weights(y, target=y.mean()), 1)
+
+
 # Bad input
 
+WITH_RNG = {
+    "calibration_test": lambda y, p: calibration_test(y, p, rng=np.random.default_rng(0)),
+    "corp_curve": lambda y, p: corp_curve(y, p, rng=np.random.default_rng(0)),
+    "calibration_noise_floor": lambda y, p: calibration_noise_floor(p, rng=np.random.default_rng(0)),
+}
 
-@pytest.mark.parametrize("metric", OF_PROBABILITIES)
+
+@pytest.mark.parametrize("metric", [*OF_PROBABILITIES, WITH_RNG["calibration_test"], WITH_RNG["corp_curve"]])
 @pytest.mark.parametrize(
     ("y", "p", "message"),
     [
@@ -390,12 +580,44 @@ def test_functions_of_probabilities_refuse(metric, y, p, message):
         metric(y, p)
 
 
-@pytest.mark.parametrize("metric", [*OF_LOGITS, lambda y, z: fit_calibrator("platt", y, z)])
+@pytest.mark.parametrize("p", [[], [0.1, 1.2], [0.1, np.nan]])
+def test_noise_floor_refuses(p):
+    with pytest.raises(ValueError, match="y_prob must"):
+        WITH_RNG["calibration_noise_floor"](None, p)
+
+
+@pytest.mark.parametrize("metric", [*OF_PROBABILITIES, *WITH_RNG.values()])
+@pytest.mark.parametrize("p", [np.full(40, 0.3), np.zeros(40), np.ones(40)])
+@pytest.mark.parametrize("y", [np.zeros(40), np.ones(40)])
+def test_functions_of_probabilities_answer_for_one_class_and_constant_scores(metric, y, p):
+    found = metric(y, p)
+    values = found if isinstance(found, tuple) else [found]
+    assert all(np.isfinite(value).all() for value in values)
+
+
+IN_FOLDS = {
+    "choose_calibrator": choose_calibrator,
+    "nested_choice": nested_choice,
+    "cross_fitted": lambda y, z, **options: cross_fitted("platt", y, z, **options),
+}
+
+
+def in_folds(function):
+    def call(y, z):
+        return function(y, z, groups=np.arange(len(y)), n_folds=2, rng=np.random.default_rng(0))
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "metric", [*OF_LOGITS, lambda y, z: fit_calibrator("platt", y, z), *map(in_folds, IN_FOLDS.values())]
+)
 @pytest.mark.parametrize(
     ("y", "z", "message"),
     [
         ([], [], "at least one case"),
         ([0, 1], [0.1], "one value a case"),
+        ([0, 2], [0.1, 0.2], "0 and 1 only"),
         ([0, 1], [0.1, np.nan], "logit must be finite"),
         ([1, 1], [0.1, 0.2], "one class only"),
     ],
@@ -405,7 +627,18 @@ def test_functions_of_logits_refuse(metric, y, z, message):
         metric(y, z)
 
 
-@pytest.mark.parametrize("metric", [reliability_curve, expected_calibration_error, maximum_calibration_error])
+@pytest.mark.parametrize("function", IN_FOLDS.values())
+def test_functions_of_folds_refuse(function):
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="one patient a case"):
+        function([0, 1], [0.1, 0.2], groups=[1], n_folds=2, rng=rng)
+    with pytest.raises(ValueError, match="n_folds must lie between 2 and the number of patients"):
+        function([0, 1], [0.1, 0.2], groups=[1, 2], n_folds=3, rng=rng)
+    with pytest.raises(ValueError, match="one class only"):
+        function([0, 0, 0, 1], [0.1, 0.2, 0.3, 0.4], groups=[1, 2, 3, 4], n_folds=2, rng=rng)
+
+
+@pytest.mark.parametrize("metric", BINNED)
 def test_bins_are_checked(metric):
     y, p = [0, 1, 1], [0.2, 0.4, 0.6]
     with pytest.raises(ValueError, match="3 cases for 15 bins"):
@@ -414,7 +647,28 @@ def test_bins_are_checked(metric):
         metric(y, p, strategy="width")
     with pytest.raises(ValueError, match="n_bins must be at least 1"):
         metric(y, p, n_bins=0)
-    metric(y, p, n_bins=100)
+    metric([*y, 1], [*p, 0.6], n_bins=100)
+
+
+@pytest.mark.parametrize("metric", [*OF_PROBABILITIES[1:-1], calibration_slope, calibration_in_the_large])
+@pytest.mark.parametrize("weights", [[1, 1], [1, 1, 1, -1], [0, 0, 0, 0], [1, 1, 1, np.nan]])
+def test_weights_are_checked(metric, weights):
+    with pytest.raises(ValueError, match="weights must"):
+        metric([0, 1, 0, 1], [0.2, 0.4, 0.6, 0.6], weights=weights)
+
+
+@pytest.mark.parametrize("value", [0, 1, 1.5, np.nan])
+def test_prevalences_are_checked(value):
+    with pytest.raises(ValueError, match=r"target must lie in \(0, 1\)"):
+        at_prevalence([0.0], source=0.5, target=value)
+    with pytest.raises(ValueError, match=r"source must lie in \(0, 1\)"):
+        at_prevalence([0.0], source=value, target=0.5)
+    with pytest.raises(ValueError, match=r"target must lie in \(0, 1\)"):
+        prevalence_weights([0, 1], target=value)
+    with pytest.raises(ValueError, match="one class only"):
+        prevalence_weights([1, 1], target=0.5)
+    with pytest.raises(ValueError, match="logit must be finite"):
+        at_prevalence([np.nan], source=0.5, target=0.5)
 
 
 def test_what_has_no_answer_is_refused():
@@ -432,10 +686,8 @@ def test_what_has_no_answer_is_refused():
         fit_calibrator("identity", [0, 1], [0.1, 0.2])([np.nan])
     with pytest.raises(ValueError, match="n_draws"):
         calibration_noise_floor([0.1, 0.2], n_draws=0, rng=np.random.default_rng(0))
-    with pytest.raises(ValueError, match="one patient a case"):
-        choose_calibrator([0, 1], [0.1, 0.2], groups=[1], n_folds=2, rng=np.random.default_rng(0))
-    with pytest.raises(ValueError, match="one class only"):
-        choose_calibrator([0, 0, 1], [0.1, 0.2, 0.3], groups=[1, 2, 3], n_folds=3, rng=np.random.default_rng(0))
+    with pytest.raises(ValueError, match="n_draws"):
+        corp_curve([0, 1], [0.1, 0.2], n_draws=0, rng=np.random.default_rng(0))
 
 
 def test_cross_fitted_logits_come_from_other_patients():
@@ -456,3 +708,92 @@ def test_the_decision_boundary_separates_what_calibration_separates():
     assert decision_boundary(z, z - 1.0) == pytest.approx((0.5 + 2.0) / 2)
     assert decision_boundary(z, z + 9) == -np.inf
     assert decision_boundary(z, z - 9) == np.inf
+
+
+@pytest.mark.parametrize(
+    ("z", "calibrated", "message"),
+    [([], [], "at least one case"), ([0.1, 0.2], [0.1], "one value a case"), ([0.1], [np.nan], "must be finite")],
+)
+def test_the_decision_boundary_refuses(z, calibrated, message):
+    with pytest.raises(ValueError, match=message):
+        decision_boundary(z, calibrated)
+
+
+# The stage
+
+PARAMS = stage.CalibrationParams(bins=15, folds=5, noise_draws=100, prevalences=[0.05, 0.5], resamples=100, seed=0)
+
+
+def made_test_split(rng, n):
+    y, logit = calibrated_cases(rng, n)
+    return pd.DataFrame({"y_true": y, "logit": logit, "patient_id": [f"p{k // 2}" for k in range(n)]})
+
+
+def test_what_cannot_be_computed_is_absent_with_its_reason():
+    few = pd.DataFrame({"y_true": [0, 0, 1, 1], "patient_id": list("abcd")})
+    found = stage.measure(few, np.array([-2.0, -1.0, 1.0, 2.0]), PARAMS, np.random.default_rng(0))
+    assert "4 cases for 15 bins" in found["positive_class_ece_quantile_absent"]
+    assert "at least 2 cases" in found["positive_class_debiased_absent"]
+    assert "separate the classes" in found["slope_absent"]
+    assert found["positive_class_ece_uniform"]["ece"] > 0
+    assert stage.procedure(few.assign(logit=0.5), PARAMS, np.random.default_rng(0)).keys() == {"nll_gain_absent"}
+
+
+def test_constant_scores_have_figures():
+    cases = made_test_split(np.random.default_rng(1), 60)
+    for logit in (np.zeros(60), np.full(60, 3.0)):
+        found = stage.measure(cases, logit, PARAMS, np.random.default_rng(0))
+        assert "two different logits" in found["slope_absent"]
+        gap = abs(cases["y_true"].mean() - expit(logit[0]))
+        assert found["positive_class_ece_uniform"]["ece"] == pytest.approx(gap)
+        chosen = stage.procedure(cases.assign(logit=logit), PARAMS, np.random.default_rng(0))
+        assert sum(chosen["times_chosen"].values()) == PARAMS.folds
+
+
+def test_figures_of_patients_pool_their_images():
+    cases = made_test_split(np.random.default_rng(2), 200)
+    found = stage.of_patients(cases, cases["logit"].to_numpy(), PARAMS, np.random.default_rng(0))
+    pooled = cases.groupby("patient_id").agg(y=("y_true", "max"), z=("logit", "mean"))
+    assert (found["n"], found["n_positive"]) == (100, pooled["y"].sum())
+    ece = expected_calibration_error(pooled["y"], expit(pooled["z"]))
+    assert found["positive_class_ece_uniform"]["ece"] == pytest.approx(ece, abs=1e-12)
+    assert found["nll"] == pytest.approx(negative_log_likelihood(pooled["y"], pooled["z"]), abs=1e-12)
+    assert found["in_the_large"] == pytest.approx(calibration_in_the_large(pooled["y"], pooled["z"]), abs=1e-9)
+
+
+def test_another_prevalence_is_told_with_and_without_the_shift():
+    cases = made_test_split(np.random.default_rng(3), 400)
+    found = stage.elsewhere(cases, cases["logit"].to_numpy(), 0.5, PARAMS, np.random.default_rng(0))
+    assert found.keys() == {"source", "0.05", "0.5"}
+    assert found["0.5"]["shifted"]["nll"] == pytest.approx(found["0.5"]["unshifted"]["nll"])
+    rare = found["0.05"]
+    # the shift moves every logit, and so the intercept, by the same log-odds
+    moved = rare["shifted"]["in_the_large"] - rare["unshifted"]["in_the_large"]
+    assert moved == pytest.approx(-np.log(0.05 / 0.95), abs=1e-6)
+    assert rare["shifted"]["nll_high"] < rare["unshifted"]["nll_low"]
+
+
+def test_a_thinned_curve_keeps_its_corners():
+    y, logit = calibrated_cases(np.random.default_rng(4), 3000)
+    curve = pd.DataFrame(corp_curve(y, expit(logit), n_draws=2, rng=np.random.default_rng(0))._asdict())
+    thin = stage.thinned(curve)
+    assert len(thin) < 500
+    restored = np.interp(curve["y_prob"], thin["y_prob"], thin["recalibrated"])
+    np.testing.assert_allclose(restored, curve["recalibrated"], atol=1e-12)
+    assert stage.thinned(curve[:9]).equals(curve[:9])
+
+
+def test_calibration_after_deferral_is_that_of_the_decided():
+    cases = made_test_split(np.random.default_rng(5), 300)
+    cases = cases.assign(y_prob=expit(cases["logit"] - 1), deferred=cases["logit"].abs() < 1)
+    params = ensemble.EnsembleParams(combine="mean_logit", folds=5, resamples=100, seed=0)
+    found = ensemble.calibration_of_decided(cases, params, np.random.default_rng(0))
+    decided = cases[~cases["deferred"]]
+    for name, part in (("decided", decided), ("all", cases)):
+        assert found[name]["n"] == len(part)
+        ece = expected_calibration_error(part["y_true"], part["y_prob"])
+        assert found[name]["ece"] == pytest.approx(ece, abs=1e-12)
+        large = calibration_in_the_large(part["y_true"], part["logit"] - 1)
+        assert found[name]["in_the_large"] == pytest.approx(large, abs=1e-3)  # probabilities are clipped
+    nobody = ensemble.calibration_of_decided(cases.assign(deferred=True), params, np.random.default_rng(0))
+    assert nobody["decided"]["ece_absent"] == "there is no such case"

@@ -70,9 +70,26 @@ def test_too_few_patients_for_a_split():
         cut(made(6))
 
 
+@pytest.mark.parametrize("shares", [{"val": 0.5, "cal": 0.3, "test": 0.2}, {"val": 0.0, "cal": 0.1, "test": 0.1}])
+def test_shares_that_leave_nothing(shares):
+    with pytest.raises(ValueError, match=f"together below 1, found test {shares['test']:g}, val {shares['val']:g}"):
+        cut_splits(made(), rng=np.random.default_rng(0), **shares)
+
+
+def test_only_the_shares_that_are_cut_count():
+    cut_splits(made(test=60), val=0.1, cal=0.1, test=0.9, rng=np.random.default_rng(0))
+
+
+def test_an_empty_table_is_named():
+    with pytest.raises(ValueError, match=r"split train must hold both classes, it holds y_true = \[\]"):
+        check_cases(made().head(0))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"patient_id": None}, "image image-0 has no patient_id"),
+        ({"y_true": np.nan}, "y_true must be 0 or 1"),
         ({"y_true": 2}, "y_true must be 0 or 1"),
         ({"split": "holdout"}, "unknown split 'holdout'"),
         ({"image_id": "twice"}, "image_id twice stands there more than once"),

@@ -1,25 +1,51 @@
+from pathlib import Path
+from typing import get_args
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from captum.attr import LayerGradCam
+import yaml
+from captum.attr import IntegratedGradients, LayerGradCam
 from torch import nn
 
+from stages.explanations import ExplanationsParams, Material
+from studies import shuffled_labels
 from tmv_lib import explanations, network
-from tmv_lib.explanations import (
-    border,
-    energy_inside,
-    grad_cam,
-    hide_border,
-    perturbation_curve,
-    pointing_game,
-    resized,
-)
+from tmv_lib.attention import border, by_rule, chance, empty, energy_inside, hide_border, pointing_game, shares
+from tmv_lib.explanations import Explained, class_maps, explain, explainer, grad_cam, reader, target_layer
+from tmv_lib.faithfulness import area, deletion_and_insertion, random_order
+from tmv_lib.params import Member
+from tmv_lib.sanity import agreement, cascade, completeness, judged, random_pairs, resized
+
+METHODS = get_args(explanations.Method)
+# The last map, before the mean over cells.
+LAST = {"resnet18": "body.layer4", "densenet121": "body.features.relu5"}
+
+
+def built(architecture: str) -> network.Classifier:
+    torch.manual_seed(0)
+    return network.build(architecture, weights="none", dropout=0.3).eval()
 
 
 @pytest.fixture(scope="module")
 def resnet() -> network.Classifier:
-    torch.manual_seed(0)
-    return network.build("resnet18", weights="none", dropout=0.3).eval()
+    return built("resnet18")
+
+
+@pytest.fixture(scope="module", params=LAST)
+def any_network(request) -> tuple[network.Classifier, str]:
+    return built(request.param), LAST[request.param]
+
+
+@pytest.fixture
+def short_path(monkeypatch) -> None:
+    """Fewer steps of integrated gradients, where their number is not the point."""
+    monkeypatch.setattr(explanations, "PATH_STEPS", 4)
+
+
+def batch_of(n: int, side: int = 32) -> torch.Tensor:
+    return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(1)) - 0.5
 
 
 class ByHand(nn.Module):
@@ -35,30 +61,119 @@ class ByHand(nn.Module):
         return 3 * means[:, 0] - means[:, 1]
 
 
-def test_weights_set_by_hand():
-    x = np.arange(12, dtype="float32").reshape(1, 1, 3, 4)
-    # alpha = (3, -1) / 12, A = (x, 2 x): the map is (3 x - 2 x) / 12
-    np.testing.assert_allclose(grad_cam(ByHand(), x, layer="maps", target=1), x[:, 0] / 12, rtol=1e-6)
+# The methods in a world small enough to work out: z = mean(x), A = (x, 2 x), dz/dA = (3, -1) / 12.
+X = np.arange(12, dtype="float32").reshape(1, 1, 3, 4)
 
 
-def test_the_other_class_has_the_opposite_map():
-    x = np.random.default_rng(0).normal(size=(2, 1, 3, 4)).astype("float32")
-    both = grad_cam(ByHand(), x, layer="maps", target=[1, -1])
-    np.testing.assert_array_equal(both[1], -grad_cam(ByHand(), x, layer="maps", target=1)[1])
+def supporters(weight: float) -> np.ndarray:
+    """Grad-CAM++ of one channel A of 12 cells with sum S and gradient g > 0 everywhere: weight 12 g / (2 + S g)."""
+    total = {3.0: 66.0, 1.0: 132.0}[weight]
+    return weight / (2 + total * weight / 12)
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "hires_cam", "integrated_gradients"])
+def test_linear_methods_by_hand(method):
+    # Grad-CAM and HiResCAM: (3 x - 2 x) / 12. Integrated gradients: dz/dx = 1/12 on the whole path.
+    found = class_maps(ByHand(), X, layer="maps", target=1, method=method)
+    np.testing.assert_allclose(found, X[:, 0] / 12, rtol=1e-5)
+
+
+def test_grad_cam_plus_plus_by_hand():
+    # The first map supports z and the second -z.
+    for target, expected in ((1, supporters(3.0) * X[:, 0]), (-1, supporters(1.0) * 2 * X[:, 0])):
+        found = class_maps(ByHand(), X, layer="maps", target=target, method="grad_cam_plus_plus")
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_score_cam_by_hand():
+    # Both maps scaled to [0, 1] are the same mask, so both scores are the same and weigh a half.
+    found = class_maps(ByHand(), X, layer="maps", target=1, method="score_cam")
+    np.testing.assert_allclose(found, 1.5 * X[:, 0], rtol=1e-5)
+
+
+@pytest.mark.usefixtures("short_path")
+@pytest.mark.parametrize("method", METHODS)
+def test_signed_maps_are_half_the_difference_of_both_classes(resnet, method):
+    batch = batch_of(2)
+    both = [class_maps(resnet, batch, layer="body.layer1", target=sign, method=method) for sign in (1, -1)]
+    found = explain(resnet, batch, layer="body.layer1", method=method)
+    np.testing.assert_allclose(found.maps, (both[0] - both[1]) / 2, atol=1e-7, rtol=1e-5)
+    np.testing.assert_allclose(found.logit, resnet(batch).detach(), atol=1e-6)
+    if method not in ("grad_cam_plus_plus", "score_cam"):
+        np.testing.assert_array_equal(both[1], -both[0])
+
+
+@pytest.mark.usefixtures("short_path")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_case_does_not_depend_on_its_batch(resnet, method):
+    batch = batch_of(3)
+    together = explain(resnet, batch, layer="body.layer1", method=method).maps
+    alone = np.concatenate([explain(resnet, batch[[k]], layer="body.layer1", method=method).maps for k in range(3)])
+    np.testing.assert_allclose(together, alone, atol=1e-6, rtol=1e-3)
+
+
+# Agreement with captum and pytorch-grad-cam.
 
 
 @pytest.mark.parametrize("layer", ["body.layer2", "body.layer4"])
-def test_equal_to_captum(resnet, layer):
-    batch = torch.rand(3, 3, 64, 64)
+def test_grad_cam_is_captums(resnet, layer):
+    batch = batch_of(3, 64)
     reference = LayerGradCam(resnet, resnet.get_submodule(layer)).attribute(batch, relu_attributions=False)
     found = grad_cam(resnet, batch, layer=layer, target=1)
     np.testing.assert_allclose(found, reference.detach().numpy()[:, 0], atol=1e-6, rtol=1e-4)
 
 
+def test_integrated_gradients_are_captums_in_cells(resnet):
+    batch = batch_of(2)
+    reference = IntegratedGradients(resnet).attribute(batch, n_steps=explanations.PATH_STEPS).sum(1)
+    cells = reference.reshape(2, 4, 8, 4, 8).sum((2, 4)).detach().numpy()
+    found = class_maps(resnet, batch, layer="body.layer2", target=1, method="integrated_gradients")
+    np.testing.assert_allclose(found, cells, rtol=1e-4, atol=1e-5 * np.abs(cells).max())
+
+
+PEERS = {
+    "grad_cam": "GradCAM",
+    "grad_cam_plus_plus": "GradCAMPlusPlus",
+    "hires_cam": "HiResCAM",
+    "score_cam": "ScoreCAM",
+}
+
+
+class Steep(nn.Module):
+    """A network with its logit multiplied: Grad-CAM++ of peers adds 1e-6 to squared gradients, which must vanish."""
+
+    def __init__(self, model: network.Classifier, slope: float) -> None:
+        super().__init__()
+        self.inner, self.slope = model.requires_grad_(True), slope
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.slope * self.inner(images)
+
+
+@pytest.mark.parametrize("method", PEERS)
+def test_equal_to_pytorch_grad_cam_after_its_scaling(any_network, method):
+    peers = pytest.importorskip("pytorch_grad_cam")
+    from pytorch_grad_cam.utils.image import scale_cam_image
+
+    model, layer = any_network
+    layer, side = {"body.layer4": "body.layer3"}.get(layer, layer), 64  # where HiResCAM is not Grad-CAM
+    if method == "score_cam":  # a pass a channel: of few, and of a small image
+        layer, side = next(name for name in network.blocks(model) if "pool" in name), 32
+    image, targets = batch_of(1, side), [1, -1]
+    batch = torch.cat([image, image])
+    model = Steep(model, 1e4 if method == "grad_cam_plus_plus" else 1.0).eval()
+    layer = f"inner.{layer}"
+    with getattr(peers, PEERS[method])(model, [model.get_submodule(layer)]) as cam:
+        theirs = cam(batch, targets=[lambda z: z, lambda z: -z])
+    assert theirs.max() > 0.9
+    ours = np.maximum(class_maps(model, batch, layer=layer, target=targets, method=method), 0)
+    scaled = scale_cam_image(scale_cam_image(ours, (side, side)))  # they do so twice
+    np.testing.assert_allclose(scaled, theirs, atol=1e-5)
+
+
 def test_densenets_last_map_is_explained_behind_its_relu():
-    torch.manual_seed(0)
-    model = network.build("densenet121", weights="none", dropout=0.2).eval()
-    batch = torch.rand(2, 3, 64, 64)
+    model = built("densenet121")
+    batch = batch_of(2, 64)
     kept = []
     model.get_submodule("body.features.relu5").register_forward_hook(lambda _m, _i, output: kept.append(output))
     found = grad_cam(model, batch, layer="body.features.relu5", target=1)
@@ -68,46 +183,193 @@ def test_densenets_last_map_is_explained_behind_its_relu():
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
 
 
-def test_a_case_does_not_depend_on_its_batch(resnet):
-    batch = torch.rand(4, 3, 64, 64)
-    together = grad_cam(resnet, batch, layer="body.layer3", target=1)
-    alone = np.concatenate([grad_cam(resnet, batch[[k]], layer="body.layer3", target=1) for k in range(4)])
-    np.testing.assert_allclose(together, alone, atol=1e-6)
+# What a map must add up to.
+
+
+def levels_of(n: int, side: int = 32) -> np.ndarray:
+    return np.random.default_rng(2).integers(0, 256, (n, side, side), dtype=np.uint8)
+
+
+def complete(model: network.Classifier, *, layer: str, method: explanations.Method) -> dict:
+    images = levels_of(3, 64 if method != "integrated_gradients" else 32)
+    seen = explainer(model, layer=layer, batch_size=3, precision="float32", method=method)(images)
+    return completeness(model, images, seen.logit, seen.maps, layer=layer, method=method)
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "hires_cam"])
+def test_behind_the_last_map_there_is_the_mean_and_the_head_alone(any_network, method):
+    model, layer = any_network
+    found = complete(model, layer=layer, method=method)["completeness"]
+    assert found["mean_effect"] > 0.01
+    assert found["largest_gap"] < 1e-5 * max(1, found["mean_effect"])
+
+
+def test_a_path_ends_where_the_logit_is(resnet):
+    found = complete(resnet, layer="body.layer2", method="integrated_gradients")["completeness"]
+    assert found["largest_gap"] < 0.05 * found["mean_effect"]
 
 
 @pytest.mark.parametrize(
-    ("layer", "target", "message"),
+    ("layer", "method", "reason"),
     [
-        ("body.layer9", 1, "has no layer 'body.layer9'"),
-        ("head", 1, "'head' has no spatial maps"),
-        ("body.layer3", 0, "target must be"),
+        ("body.layer3", "grad_cam", "more than the mean over cells and the linear head lies behind body.layer3"),
+        ("body.layer3", "hires_cam", "more than the mean"),
+        ("body.layer4", "score_cam", "maps of score_cam do not add up"),
+        ("body.layer4", "grad_cam_plus_plus", "do not add up"),
     ],
 )
-def test_bad_requests_are_named(resnet, layer, target, message):
+def test_no_sum_is_claimed_where_none_is_promised(resnet, layer, method, reason):
+    images = levels_of(2)
+    found = completeness(resnet, images, np.zeros(2), np.zeros((2, 7, 7)), layer=layer, method=method)
+    assert reason in found["completeness_absent"]
+
+
+# Bad input.
+
+
+@pytest.mark.parametrize(
+    ("layer", "target", "method", "message"),
+    [
+        ("body.layer9", 1, "grad_cam", "has no layer 'body.layer9'"),
+        ("head", 1, "grad_cam", "'head' has no spatial maps"),
+        ("body.layer3", 0, "grad_cam", "target must be"),
+        ("body.layer3", 1, "saliency", "method must be one of grad_cam, .* found 'saliency'"),
+    ],
+)
+def test_bad_requests_are_named(resnet, layer, target, method, message):
     with pytest.raises(ValueError, match=message):
-        grad_cam(resnet, torch.rand(1, 3, 64, 64), layer=layer, target=target)
+        class_maps(resnet, batch_of(1), layer=layer, target=target, method=method)
 
 
-def test_the_default_layer_has_a_grid_of_seven(resnet):
-    assert explanations.default_layer(resnet, size=64) == "body.layer2"
-    assert explanations.default_layer(resnet, size=112) == "body.layer3"
-    assert explanations.default_layer(resnet, size=224) == "body.layer4"
-    with pytest.raises(ValueError, match="no block has a map of 7 x 7 at 12 px"):
-        explanations.default_layer(resnet, size=12)
+def test_the_layer_has_a_grid_of_seven(resnet):
+    assert target_layer(resnet, size=64) == "body.layer2"
+    assert target_layer(resnet, size=112) == "body.layer3"
+    assert target_layer(resnet, size=224) == "body.layer4"
+    assert target_layer(resnet, size=112, wished="body.layer2") == "body.layer2"
+
+
+@pytest.mark.parametrize(
+    ("size", "wished", "message"),
+    [
+        (12, "auto", "no block has a map of 7 x 7 at 12 px"),
+        (112, "body.layer4", "layer 'body.layer4' has a grid of 4 x 4 at 112 px, too coarse: at least 7 x 7"),
+        (112, "body.layer7", "the network has no layer 'body.layer7'"),
+        (112, "head", "layer 'head' has no spatial maps"),
+    ],
+)
+def test_a_layer_that_cannot_be_explained_is_named(resnet, size, wished, message):
+    with pytest.raises(ValueError, match=message):
+        target_layer(resnet, size=size, wished=wished)
+
+
+def test_a_network_without_spatial_maps_is_named():
+    flat = network.Classifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5)), n_features=5, dropout=0.0)
+    with pytest.raises(ValueError, match="the network has no spatial maps"):
+        target_layer(flat, size=8)
+
+
+@pytest.mark.usefixtures("short_path")
+@pytest.mark.parametrize("method", METHODS)
+def test_a_constant_image_has_a_map_of_numbers(resnet, method):
+    seen = explainer(resnet, layer="body.layer1", batch_size=2, precision="float32", method=method)
+    images = np.stack([np.full((32, 32), level, np.uint8) for level in (0, 128)])
+    assert np.isfinite(seen(images).maps).all()
+
+
+# Networks, trained and not.
+
+
+def test_reading_is_explaining_without_the_map(resnet):
+    images = levels_of(5)
+    options = {"batch_size": 2, "precision": "float32"}
+    seen = explainer(resnet, layer="body.layer3", **options)(images)
+    np.testing.assert_allclose(reader(resnet, **options)(images), seen.logit, atol=1e-6)
+    as_levels = images.astype(np.float32) / 255
+    np.testing.assert_allclose(reader(resnet, **options)(as_levels), seen.logit, atol=1e-6)
+
+
+def test_trained_and_untrained(resnet, tmp_path):
+    network.save_weights(resnet, tmp_path / "weights.safetensors")
+    member = Member(architecture="resnet18", weights="none", dropout=0.3, train=True, seed=1)
+    before = torch.random.get_rng_state()
+    pairs = [
+        explanations.trained_and_untrained(member, tmp_path / "weights.safetensors", seed=seed) for seed in (0, 0, 1)
+    ]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    for trained, _ in pairs:
+        assert all(torch.equal(value.cpu(), resnet.state_dict()[key]) for key, value in trained.state_dict().items())
+    first, again, other = (untrained.head.weight for _, untrained in pairs)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first.cpu(), resnet.head.weight)
 
 
 def test_the_cascade_ends_in_the_untrained_network(resnet):
     torch.manual_seed(1)
     untrained = network.build("resnet18", weights="none", dropout=0.3).eval()
     before = {key: value.clone() for key, value in resnet.state_dict().items()}
-    batch = torch.rand(2, 3, 64, 64)
     levels = []
-    for level, hybrid in explanations.cascade(resnet, untrained):
+    for level, hybrid in cascade(resnet, untrained):
         levels.append(level)
-        last = hybrid.eval()(batch)
-    assert levels == ["head", "layer4", "layer3", "layer2", "layer1", "bn1", "conv1"]
-    assert torch.equal(last, untrained(batch))
+        last = hybrid.eval()(batch_of(2))
+    assert levels == ["head", "layer4", "layer3", "layer2", "layer1", "bn1", "untrained"]
+    assert torch.equal(last, untrained(batch_of(2)))
     assert all(torch.equal(before[key], value) for key, value in resnet.state_dict().items())
+
+
+# Are maps of other weights less alike than maps of other cases?
+
+
+def test_random_pairs_are_of_different_cases():
+    rng = np.random.default_rng(0)
+    shared, own = rng.normal(size=(1, 7, 7)), rng.normal(size=(40, 7, 7))
+    np.testing.assert_allclose(random_pairs(np.repeat(shared, 40, 0), pairs=3, rng=rng), 1.0)
+    assert abs(random_pairs(own, pairs=3, rng=rng).mean()) < 0.05
+    # Two components of equal variance, one of them common to all: the correlation of two cases is a half.
+    common = shared * 1.0 / shared.std() + own / own.std((1, 2), keepdims=True)
+    assert random_pairs(common, pairs=5, rng=rng).mean() == pytest.approx(0.48, abs=0.06)
+
+
+def test_random_pairs_leave_out_constant_maps_and_ask_for_no_more_than_there_are():
+    maps = np.random.default_rng(0).normal(size=(4, 7, 7))
+    maps[2] = 1.0
+    found = random_pairs(maps, pairs=10, rng=np.random.default_rng(0))
+    assert np.isnan(found).tolist() == [False, False, True, False]
+    flat = maps[[0, 1, 3]].reshape(3, -1)
+    ranks = np.corrcoef(flat.argsort(1).argsort(1))
+    np.testing.assert_allclose(found[[0, 1, 3]], (ranks.sum(1) - 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("level", "passes"), [(0.0, "yes"), (0.3, "undecided"), (0.6, "no"), (-0.2, "yes"), (-0.7, "no, mirrored")]
+)
+def test_a_level_passes_below_random_pairs(level, passes):
+    rng = np.random.default_rng(0)
+    reference, similarity = 0.3 + 0.1 * rng.normal(size=50), level + 0.1 * rng.normal(size=50)
+    similarity[0] = np.nan
+    found = judged(similarity, reference, groups=np.arange(50), n_resamples=200, rng=rng)
+    assert found["passes"] == passes
+    assert found["constant_maps"] == 1
+    assert found["above_random_pairs"] == pytest.approx(np.mean(similarity[1:] - reference[1:]))
+
+
+def test_constant_maps_alone_are_not_judged():
+    nothing = np.full(5, np.nan)
+    found = judged(nothing, np.ones(5), groups=np.arange(5), n_resamples=100, rng=np.random.default_rng(0))
+    assert found["constant_maps"] == 5
+    assert "passes" not in found
+    assert "no such case" in found["similarity_absent"]
+
+
+def test_agreement_brings_maps_to_one_grid():
+    maps = np.random.default_rng(0).normal(size=(2, 7, 7)).astype("float32")
+    np.testing.assert_allclose(agreement(maps, maps), 1.0)
+    np.testing.assert_allclose(agreement(maps, -maps), -1.0)
+    assert agreement(maps, resized(maps, (14, 14))) == pytest.approx(1.0, abs=0.15)
+    np.testing.assert_allclose(resized(maps, (7, 7)), maps, atol=1e-6)
+
+
+# Where a map points.
 
 
 def test_energy_is_a_share_and_chance_is_the_area():
@@ -126,30 +388,43 @@ def test_energy_shares_a_cell_between_inside_and_outside():
     assert energy_inside(np.ones((1, 2, 2)), left_third)[0] == pytest.approx(1 / 3)
 
 
+@pytest.mark.parametrize("share", [0.05, 0.15, 0.3])
+def test_regions_by_rule_tile_the_image(share):
+    regions = by_rule(200, share=share)
+    assert (sum(region.astype(int) for region in regions.values()) == 1).all()
+    assert all((region == region[:, ::-1]).all() for region in regions.values())
+    # The strip takes a fifth of the side, less what the frame has of it.
+    assert regions["midline"].mean() == pytest.approx(0.2 * (1 - 2 * share))
+
+
+def test_shares_of_a_map_add_up_and_an_empty_map_has_none():
+    rng = np.random.default_rng(0)
+    maps = np.concatenate([rng.random((3, 7, 7)), -rng.random((1, 7, 7)), np.zeros((1, 7, 7))])
+    masks = {"lungs": rng.random((5, 56, 56)) < 0.3, "masks": np.zeros((5, 56, 56), dtype=bool)}
+    masks["masks"][[0, 1, 3], 10:20, 10:20] = True
+    found = shares(maps, masks, share=0.15, positive=np.array([True, False, True, True, True]))
+    assert found["empty"].tolist() == empty(maps).tolist() == [False, False, False, True, True]
+    np.testing.assert_allclose((found["border"] + found["midline"] + found["fields"])[:3], 1.0)
+    for name in ("border", "midline", "fields", "lungs"):
+        assert np.isnan(found[name]).tolist() == [False, False, False, True, True]
+    # A finding that is there, named, and looked for with a map that is not empty: the first case alone.
+    for name in ("finding", "pointing"):
+        assert np.isnan(found[name]).tolist() == [False, True, True, True, True]
+    levels = chance(masks, share=0.15)
+    assert levels["finding"] == levels["pointing"] == pytest.approx(100 / 56**2)
+    assert set(levels) == set(found) - {"empty"}
+
+
+def test_without_masks_the_rule_alone_is_told():
+    assert set(chance({}, share=0.15)) == {"border", "midline", "fields"}
+    assert "finding" not in chance({"masks": np.zeros((2, 8, 8), dtype=bool)}, share=0.15)
+
+
 def test_pointing_game():
     maps, masks = np.zeros((2, 7, 7)), np.zeros((2, 70, 70), dtype=bool)
     maps[:, 1, 5] = 1
     masks[0, 10:20, 50:60] = True
     assert pointing_game(maps, masks).tolist() == [True, False]
-
-
-def test_a_map_of_what_matters_beats_the_opposite_order():
-    images = np.zeros((1, 32, 32), dtype=np.uint8)
-    images[0, :8, :8] = 255
-    maps = np.zeros((1, 8, 8))
-    maps[0, :2, :2] = 1
-
-    def probability(levels: np.ndarray) -> np.ndarray:
-        return levels[:, :8, :8].mean((1, 2))
-
-    fractions = [0.0, 1 / 16, 0.5, 1.0]
-    deleted = perturbation_curve(probability, images, maps, fractions=fractions, insert=False)[:, 0]
-    wrong = perturbation_curve(probability, images, -maps, fractions=fractions, insert=False)[:, 0]
-    inserted = perturbation_curve(probability, images, maps, fractions=fractions, insert=True)[:, 0]
-    assert deleted[0] == inserted[-1] == 1.0
-    assert deleted[1] == pytest.approx(deleted[-1])
-    assert inserted[1] == 1.0
-    assert wrong[1] == 1.0
 
 
 def test_hiding_the_border_changes_the_frame_alone():
@@ -159,7 +434,114 @@ def test_hiding_the_border_changes_the_frame_alone():
     np.testing.assert_array_equal(hidden[:, 2:-2, 2:-2], images[:, 2:-2, 2:-2])
 
 
-def test_resizing_to_the_same_grid_changes_nothing():
-    maps = np.random.default_rng(0).normal(size=(2, 7, 7)).astype("float32")
-    np.testing.assert_allclose(resized(maps, (7, 7)), maps, atol=1e-6)
-    assert resized(maps, (14, 14)).shape == (2, 14, 14)
+# Deletion and insertion.
+
+
+def test_a_map_of_what_matters_beats_the_opposite_order():
+    images = np.zeros((1, 32, 32), dtype=np.uint8)
+    images[0, :8, :8] = 255
+    maps = np.zeros((1, 8, 8))
+    maps[0, :2, :2] = 1
+    asked = []
+
+    def probability(levels: np.ndarray) -> np.ndarray:
+        asked.append(levels)
+        return levels[:, :8, :8].mean((1, 2))
+
+    fractions = [0.0, 1 / 16, 0.5, 1.0]
+    curves = deletion_and_insertion(probability, images, {"map": maps, "opposite": -maps}, fractions=fractions)
+    deleted, inserted = curves["deletion", "map"][:, 0], curves["insertion", "map"][:, 0]
+    assert deleted[0] == inserted[-1] == 1.0
+    assert deleted[-1] == inserted[0] < 1.0
+    assert deleted[1] == pytest.approx(deleted[-1])
+    assert inserted[1] == 1.0
+    assert curves["deletion", "opposite"][1, 0] == 1.0
+    assert len(asked) == 2 + 2 * 2 * 2  # both ends once, two steps in two orders and two directions
+    assert area(curves["deletion", "map"], fractions) < area(curves["deletion", "opposite"], fractions)
+
+
+def test_area_is_the_mean_of_a_line():
+    fractions = (0.0, 0.3, 1.0)
+    assert area(np.array(fractions)[:, None], fractions)[0] == pytest.approx(0.5)
+
+
+def test_fractions_run_from_nothing_to_all():
+    with pytest.raises(ValueError, match=r"fractions must run from 0 to 1, found 0\.1 to 1"):
+        deletion_and_insertion(lambda levels: levels, np.zeros((1, 8, 8)), {}, fractions=(0.1, 1))
+
+
+def test_a_random_order_ranks_every_cell_once():
+    found = random_order(np.zeros((50, 3, 4)), rng=np.random.default_rng(0))
+    assert (np.sort(found.reshape(50, 12)) == np.arange(12)).all()
+    assert abs(found.mean(0) - 5.5).max() < 2.5
+
+
+# The instruments see what was planted: a network that reads the marker is caught, one that reads the finding is not.
+
+
+class WhiteAndGrey(nn.Module):
+    """Two maps of 8 x 8 cells: how much of the marker's white (above 0.85) and of the finding's grey (0.6 to 0.8)."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        level = images[:, :1] * network.IMAGENET_STD[0] + network.IMAGENET_MEAN[0]
+        white = (level - 0.85).relu()
+        grey = (level - 0.6).relu() - 2 * (level - 0.7).relu() + (level - 0.8).relu()
+        return nn.functional.avg_pool2d(torch.cat([white, grey], 1), 8)
+
+
+def reads(channel: int) -> network.Classifier:
+    """A network with one weight: the logit is 2000 times the mean of the marker's map (0) or the finding's (1), - 1."""
+    body = nn.Sequential()
+    for name, module in {"maps": WhiteAndGrey(), "pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}.items():
+        body.add_module(name, module)
+    model = network.Classifier(body, n_features=2, dropout=0.0)
+    model.head.weight.data, model.head.bias.data = 2000 * torch.eye(2)[[channel]], torch.tensor([-1.0])
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def planted() -> tuple[np.ndarray, np.ndarray]:
+    """Dark films of 64 px; the first 20 of 50 have a grey finding in the middle and a white marker in a corner."""
+    rng = np.random.default_rng(0)
+    images, finding = rng.integers(0, 30, (50, 64, 64), dtype=np.uint8), np.zeros((50, 64, 64), dtype=bool)
+    for case, (row, column) in enumerate(rng.integers(20, 36, (20, 2))):
+        finding[case, row : row + 8, column : column + 8] = True
+    images[finding] = 178
+    images[:20, 2:8, 56:62] = 250
+    return images, finding
+
+
+# Score-CAM is left out: its masks, drawn large from 8 x 8 cells, fade the small things that they should show.
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "score_cam"])
+@pytest.mark.parametrize(("channel", "caught"), [(0, True), (1, False)])
+def test_who_reads_the_marker_is_caught(planted, method, channel, caught):
+    images, finding = planted
+    model, options = reads(channel), {"batch_size": 16, "precision": "float32"}
+    seen = explainer(model, layer="body.maps", method=method, **options)(images)
+    says = seen.logit > 0
+    assert says.tolist() == [True] * 20 + [False] * 30
+    maps = seen.maps * np.where(says, 1, -1)[:, None, None]
+    found = shares(maps, {"masks": finding}, share=0.15, positive=says)
+    hidden = reader(model, **options)(hide_border(images, np.median(images, 0).astype(np.uint8), share=0.15))
+    flipped = (hidden > 0) != says
+    assert flipped.tolist() == [caught] * 20 + [False] * 30
+    assert ((found["border"][:20] > 0.9) == caught).all()
+    assert ((found["border"][:20] < 0.1) != caught).all()
+    assert ((found["pointing"][:20] == 1) != caught).all()
+
+
+def test_the_study_of_shuffled_labels_tells_which_maps_depend_on_labels():
+    rng = np.random.default_rng(0)
+    cases = pd.DataFrame({"patient_id": np.arange(60), "y_true": np.tile([0, 1], 30), "y_prob_net": rng.random(60)})
+    section = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))["explanations"]
+    params = ExplanationsParams.model_validate(section | {"resamples": 100})
+    logit, maps = rng.normal(4 * cases["y_true"] - 2.0), rng.normal(size=(60, 7, 7)).astype("float32")
+    other = rng.normal(size=(60, 7, 7)).astype("float32")
+    material = Material(cases, np.zeros((60, 8, 8)), np.zeros((8, 8)), {})
+    for second, passes in ((other, "undecided"), (maps, "no"), (-maps, "no, mirrored")):
+        explained = {"own": Explained(logit, maps), "shuffled": Explained(np.zeros(60), second)}
+        table = shuffled_labels.compared(explained, material, "net", params).set_index(["network", "figure"])
+        assert table.loc[("both", "similarity"), "passes"] == passes
+        assert table.loc[("own", "auroc"), "value"] > 0.9
+        assert table.loc[("shuffled", "auroc"), "value"] == 0.5
+        assert table.loc[("own", "border"), "chance"] == pytest.approx(0.51, abs=0.01)

@@ -103,3 +103,45 @@ def test_a_failed_download_says_what_to_do(monkeypatch):
     monkeypatch.setattr("torchvision.models.get_model", refuse)
     with pytest.raises(ValueError, match=r"download failed.*weights: none trains from scratch"):
         network.build("resnet18", weights="DEFAULT", dropout=0.1)
+
+
+def body_passes(model: network.Classifier, *, rate: float, passes: int, seed: int = 0) -> np.ndarray:
+    generator = torch.Generator().manual_seed(seed)
+    options = {"batch_size": 2, "precision": "float32", "generator": generator}
+    return network.body_dropout_logits(model, images(), rate=rate, passes=passes, **options)
+
+
+@pytest.mark.parametrize("name", ["densenet121", "resnet18"])
+def test_dropout_in_the_body(name):
+    model = built(name)
+    said = network.predict(model, images(), batch_size=3, precision="float32").logit
+    np.testing.assert_allclose(body_passes(model, rate=1e-9, passes=1)[0], said, rtol=1e-3, atol=1e-4)
+    drawn = body_passes(model, rate=0.2, passes=3)
+    assert np.ptp(drawn, axis=0).min() > 0
+    np.testing.assert_array_equal(drawn, body_passes(model, rate=0.2, passes=3))
+    np.testing.assert_array_equal(drawn[:2], body_passes(model, rate=0.2, passes=2))
+    assert (drawn != body_passes(model, rate=0.2, passes=3, seed=1)).all()
+    assert body_passes(model, rate=0.2, passes=0).shape == (0, 3)
+    np.testing.assert_array_equal(network.predict(model, images(), batch_size=3, precision="float32").logit, said)
+
+
+def test_a_dropped_channel_is_dropped_whole_and_the_rest_made_up_for():
+    """resnet18's last block alone: its features are spatial means, 0 or 1 / (1 - rate) of what they were."""
+    model = built()
+    model.body = torch.nn.Sequential(torch.nn.Sequential(model.body.conv1, model.body.bn1), torch.nn.Flatten())
+    model.body[0].append(torch.nn.AdaptiveAvgPool2d((7, 7)))
+    model.head = torch.nn.Linear(64 * 49, 1, bias=False)
+    torch.nn.init.constant_(model.head.weight, 1 / 49)
+    with torch.no_grad():
+        channel_means = model.body[0](network.normalise(network.as_levels(images(), torch.device("cpu")))).mean((2, 3))
+    kept = torch.rand(2, 64, 1, 1, generator=torch.Generator().manual_seed(5)) >= 0.5
+    expected = 2 * (channel_means[:2] * kept[:, :, 0, 0]).sum(1)
+    got = body_passes(model, rate=0.5, passes=1, seed=5)[0, :2]
+    np.testing.assert_allclose(got, expected.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_a_body_without_maps_has_no_dropout_inside():
+    model = built()
+    model.body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64 * 64, 512))
+    with pytest.raises(ValueError, match="needs blocks of several layers"):
+        body_passes(model, rate=0.2, passes=1)

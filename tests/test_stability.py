@@ -1,12 +1,15 @@
 import numpy as np
+import pandas as pd
 import pytest
+from scipy.ndimage import affine_transform, center_of_mass
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity as skimage_ssim
-from skimage.transform import resize
+from skimage.transform import resize, rotate
 
+from stages import stability as stage
 from tmv_lib import stability
 from tmv_lib.explanations import Explained
-from tmv_lib.stability import centre_shift, rank_correlation, structural_similarity, top_overlap
+from tmv_lib.stability import MEASURES, centre_shift, rank_correlation, structural_similarity, top_overlap
 
 
 def random_maps(n: int = 5, side: int = 8, seed: int = 0) -> np.ndarray:
@@ -35,9 +38,12 @@ def test_rank_correlation_is_spearmans_with_average_ties():
     np.testing.assert_allclose(rank_correlation(a, b), expected, atol=1e-12)
 
 
-def test_a_constant_map_has_no_rank_correlation():
-    a = random_maps(2).reshape(2, -1)
-    assert np.isnan(rank_correlation(a, np.ones_like(a))).all()
+def test_a_constant_map_is_like_nothing():
+    a, b = random_maps(2), np.ones((2, 8, 8))
+    for pair in ((a, b), (b, a), (b, b)):
+        flat = [maps.reshape(2, -1) for maps in pair]
+        for similarity in (rank_correlation(*flat), top_overlap(*flat), structural_similarity(*pair)):
+            assert np.isnan(similarity).all()
 
 
 def test_structural_similarity_is_scikit_images():
@@ -65,12 +71,29 @@ def test_top_overlap_by_hand():
     a, b = np.zeros((1, 40)), np.zeros((1, 40))
     a[0, :4], b[0, 2:6] = 1, 1
     assert top_overlap(a, b)[0] == pytest.approx(2 / 6)
+    b[0, 6] = 1  # ties with the last of the top four
+    assert top_overlap(a, b)[0] == pytest.approx(2 / 7)
+
+
+def test_the_order_of_cells_means_nothing():
+    rng = np.random.default_rng(3)
+    a, b = rng.integers(0, 5, (2, 20, 49)).astype(float)
+    order = rng.permutation(49)
+    for measure in (top_overlap, rank_correlation):
+        np.testing.assert_allclose(measure(a, b), measure(a[:, order], b[:, order]))
+
+
+def test_centre_shift_is_the_distance_of_scipys_centres_of_mass():
+    a, b = random_maps(), random_maps(seed=1)
+    centres = [[center_of_mass(np.maximum(one, 0)) for one in maps] for maps in (a, b)]
+    np.testing.assert_allclose(centre_shift(a, b), np.linalg.norm(np.subtract(*centres), axis=1), rtol=1e-12)
 
 
 def test_centre_shift_by_hand():
     a, b = np.zeros((1, 10, 10)), np.zeros((1, 10, 10))
     a[0, 2, 2], b[0, 5, 6] = 1, 1
-    assert centre_shift(a, b)[0] == pytest.approx(0.5)
+    assert centre_shift(a, b)[0] == pytest.approx(5)
+    assert np.isnan(centre_shift(a, -b)[0])
 
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
@@ -100,19 +123,77 @@ def test_translation_moves_right_and_down():
     assert np.unravel_index(moved[0].argmax(), (20, 20)) == (7, 7)
 
 
+def test_a_rotation_is_scikit_images():
+    levels = smooth_images().astype(np.float32) / 255
+    expected = [rotate(image, 5, order=1, mode="edge") for image in levels]
+    np.testing.assert_allclose(stability.rotation(5).apply(levels), expected, atol=1e-5)
+
+
+def test_a_warp_is_scipys_affine_transform():
+    levels = random_maps(1, side=9).astype(np.float32)
+    matrix = stability.rotation(30).matrix @ np.diag([1, 1, 1]) + [[0, 0, 0.2], [0, 0, -0.1]]
+    turn, shift = matrix[::-1, 1::-1], matrix[::-1, 2]  # rows before columns
+    middle = np.full(2, 4.0)  # half a side is 4.5 pixels
+    offset = middle - turn @ middle + 4.5 * shift
+    expected = affine_transform(levels[0], turn, offset, order=1, mode="nearest")
+    np.testing.assert_allclose(stability.warp(levels, matrix)[0], expected, atol=1e-5)
+
+
+def test_cells_are_valid_where_they_stay_in_the_image():
+    valid = stability.valid_cells((8, 8), stability.translation(0.25).matrix)
+    np.testing.assert_array_equal(valid, np.add.outer(np.arange(8) >= 6, np.arange(8) >= 6) == 0)
+    turned = stability.valid_cells((7, 7), stability.rotation(45).matrix)
+    np.testing.assert_array_equal(~turned, np.isin(np.add.outer(*2 * [np.abs(np.arange(7) - 3)]), (5, 6)))
+
+
+def image_as_map(levels: np.ndarray) -> Explained:
+    """A perfectly equivariant explainer of images as fine as their maps."""
+    return Explained(levels.mean((1, 2)) - 0.5, levels)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("change", [stability.rotation(5), stability.rotation(-17), stability.translation(0.04)])
+def test_an_equivariant_explainer_loses_what_interpolation_costs_and_no_more(change, sign):
+    images = np.random.default_rng(0).integers(0, 256, (6, 9, 9), dtype=np.uint8)
+    found = stability.stability(image_as_map, images, {"change": change}, target=np.full(6, sign), batch_size=4)
+    for measure in MEASURES:
+        np.testing.assert_allclose(found[measure], found[f"{measure}_floor"], atol=1e-5)
+    assert (found["rank_correlation"] < 1).all()
+
+
+def test_a_shift_by_whole_cells_is_undone_without_loss():
+    images = np.random.default_rng(0).integers(1, 256, (4, 8, 8), dtype=np.uint8)
+    found = stability.stability(image_as_map, images, {"s": stability.translation(0.25)}, target=np.ones(4, int))
+    for measure, perfect in zip(MEASURES, (1, 1, 1, 0), strict=True):
+        np.testing.assert_allclose(found[measure], perfect, atol=1e-5)
+        np.testing.assert_allclose(found[f"{measure}_floor"], perfect, atol=1e-5)
+
+
+def test_a_map_that_stays_where_it_was_has_shifted_against_the_image():
+    maps = np.zeros((2, 8, 8), np.float32)
+    maps[:, 3:5, 3:5] = [[1, 2], [3, 4]]
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32), dtype=np.uint8)
+    found = stability.stability(
+        lambda levels: Explained(np.ones(2), maps), images, {"s": stability.translation(0.125)}, target=np.ones(2, int)
+    )
+    # one cell right and down is undone on a map that never moved: one cell left and up, 4 pixels each
+    np.testing.assert_allclose(found["centre_shift"], 4 * np.sqrt(2), rtol=1e-6)
+    np.testing.assert_allclose(found["centre_shift_floor"], 0, atol=1e-6)
+    assert (found["rank_correlation"] < found["rank_correlation_floor"]).all()
+
+
+def test_interpolation_costs_nothing_where_nothing_moves():
+    found = stability.stability(brightness_as_map, smooth_images(), PERTURBATIONS, target=np.ones(3, int))
+    moving = found["perturbation"].isin(["rotation", "translation"])
+    for measure in MEASURES:
+        np.testing.assert_array_equal(found[f"{measure}_floor"].notna(), moving)
+
+
 def brightness_as_map(levels: np.ndarray) -> Explained:
     """A perfectly equivariant explainer: the map is the image on an 8 x 8 grid."""
     n, side = levels.shape[:2]
     maps = levels.reshape(n, 8, side // 8, 8, side // 8).mean((2, 4))
     return Explained(levels.mean((1, 2)) - 0.5, maps)
-
-
-def test_an_equivariant_explainer_loses_no_more_than_interpolation():
-    found = stability.stability(brightness_as_map, smooth_images(), PERTURBATIONS, target=np.ones(3, int), batch_size=2)
-    assert len(found) == 3 * len(PERTURBATIONS)
-    assert (found["rank_correlation"] > 0.9).all()  # brightness clips, which costs some ranks
-    turned = found[found["perturbation"] == "rotation"]
-    assert (turned["rank_correlation"] > turned["floor"] - 0.03).all()
 
 
 def test_an_explainer_that_ignores_the_image_is_perfectly_stable_where_nothing_moves():
@@ -132,6 +213,7 @@ def test_a_decision_that_crosses_the_threshold_has_flipped():
     images[1] = 200
     found = stability.stability(brightness_as_map, images, {"b": PERTURBATIONS["brightness"]}, target=np.ones(2, int))
     assert found["flipped"].tolist() == [True, False]
+    np.testing.assert_allclose(found["logit"], images[:, 0, 0] / 255 + 0.1 - 0.5, rtol=1e-5)
     assert found["rank_correlation"].isna().all()
 
 
@@ -142,3 +224,205 @@ def test_knowing_the_original_changes_nothing():
     one = stability.stability(brightness_as_map, images, PERTURBATIONS, **options)
     other = stability.stability(brightness_as_map, images, PERTURBATIONS, original=known, **options)
     assert one.equals(other)
+
+
+def test_one_case_is_enough_and_batches_change_nothing():
+    options = {"perturbations": PERTURBATIONS, "target": np.array([1, -1, 1])}
+    together = stability.stability(brightness_as_map, smooth_images(), **options)
+    options["target"] = options["target"][:1]
+    alone = stability.stability(brightness_as_map, smooth_images()[:1], **options)
+    pd.testing.assert_frame_equal(alone, together[together["case"] == 0].reset_index(drop=True), rtol=1e-5)
+
+
+def test_what_is_empty_has_no_centre_and_what_is_constant_no_likeness():
+    maps = -random_maps(3).__abs__()
+    maps[1] = 2
+    found = stability.stability(
+        lambda levels: Explained(np.ones(3), maps), smooth_images(), {"b": stability.blur(1)}, target=np.ones(3, int)
+    )
+    assert found["centre_shift"].isna().tolist() == [True, False, True]
+    for measure in stability.SIMILARITIES:
+        assert found[measure].isna().tolist() == [False, True, False]
+
+
+def test_per_case_takes_means_of_what_is_defined():
+    table = {measure: [1.0, 0.0, np.nan, np.nan, 0.5, np.nan] for measure in MEASURES}
+    compared = pd.DataFrame({"case": [0, 0, 1, 1, 2, 2], **table, "flipped": [False, True] + 4 * [False]})
+    found = stability.per_case(compared)
+    np.testing.assert_array_equal(found["top_overlap"], [0.5, np.nan, 0.5])
+    assert found["flipped"].tolist() == [True, False, False]
+
+
+GOOD = {"images": smooth_images(), "perturbations": {"blur": stability.blur(1)}, "target": np.ones(3, int)}
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"images": smooth_images().astype(float)}, r"images must be uint8 .* found float64 \(3, 64, 64\)"),
+        ({"images": smooth_images()[:, :, :32]}, r"images must be .* found uint8 \(3, 64, 32\)"),
+        ({"images": smooth_images()[:0], "target": np.ones(0, int)}, "at least one"),
+        ({"target": np.ones(2, int)}, r"target must be \+1 or -1 for each of 3 images"),
+        ({"target": np.zeros(3, int)}, r"target must be \+1 or -1"),
+        ({"perturbations": {}}, "at least one change"),
+        ({"explain": lambda levels: Explained(np.ones(2), np.ones((3, 8, 8)))}, r"found \(2,\) and \(3, 8, 8\)"),
+        ({"explain": lambda levels: Explained(np.ones(3), np.ones((3, 8, 9)))}, r"maps \(3, h, h\)"),
+        ({"explain": lambda levels: Explained(np.ones(3), np.ones((3, 4, 4)))}, r"at least 7 x 7 .* found \(4, 4\)"),
+        ({"explain": lambda levels: Explained(np.ones(3), np.full((3, 8, 8), np.nan))}, "finite"),
+        ({"original": Explained(np.ones(3), random_maps(3, 9))}, r"found \(3,\) and \(3, 8, 8\)"),
+        ({"original": Explained(np.ones(2), random_maps(2))}, r"found \(2,\) and \(2, 8, 8\)"),
+    ],
+)
+def test_bad_input_is_named(bad, message):
+    arguments = {"explain": brightness_as_map, **GOOD, **bad}
+    with pytest.raises(ValueError, match=message):
+        stability.stability(**arguments)
+
+
+def test_a_change_that_leaves_too_little_to_compare_is_named():
+    far = stability.Perturbation(lambda levels: levels, np.array([[1.0, 0, -0.8], [0, 1.0, -0.8]]))
+    with pytest.raises(ValueError, match=r"perturbation 'far': too large a change, \d+ of 64 cells"):
+        stability.stability(brightness_as_map, smooth_images(), {"far": far}, target=np.ones(3, int))
+
+
+@pytest.mark.parametrize(
+    ("make", "value"),
+    [
+        (stability.rotation, 46),
+        (stability.translation, -0.3),
+        (stability.brightness, 0.6),
+        (stability.contrast, 0),
+        (lambda sigma: stability.noise(sigma, seed=0), -0.1),
+        (stability.blur, float("nan")),
+    ],
+)
+def test_a_perturbation_out_of_range_is_an_error(make, value):
+    with pytest.raises(ValueError, match=f"must lie in .*, found {value:g}"):
+        make(value)
+
+
+PARAMS = stage.StabilityParams(
+    rotation=5.0,
+    translation=0.03,
+    brightness=0.1,
+    contrast=1.2,
+    noise=0.03,
+    blur=0.7,
+    moved_quantile=0.9,
+    batch_size=4,
+    precision="float32",
+    resamples=200,
+    seed=0,
+)
+
+
+def made_cases(n: int = 120, seed: int = 0) -> pd.DataFrame:
+    """Two images a patient, the first half validation, a fifth of the answers wrong."""
+    rng = np.random.default_rng(seed)
+    y_true, wrong = rng.integers(0, 2, n), np.arange(n) % 5 == 0
+    logit = rng.uniform(0.1, 3, n) * np.where(wrong == (y_true == 1), -1, 1)
+    table = {measure: rng.random(n) for measure in MEASURES} | {"flipped": rng.random(n) < 0.3}
+    ids = {"image_id": [f"i{k}" for k in range(n)], "patient_id": [f"p{k // 2}" for k in range(n)]}
+    cases = pd.DataFrame(
+        {**ids, "split": np.repeat(["val", "test"], n // 2), "y_true": y_true, **table, "logit": logit}
+    )
+    cases["y_prob"] = 1 / (1 + np.exp(-logit))
+    return cases.assign(error=wrong.astype(int), target=np.sign(logit).astype(int), instability=1 - table[MEASURES[0]])
+
+
+def test_flipped_and_moved_by_hand():
+    cases = made_cases()
+    cases["instability"] = np.r_[np.linspace(0, 1, 60), np.tile([0.2, 0.95, 0.2, 0.95], 15)]
+    cases["flipped"] = np.r_[np.zeros(60, bool), np.tile([False, False, True, True], 15)]
+    found, rows = stage.flipped_and_moved(cases, PARAMS, np.random.default_rng(0))
+    assert found["moved_above"] == pytest.approx(0.9)
+    cells = [
+        found[f"answer_{answer}_reason_{reason}"] for answer in ("kept", "flipped") for reason in ("kept", "moved")
+    ]
+    assert [cell["n"] for cell in cells] == [15, 15, 15, 15]
+    assert [cell["share"] for cell in cells] == [0.25] * 4
+    assert [cell["error_rate"] for cell in cells] == [0.2] * 4
+    assert found["moved_rate_flipped_minus_kept"] == 0
+    assert len(rows) == 4
+
+
+def test_every_cell_counts_once_and_the_difference_is_that_of_the_rates():
+    found, _ = stage.flipped_and_moved(made_cases(), PARAMS, np.random.default_rng(0))
+    cells = [
+        found[f"answer_{answer}_reason_{reason}"] for answer in ("kept", "flipped") for reason in ("kept", "moved")
+    ]
+    assert sum(cell["n"] for cell in cells) == found["n"] == 60
+    assert sum(cell["share"] for cell in cells) == pytest.approx(1)
+    difference = found["moved_rate_where_answer_flipped"] - found["moved_rate_where_answer_kept"]
+    assert found["moved_rate_flipped_minus_kept"] == pytest.approx(difference)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_constant_maps_alone_move_nowhere(split):
+    cases = made_cases()
+    cases.loc[cases["split"] == split, "instability"] = np.nan
+    found, rows = stage.flipped_and_moved(cases, PARAMS, np.random.default_rng(0))
+    assert "moved_above_absent" in found
+    assert found["constant_maps"] == (60 if split == "test" else 0)
+    assert rows == []
+
+
+def test_the_claim_is_tested():
+    cases = made_cases(400)
+    for measure in stability.SIMILARITIES:
+        cases[measure] = np.where(cases["error"] == 1, 0.2, 0.8) + 0.05 * np.random.default_rng(1).normal(size=400)
+    found, rows = stage.errors_found(cases, PARAMS, np.random.default_rng(0))
+    assert found["claim"].startswith("Unstable explanations often precede errors: supported.")
+    assert found["centre_shift"]["finds_errors"] == "not supported"
+    assert [row["row"] for row in rows] == ["margin", *MEASURES]
+
+
+def test_a_claim_without_errors_is_not_tested():
+    found, _ = stage.errors_found(made_cases().assign(error=0), PARAMS, np.random.default_rng(0))
+    assert "cannot be tested (0 errors and 60 right answers to judge" in found["claim"]
+
+
+def test_the_gallery_shows_the_extremes_of_right_and_wrong():
+    chosen = stage.most_and_least_stable(made_cases())
+    test = made_cases().query("split == 'test'")
+    for words, error in (("right", 0), ("wrong", 1)):
+        ordered = test[test["error"] == error].sort_values("instability").index
+        assert list(chosen.index[chosen["kind"] == f"stable, {words}"]) == list(ordered[:2])
+        assert list(chosen.index[chosen["kind"] == f"unstable, {words}"]) == list(ordered[:-3:-1])
+
+
+@pytest.mark.parametrize("n_wrong", [0, 1, 2, 3])
+def test_no_case_is_shown_twice(n_wrong):
+    cases = made_cases()
+    wrong = cases.index[(cases["split"] == "test") & (cases["error"] == 1)]
+    chosen = stage.most_and_least_stable(cases.drop(wrong[n_wrong:]))
+    assert chosen.index.is_unique
+    assert (chosen["error"] == 1).sum() == n_wrong
+
+
+def test_a_gallery_without_cases_says_so():
+    cases = made_cases().assign(instability=np.nan)
+    pictures = stage.gallery(brightness_as_map, brightness_as_map, np.zeros((120, 64, 64)), cases, cases, {}, "net")
+    for picture in pictures.values():
+        assert "no such case" in picture.texts[0].get_text()
+
+
+def test_the_decision_is_taken_at_the_threshold():
+    images = np.full((2, 64, 64), 120, np.uint8)
+    images[1] = 200
+    options = {"perturbations": {"b": PERTURBATIONS["brightness"]}, "target": np.ones(2, int), "threshold": 0.35}
+    found = stability.stability(brightness_as_map, images, **options)
+    assert found["flipped"].tolist() == [False, True]
+
+
+def test_each_changed_image_is_read_once_and_a_known_one_not_at_all():
+    read = []
+
+    def explain(levels: np.ndarray) -> Explained:
+        read.append(len(levels))
+        return brightness_as_map(levels)
+
+    images = smooth_images()
+    known = brightness_as_map(images.astype(np.float32) / 255)
+    stability.stability(explain, images, PERTURBATIONS, target=np.ones(3, int), original=known, batch_size=2)
+    assert sum(read) == 3 * len(PERTURBATIONS)

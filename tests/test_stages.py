@@ -33,7 +33,10 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
     cases.to_csv(folder / "data/prepare/cases.csv", index=False)
     np.save(folder / "data/prepare/images.npy", rng.integers(0, 256, (300, 32, 32), dtype=np.uint8))
     explained, moved = later[["image_id"]].copy(), later[["image_id"]].copy()
+    changed: list[pd.DataFrame] = []
+    foreign = later.loc[later["split"] == "test", ["image_id"]].head(20)
     (folder / "data/explanations").mkdir()
+    (folder / "data/stability").mkdir()
     for name in MEMBERS:
         home = folder / "data/train" / name
         home.mkdir(parents=True)
@@ -46,13 +49,19 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
         logit = separation * (2 * cases["y_true"] - 1) + rng.normal(size=300)
         predictions = cases[["image_id", "patient_id", "split", "y_true"]].assign(logit=logit)
         predictions.to_csv(home / "predictions.csv", index=False)
+        np.save(home / "body_passes.npy", np.empty((0, len(later)), np.float32))
+        np.save(home / "foreign.npy", rng.normal(0, 9, (len(foreign), 12)).astype(np.float32))
+        foreign.assign(kind="noise", logit=rng.normal(size=len(foreign))).to_csv(home / "foreign.csv", index=False)
         np.save(folder / f"data/explanations/maps_{name}.npy", rng.normal(size=(len(later), 7, 7)))
         explained[f"border_effect_{name}"] = rng.normal(size=len(later))
         explained[f"border_flips_{name}"] = rng.random(len(later)) < 0.1
         moved[f"instability_{name}"] = rng.random(len(later))
+        for perturbation in ("blur", "noise"):
+            shaken = predictions.loc[later.index, ["image_id", "logit"]].assign(member=name, perturbation=perturbation)
+            changed.append(shaken.assign(logit=shaken["logit"] + rng.normal(0, 0.3, len(later))))
     moved.loc[moved.index[0], "instability_net"] = np.nan  # a constant map
     explained.to_csv(folder / "data/explanations/cases.csv", index=False)
-    (folder / "data/stability").mkdir()
+    pd.concat(changed).to_csv(folder / "data/stability/logits.csv", index=False)
     moved.to_csv(folder / "data/stability/cases.csv", index=False)
     return cases
 
@@ -135,3 +144,56 @@ def test_a_table_without_a_class_is_named(tmp_path, monkeypatch):
     table[(table["split"] != "val") | (table["y_true"] == 0)].to_csv(path, index=False)
     with pytest.raises(ValueError, match=r"net/predictions\.csv: split val must hold both classes"):
         run_stages(tmp_path, monkeypatch, "calibration")
+
+
+def test_every_signal_is_judged_and_every_test_case_has_its_quadrant(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty")
+    found = metrics(tmp_path, "uncertainty")["uncertainty"]["net"]
+    for signal in ("predictive_entropy", "augmented_mutual_information", "members_mutual_information", "mahalanobis"):
+        assert found[signal]["gain_over_margin"] == pytest.approx(
+            found[signal]["error_auroc"] - found["margin"]["error_auroc"]
+        )
+    assert not [signal for signal in found if signal.startswith("body")]
+    listed = pd.read_csv("data/uncertainty/quadrants.csv")
+    assert len(listed) == len(MEMBERS) * (cases["split"] == "test").sum()
+    mistakes = listed["quadrant"].str.endswith("error")
+    assert mistakes[: mistakes.sum()].all()
+    assert (np.diff((listed.loc[mistakes, "y_prob"] - 0.5).abs()) <= 0).all()
+    one = listed[listed["member"] == "net"]["quadrant"].value_counts()
+    assert {name: found["quadrants"][name]["n"] for name in one.index} == one.to_dict()
+    assert f"Confident mistakes: {one['confident_error']}; " in found["quadrants"]["words"]
+
+
+def test_passes_through_the_body_are_read_by_image(tmp_path, monkeypatch):
+    made_tables(tmp_path, separation=1.0)
+    home = tmp_path / "data/train/net"
+    predictions = pd.read_csv(home / "predictions.csv").sample(frac=1, random_state=1)  # another order than the cases
+    features = np.load(home / "features.npy")[predictions.index]
+    predictions.to_csv(home / "predictions.csv", index=False)
+    np.save(home / "features.npy", features)
+    logit = predictions.loc[predictions["split"] != "train", "logit"].to_numpy()
+    np.save(home / "body_passes.npy", np.stack([logit, logit]).astype(np.float32))
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty")
+    signals = pd.read_csv("data/uncertainty/cases.csv").set_index("image_id")
+    # two passes that say what the network says: its own entropy, and no information
+    calibrated = pd.read_csv("data/calibration/cases.csv").set_index("image_id")["y_prob_net"][signals.index]
+    expected = -calibrated * np.log(calibrated) - (1 - calibrated) * np.log(1 - calibrated)
+    np.testing.assert_allclose(signals["body_predictive_entropy_net"], expected, atol=1e-5)
+    np.testing.assert_allclose(signals["body_mutual_information_net"], 0, atol=1e-9)
+    assert "body_mutual_information" in metrics(tmp_path, "uncertainty")["uncertainty"]["net"]
+
+
+def test_images_far_from_training_are_told_apart(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    unseen = (cases["split"] == "test") & (cases["y_true"] == 1) & (np.arange(300) % 3 == 0)
+    phantom = cases.assign(source="phantom", cause=np.where(unseen, "blind", "none"))
+    phantom.to_csv(tmp_path / "data/prepare/cases.csv", index=False)
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty")
+    found = metrics(tmp_path, "uncertainty")["unlike_training"]["net"]
+    for signal, least in (("distance", 0.7), ("mahalanobis", 0.95)):  # far away, but in any direction
+        assert found["noise"][signal]["auroc"] > least
+        assert found["noise"][signal]["flagged"] > found["test"][signal]["flagged"]
+        assert found["unseen_finding"][signal]["auroc_low"] < 0.5  # drawn from the same features
+    assert found["noise"]["n"] == 20
+    assert found["unseen_finding"]["n"] == unseen.sum()

@@ -7,6 +7,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from tmv_lib.statistics import (
+    Bootstrap,
     auroc,
     average_precision,
     bootstrap,
@@ -14,6 +15,7 @@ from tmv_lib.statistics import (
     holm,
     mcnemar_exact,
     patient_folds,
+    rank_among,
     wilson_interval,
 )
 
@@ -104,6 +106,59 @@ def test_bootstrap_of_a_mean_has_its_known_standard_error():
     assert result.samples.std() == pytest.approx(x.std() / np.sqrt(400), rel=0.05)
     assert result.low == np.quantile(result.samples, 0.025)
     assert result.high == np.quantile(result.samples, 0.975)
+
+
+def test_bootstrap_is_a_loop_over_repeated_rows():
+    rng = np.random.default_rng(11)
+    y, score = scored_cases(rng, n=200, levels=3)
+    groups, draws = rng.integers(0, 70, size=y.size), []
+
+    def recorded(labels, scores, *, weights):
+        draws.extend(weights.astype(int))
+        return auroc(labels, scores, weights=weights)
+
+    result = bootstrap(recorded, y, score, groups=groups, n_resamples=250, rng=rng, stratify=y)
+    assert len(draws) == 250  # in several batches
+    naive = [roc_auc_score(np.repeat(y, counts), np.repeat(score, counts)) for counts in draws]
+    np.testing.assert_allclose(result.samples, naive, atol=1e-12)
+
+
+def test_p_value_counts_the_smaller_tail_twice():
+    def p_value(samples, null=0.0):
+        return Bootstrap(0, 0, np.asarray(samples, dtype=float)).p_value(null)
+
+    assert p_value([1] * 99) == 2 / 100
+    assert p_value([-1] * 4 + [1] * 95) == 2 * (1 + 4) / 100
+    assert p_value([-1] * 4 + [0] * 2 + [1] * 93) == 2 * (1 + 6) / 100  # 0 lies on both sides
+    assert p_value([0] * 99) == 1
+    assert p_value([5] * 99, null=5) == 1
+    samples = np.random.default_rng(12).normal(0.7, size=999)
+    assert p_value(samples) == p_value(-samples) == p_value(samples + 3, null=3)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.05, 0.1, 0.15, 0.3])
+def test_the_p_value_is_the_percentile_interval_turned_round(shift):
+    samples = 0.07 * np.random.default_rng(13).normal(size=2000) + shift
+    low, high = np.quantile(samples, [0.025, 0.975])
+    assert (Bootstrap(low, high, samples).p_value() < 0.05) == (low > 0 or high < 0)
+
+
+def test_equal_models_are_told_apart_as_often_as_the_level_says():
+    # two scores of one strength and correlated noise, two images a patient
+    rng, repeats = np.random.default_rng(14), 400
+    patient = np.repeat(np.arange(100), 2)
+    y = patient % 2
+
+    def difference(labels, a, b, *, weights):
+        return auroc(labels, a, weights=weights) - auroc(labels, b, weights=weights)
+
+    rejected = 0
+    for _ in range(repeats):
+        shared = y + rng.normal(size=100)[patient] + 0.5 * rng.normal(size=y.size)
+        a, b = shared + rng.normal(size=y.size), shared + rng.normal(size=y.size)
+        result = bootstrap(difference, y, a, b, groups=patient, n_resamples=200, rng=rng, stratify=y)
+        rejected += result.p_value() < 0.05
+    assert 0.02 <= rejected / repeats <= 0.08  # 0.05 give or take 2.7 standard errors
 
 
 def test_bootstrap_does_not_depend_on_the_order_of_rows():
@@ -258,7 +313,33 @@ def test_bootstrap_refuses_a_metric_that_ignores_the_batch():
         bootstrap(lambda *, weights: 1.0, groups=[1, 2], n_resamples=5, rng=np.random.default_rng(0))
 
 
+@pytest.mark.parametrize(
+    ("y", "a", "b", "message"),
+    [
+        ([1, 1, 1], [1, 2, 3], [3, 2, 1], "at least 2 cases of each class"),
+        ([0, 0, 1, 1], [1, 2, 3], [4, 3, 2, 1], r"score_a must hold one value a case \(4\), found 3"),
+        ([0, 0, 1, 1], [1, 2, 3, 4], [4, 3, 2, np.nan], "score_b must be finite"),
+        ([0, 0, 1, 2], [1, 2, 3, 4], [4, 3, 2, 1], "0 and 1 only"),
+    ],
+)
+def test_delong_refuses(y, a, b, message):
+    with pytest.raises(ValueError, match=message):
+        delong_test(y, a, b)
+
+
+def test_delong_of_constant_scores():
+    assert delong_test([0, 0, 1, 1], [1, 1, 1, 1], [2, 2, 2, 2]) == (0, 0, 1, 0, 0)
+
+
 def test_the_rest_refuses():
+    with pytest.raises(ValueError, match="reference must hold at least one case"):
+        rank_among([1.0], [])
+    with pytest.raises(ValueError, match="values must be finite"):
+        rank_among([np.nan], [1.0])
+    with pytest.raises(ValueError, match="p_values must be finite"):
+        holm([0.1, np.nan])
+    with pytest.raises(ValueError, match="one patient a case"):
+        patient_folds([0, 1], ["a", "b", "c"], n_folds=2, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="number of patients"):
         patient_folds([0, 1, 1], ["a", "b", "b"], n_folds=3, rng=np.random.default_rng(0))
     with pytest.raises(ValueError, match="at least 2 cases of each class"):

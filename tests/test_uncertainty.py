@@ -3,14 +3,20 @@ import pytest
 import torch
 from scipy.integrate import quad
 from scipy.special import expit
-from scipy.stats import norm
+from scipy.stats import entropy, norm
+from sklearn.covariance import LedoitWolf
+from torch import nn
 
-from tmv_lib import uncertainty
+from tmv_lib import network
 from tmv_lib.uncertainty import (
     dropout_limit,
     entropy_decomposition,
+    mahalanobis_distance,
     mc_dropout_probs,
+    model_share,
     nearest_neighbour_distance,
+    quadrant,
+    recalibrated,
 )
 
 
@@ -49,25 +55,49 @@ def test_known_entropies():
     np.testing.assert_allclose(mutual, total - expected, rtol=1e-14)
 
 
+def test_entropies_are_scipys(rng):
+    probs = rng.random((6, 50))
+    each = entropy(np.stack([probs, 1 - probs]), axis=0)
+    whole = entropy([probs.mean(0), 1 - probs.mean(0)], axis=0)
+    np.testing.assert_allclose(entropy_decomposition(probs), [whole, each.mean(0), whole - each.mean(0)], atol=1e-14)
+
+
 def test_order_of_members_is_immaterial(rng):
     probs = rng.random((9, 40))
     shuffled = entropy_decomposition(rng.permutation(probs, axis=0))
     np.testing.assert_allclose(shuffled, entropy_decomposition(probs), rtol=1e-12, atol=1e-14)
 
 
-def test_passes_equal_torch_under_the_same_masks(rng):
-    features, weight, bias = head(rng)
-    rate, passes = 0.3, 5
+class SameMask(nn.Module):
+    """Dropout that keeps the same features of every case, as long as it is told so."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self.kept = torch.empty(0)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features * self.kept / (1 - self.rate)
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "densenet121"])
+def test_passes_on_saved_features_are_full_passes_of_the_network(rng, architecture):
+    torch.manual_seed(0)
+    rate, passes = 0.3, 3
+    model = network.build(architecture, weights="none", dropout=rate)
+    images = rng.integers(0, 256, (4, 64, 64), dtype=np.uint8)
+    features = network.predict(model, images, batch_size=4, precision="float32").features
+    weight, bias = model.head.weight.detach().numpy()[0], model.head.bias.item()
     probs = mc_dropout_probs(features, weight, bias, rate=rate, passes=passes, generator=np.random.default_rng(4))
 
-    kept = np.random.default_rng(4).random((passes, *features.shape), dtype=np.float32) >= rate
-    linear = torch.nn.Linear(features.shape[1], 1, dtype=torch.float64)
-    linear.weight.data = torch.tensor(weight)[None]
-    linear.bias.data = torch.tensor([bias], dtype=torch.float64)
-    masked = torch.tensor(features, dtype=torch.float64) * torch.tensor(kept) / (1 - rate)
-    with torch.no_grad():
-        expected = torch.sigmoid(linear(masked)[..., 0]).numpy()
-    np.testing.assert_allclose(probs, expected, rtol=1e-6)
+    masks = torch.from_numpy(np.random.default_rng(4).random((passes, features.shape[1])) >= rate)
+    model.dropout = SameMask(rate)
+    batch = network.normalise(network.as_levels(images, torch.device("cpu")))
+    for kept, seen in zip(masks, probs):
+        model.dropout.kept = kept
+        with torch.no_grad():
+            np.testing.assert_allclose(seen, torch.sigmoid(model(batch)).numpy(), rtol=1e-5)
+    assert np.ptp(probs, axis=0).min() > 0
 
 
 def test_masks_drop_and_scale_as_torch_dropout_does():
@@ -82,13 +112,20 @@ def test_masks_drop_and_scale_as_torch_dropout_does():
     assert abs(theirs - expit(1.0)) < 5 * standard_error
 
 
-def test_masks_do_not_depend_on_the_block_size(rng, monkeypatch):
+def test_what_is_drawn_for_a_case_does_not_depend_on_the_others(rng):
     features, weight, bias = head(rng)
     options = {"rate": 0.5, "passes": 3}
-    whole = mc_dropout_probs(features, weight, bias, generator=np.random.default_rng(2), **options)
-    monkeypatch.setattr(uncertainty, "_DRAWS_AT_ONCE", 7 * features.shape[1])
-    blocks = mc_dropout_probs(features, weight, bias, generator=np.random.default_rng(2), **options)
-    np.testing.assert_allclose(blocks, whole, rtol=1e-6)
+    everyone = mc_dropout_probs(features, weight, bias, generator=np.random.default_rng(2), **options)
+    some = mc_dropout_probs(features[[7, 3]], weight, bias, generator=np.random.default_rng(2), **options)
+    np.testing.assert_allclose(some, everyone[:, [7, 3]], rtol=1e-12)
+
+
+def test_share_dropped_is_the_rate():
+    # one feature of weight 1 a case: the logit is 0 where it was dropped, 1 / (1 - rate) where it was kept
+    probs = mc_dropout_probs(np.eye(500), np.ones(500), 0.0, rate=0.3, passes=200, generator=np.random.default_rng(0))
+    dropped = probs == 0.5
+    np.testing.assert_allclose(probs[~dropped], expit(1 / 0.7), rtol=1e-12)
+    assert dropped.mean() == pytest.approx(0.3, abs=4 * np.sqrt(0.3 * 0.7 / dropped.size))
 
 
 def test_longer_run_begins_with_the_shorter(rng):
@@ -96,7 +133,7 @@ def test_longer_run_begins_with_the_shorter(rng):
     short, long = (
         mc_dropout_probs(features, weight, bias, rate=0.2, passes=t, generator=np.random.default_rng(3)) for t in (4, 9)
     )
-    np.testing.assert_array_equal(long[:4], short)
+    np.testing.assert_allclose(long[:4], short, rtol=1e-13)
 
 
 def test_no_dropout_means_no_disagreement(rng):
@@ -159,9 +196,90 @@ def test_training_case_finds_itself_and_an_opposite_one_is_farthest():
     np.testing.assert_allclose(nearest_neighbour_distance([[-1.0, 0, 0]], reference[:1], k=1), 2)
 
 
+def clusters(rng, n=400):
+    """Two correlated Gaussian classes and the covariance that they share."""
+    covariance = np.array([[4.0, 1.5, 0.0], [1.5, 1.0, 0.0], [0.0, 0.0, 0.25]])
+    label = np.arange(n) % 2
+    rows = rng.multivariate_normal(np.zeros(3), covariance, n) + 5 * label[:, None]
+    return rows, label, covariance
+
+
+def test_mahalanobis_distance_is_scikit_learns(rng):
+    reference, label, _ = clusters(rng)
+    cases = rng.normal(0, 6, (50, 3))
+    means = np.stack([reference[label == c].mean(0) for c in (0, 1)])
+    pooled = LedoitWolf(assume_centered=True).fit(reference - means[label])
+    expected = np.sqrt(np.min([pooled.mahalanobis(cases - mean) for mean in means], axis=0))
+    np.testing.assert_allclose(mahalanobis_distance(cases, reference, label), expected, rtol=1e-10)
+
+
+def test_mahalanobis_distance_counts_standard_deviations(rng):
+    reference, label, covariance = clusters(rng, n=40_000)
+    direction = np.linalg.cholesky(covariance) @ np.array([0.6, 0.0, 0.8])  # one standard deviation away
+    distance = mahalanobis_distance([-2 * direction, 5 + 3 * direction], reference, label)
+    np.testing.assert_allclose(distance, [2, 3], rtol=0.02)
+
+
+def test_mahalanobis_distance_survives_more_features_than_cases(rng):
+    reference = rng.normal(size=(30, 100))
+    distance = mahalanobis_distance(np.vstack([reference, 9 * reference]), reference, np.arange(30) % 2)
+    assert distance[30:].min() > distance[:30].max()
+
+
+@pytest.mark.parametrize("distance", [nearest_neighbour_distance, mahalanobis_distance])
+def test_distance_of_a_case_does_not_depend_on_the_others(rng, distance):
+    reference, label, _ = clusters(rng)
+    option = {"k": 3} if distance is nearest_neighbour_distance else {"label": label}
+    cases = rng.normal(size=(20, 3))
+    np.testing.assert_allclose(
+        distance(cases[::-1], reference, **option)[::-1], distance(cases, reference, **option), rtol=1e-12
+    )
+
+
+def test_recalibrated_gives_each_known_case_its_own_calibrated_probability(rng):
+    raw = rng.random(50)
+    calibrated = raw**2
+    np.testing.assert_array_equal(recalibrated(raw, raw=raw, calibrated=calibrated), calibrated)
+    np.testing.assert_array_equal(recalibrated(raw, raw=raw, calibrated=raw), raw)
+    passes = rng.random((3, 40))
+    assert recalibrated(passes, raw=raw, calibrated=calibrated).shape == passes.shape
+    apart = recalibrated([0.0, 1.0], raw=raw, calibrated=calibrated)
+    np.testing.assert_array_equal(apart, [calibrated.min(), calibrated.max()])
+
+
+def test_recalibrated_never_reverses_a_ranking(rng):
+    raw, passes = rng.random(30), np.sort(rng.random(200))
+    steps = np.round(raw, 1)  # as isotonic regression leaves them
+    assert (np.diff(recalibrated(passes, raw=raw, calibrated=steps)) >= 0).all()
+
+
+def test_quadrants_by_hand():
+    found = quadrant([0, 1, 0, 1], [0.9, 1.0, 0.5, 0.899], confident=0.9)
+    assert found.tolist() == ["confident_right", "confident_error", "doubtful_right", "doubtful_error"]
+
+
+@pytest.mark.parametrize("error", [0, 1])
+def test_quadrants_without_errors_and_with_nothing_else(error):
+    found = quadrant(np.full(3, error), [0.6, 0.95, 1.0], confident=0.9)
+    word = ("right", "error")[error]
+    assert found.tolist() == [f"doubtful_{word}", f"confident_{word}", f"confident_{word}"]
+
+
+def test_share_of_the_models_doubt_by_hand():
+    assert model_share([0.4, 0.6, 0.0], [0.1, 0.4, 0.0]) == pytest.approx(0.5)
+    weighted = model_share([0.4, 0.6], [0.1, 0.4], weights=np.array([[1, 0], [0, 1], [1, 1]]))
+    np.testing.assert_allclose(weighted, [1 / 4, 2 / 3, 1 / 2])
+
+
 @pytest.mark.parametrize(
     ("member_probs", "words"),
-    [([0.2, 0.3], "members, cases"), ([[0.2, 1.1]], "0, 1"), ([[0.2, np.nan]], "0, 1"), ([[]], "shape")],
+    [
+        ([0.2, 0.3], "members, cases"),
+        ([[0.2, 0.3]], "at least 2"),  # one pass
+        ([[0.2, 1.1], [0.2, 0.2]], "0, 1"),
+        ([[0.2, np.nan], [0.2, 0.2]], "0, 1"),
+        ([[], []], "found"),
+    ],
 )
 def test_bad_member_probs(member_probs, words):
     with pytest.raises(ValueError, match=words):
@@ -203,3 +321,46 @@ def test_bad_head(rng, change):
 def test_bad_features(features, reference, k):
     with pytest.raises(ValueError, match="must"):
         nearest_neighbour_distance(features, reference, k=k)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"features": np.ones((2, 4))}, "same d"),
+        ({"features": np.full((2, 3), np.nan)}, "finite"),
+        ({"label": np.ones(6)}, "both classes"),
+        ({"label": np.arange(6)}, "0 and 1"),
+        ({"label": [0, 1]}, "one value a case"),
+        ({"reference": np.ones((6, 3))}, "vary"),
+    ],
+)
+def test_bad_reference(rng, change, words):
+    arguments = {"features": np.ones((2, 3)), "reference": rng.normal(size=(6, 3)), "label": np.arange(6) % 2} | change
+    with pytest.raises(ValueError, match=words):
+        mahalanobis_distance(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("y_prob", "raw", "calibrated"),
+    [([np.nan], [0.1], [0.2]), ([1.1], [0.1], [0.2]), ([0.5], [0.1, 0.2], [0.2]), ([0.5], [0.1], [-0.1])],
+)
+def test_bad_calibration(y_prob, raw, calibrated):
+    with pytest.raises(ValueError, match="must"):
+        recalibrated(y_prob, raw=raw, calibrated=calibrated)
+
+
+@pytest.mark.parametrize(
+    ("error", "confidence", "confident"),
+    [([0, 2], [0.6, 0.7], 0.9), ([0], [0.6, 0.7], 0.9), ([0], [0.3], 0.9), ([0], [np.nan], 0.9), ([0], [0.6], 0.5)],
+)
+def test_bad_quadrant(error, confidence, confident):
+    with pytest.raises(ValueError, match="must"):
+        quadrant(error, confidence, confident=confident)
+
+
+@pytest.mark.parametrize(
+    ("predictive", "mutual"), [([0.0, 0.0], [0.0, 0.0]), ([0.1], [0.1, 0.2]), ([np.nan], [0.1]), ([-0.1], [0.1])]
+)
+def test_bad_share(predictive, mutual):
+    with pytest.raises(ValueError, match="must"):
+        model_share(predictive, mutual)

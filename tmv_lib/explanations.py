@@ -12,7 +12,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import nn
 
-from tmv_lib.network import Classifier, Precision, as_levels, normalise
+from tmv_lib.network import Classifier, Precision, as_levels, blocks, is_spatial, normalise
 
 MINIMUM_GRID = 7
 
@@ -56,7 +56,7 @@ def explain(model: nn.Module, images: torch.Tensor, *, layer: str) -> Explained:
     kept: list[torch.Tensor] = []
 
     def cut(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
-        if not _spatial(output, images):
+        if not is_spatial(output, images):
             raise ValueError(f"layer {layer!r} has no spatial maps (n, k, h, w)")
         # A fresh leaf here leaves the gradient only the part of the network behind the layer; the copy lets
         # what follows work in place.
@@ -112,7 +112,7 @@ def default_layer(model: Classifier, *, size: int) -> str:
     blank = normalise(torch.zeros(1, size, size, device=next(model.parameters()).device))
 
     def note(name: str, output: Any) -> None:
-        if _spatial(output, blank):
+        if is_spatial(output, blank):
             grids[name] = tuple(output.shape[2:])
 
     handles = [
@@ -127,19 +127,6 @@ def default_layer(model: Classifier, *, size: int) -> str:
     if not large:
         raise ValueError(f"no block has a map of {MINIMUM_GRID} x {MINIMUM_GRID} at {size} px, found {grids}")
     return large[-1]
-
-
-def _spatial(output: Any, images: torch.Tensor) -> bool:
-    """Whether this is (n, k, h, w): square images have square maps, which channels-last transformers do not show."""
-    if not isinstance(output, torch.Tensor) or output.ndim != 4:
-        return False
-    return images.shape[2] != images.shape[3] or output.shape[2] == output.shape[3]
-
-
-def blocks(model: Classifier) -> list[str]:
-    """Names of the body's blocks, from the image to the head."""
-    stem = "body.features" if hasattr(model.body, "features") else "body"
-    return [f"{stem}.{name}" for name, _ in model.get_submodule(stem).named_children()]
 
 
 def cascade(trained: Classifier, untrained: Classifier) -> Iterator[tuple[str, Classifier]]:

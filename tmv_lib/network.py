@@ -131,7 +131,20 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 
 def as_levels(images: np.ndarray, device: torch.device) -> torch.Tensor:
     """uint8 (n, h, w) to float grey levels in [0, 1] on `device`."""
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).float() / 255.0
+    return torch.from_numpy(np.array(images)).to(device).float() / 255.0  # a copy: mapped files are read-only
+
+
+def blocks(model: Classifier) -> list[str]:
+    """Names of the body's blocks, from the image to the head: children of its `features`, else of the body."""
+    stem = "body.features" if hasattr(model.body, "features") else "body"
+    return [f"{stem}.{name}" for name, _ in model.get_submodule(stem).named_children()]
+
+
+def is_spatial(output: Any, images: torch.Tensor) -> bool:
+    """Whether this is (n, k, h, w): square images have square maps, which channels-last transformers do not show."""
+    if not isinstance(output, torch.Tensor) or output.ndim != 4:
+        return False
+    return images.shape[2] != images.shape[3] or output.shape[2] == output.shape[3]
 
 
 class Outputs(NamedTuple):
@@ -161,3 +174,43 @@ def predict(
         features.append(body.float().cpu().numpy())
         logits.append(model.head(body.float()).squeeze(1).cpu().numpy())
     return Outputs(np.concatenate(logits), np.concatenate(features))
+
+
+def body_dropout_logits(
+    model: Classifier,
+    images: np.ndarray,
+    *,
+    rate: float,
+    passes: int,
+    batch_size: int,
+    precision: Precision,
+    generator: torch.Generator,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> np.ndarray:
+    """Logits (passes, n) of full passes in which each block of the body loses a share `rate` of its channels.
+
+    Dropout that training never saw (Loquercio, Segu & Scaramuzza 2020), after every block of convolutions; the head's
+    own dropout stays off. Each pass costs what `predict` costs. Raises ValueError for a body without spatial maps.
+    """
+    spatial = 0
+
+    def drop(_module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        nonlocal spatial
+        if not is_spatial(output, inputs[0]):
+            return output
+        spatial += 1
+        kept = torch.rand(*output.shape[:2], 1, 1, generator=generator) >= rate
+        return output * kept.to(output) / (1 - rate)
+
+    deep = [name for name in blocks(model) if len(list(model.get_submodule(name).parameters())) > 2]
+    handles = [model.get_submodule(name).register_forward_hook(drop) for name in deep]
+    logits = np.empty((passes, len(images)), np.float32)
+    try:
+        for one_pass in progress(logits):
+            one_pass[:] = predict(model, images, batch_size=batch_size, precision=precision).logit
+    finally:
+        for handle in handles:
+            handle.remove()
+    if passes and not spatial:
+        raise ValueError("dropout in the body needs blocks of several layers with maps (n, k, h, w), found none")
+    return logits

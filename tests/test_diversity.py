@@ -1,0 +1,148 @@
+"""Who ranks and who is calibrated better, in worlds where it is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+
+from stages.diversity import DiversityParams, claim, differences, errors
+from tmv_lib.calibration import expected_calibration_error
+from tmv_lib.classification import logistic_miscalibration
+from tmv_lib.reporting import difference
+
+PARAMS = DiversityParams(sensitivity=0.95, resamples=200, seed=0)
+
+
+def world(*, noise=(1.0, 1.0), scale=(1.0, 1.0), n: int = 400, seed: int = 0) -> dict[str, pd.DataFrame]:
+    """Two readers of the same patients, two images each, who see a finding of strength 2 through noise of their own.
+
+    Their logits are calibrated by construction; `scale` multiplies them in `score`: above 1 is overconfident.
+    """
+    rng = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(n // 2), 2)
+    y_true = patient % 2
+    common = {"image_id": [f"i{k}" for k in range(n)], "patient_id": patient, "y_true": y_true}
+    seen = 2 * (y_true - 0.5) + 0.5 * rng.normal(size=n)
+    readers = {}
+    for name, spread, factor in zip(("dense", "res"), noise, scale, strict=True):
+        x = seen + spread * rng.normal(size=n)
+        logit = 2 * x / (0.25 + spread**2)  # calibrated: x is Normal of mean +-1, variance 0.25 + spread^2
+        readers[name] = pd.DataFrame({**common, "score": factor * logit, "logit": logit})
+    return readers
+
+
+def compared(**readers) -> dict:
+    return differences(world(seed=1, **readers), world(**readers), PARAMS)
+
+
+def test_alike_readers_are_undecided():
+    found = compared()
+    assert found["ranks_better"] == "undecided"
+    assert found["calibrates_better"] == {"raw": "undecided", "calibrated": "undecided"}
+    assert "dense is better calibrated: not supported." in claim(found, "dense", "res")
+
+
+def test_a_noisier_reader_ranks_worse_and_is_as_well_calibrated():
+    found = compared(noise=(0.7, 2.0))
+    assert found["ranks_better"] == "dense"
+    assert found["calibrates_better"]["raw"] == "undecided"
+    assert found["raw"]["nll_difference_p_value"] < 0.01  # NLL does not tell ranking from calibration
+    assert "contradicted" in claim(found, "dense", "res")
+
+
+def test_an_overconfident_reader_is_worse_calibrated_until_it_is_calibrated():
+    found = compared(scale=(1.0, 3.0))
+    assert found["ranks_better"] == "undecided"
+    assert found["calibrates_better"] == {"raw": "dense", "calibrated": "undecided"}
+    # a scale moves no operating point
+    assert found["at_operating_point"]["accuracy_difference"] == compared()["at_operating_point"]["accuracy_difference"]
+    assert "not supported" in claim(found, "dense", "res")
+    assert compared(scale=(3.0, 1.0))["calibrates_better"]["raw"] == "res"
+
+
+def test_the_claim_where_it_is_true_and_where_both_halves_are_false():
+    said = claim(compared(noise=(2.0, 0.7), scale=(1.0, 3.0)), "dense", "res")
+    assert said.startswith(
+        "res ranks better, dense is better calibrated: supported. Differences, dense minus res: AUROC -"
+    )
+    assert "res is better); what a wrong shift and slope cost, in nats a case, raw -" in said
+    assert "contradicted" in claim(compared(noise=(0.7, 2.0), scale=(3.0, 1.0)), "dense", "res")
+
+
+def test_differences_change_sign_with_the_order_of_members():
+    test = world(noise=(0.7, 1.0), scale=(1.0, 2.0))
+    forth, back = (differences(pair, pair, PARAMS) for pair in (test, dict(reversed(test.items()))))
+    for one, other in ((forth, back), (forth["raw"], back["raw"]), (forth["per_patient"], back["per_patient"])):
+        for name in [name for name in one if name.endswith("_difference")]:
+            assert one[name] == pytest.approx(-other[name], abs=1e-12)
+            if name != "ece_difference":
+                assert one[f"{name}_low"] == pytest.approx(-other[f"{name}_high"], abs=1e-9)
+                assert one[f"{name}_p_value_holm"] == pytest.approx(other[f"{name}_p_value_holm"])
+    assert forth["ranks_better"] == back["ranks_better"]
+
+
+def test_two_families_are_corrected_apart():
+    found = compared(noise=(0.8, 1.0))
+    tests = [entry for entry in (found, *found.values()) if isinstance(entry, dict)]
+    claimed, others = {}, {}
+    for entry in tests:
+        for name in [name for name in entry if name.endswith("_p_value")]:
+            ours = "miscalibration" in name or (entry is found and name == "auroc_difference_p_value")
+            (claimed if ours else others)[id(entry), name] = (entry[name], entry[f"{name}_holm"])
+    for family, size in ((claimed, 3), (others, 15)):
+        assert len(family) == size
+        raw, adjusted = zip(*sorted(family.values()), strict=True)
+        assert adjusted[0] == pytest.approx(min(1, size * raw[0]))
+
+
+def test_the_ece_is_told_without_interval_or_test():
+    test = world(scale=(1.0, 3.0))
+    found = differences(test, test, PARAMS)["raw"]
+    expected = [expected_calibration_error(rows["y_true"], expit(rows["score"])) for rows in test.values()]
+    assert found["ece_difference"] == expected[0] - expected[1]
+    assert "unequally" in found["ece_difference_interval_absent"]
+    assert not {"ece_difference_low", "ece_difference_p_value"} & set(found)
+
+
+def test_errors_are_counted_by_who_makes_them():
+    y_true, ids = np.array([0, 0, 1, 1, 1, 0]), np.arange(6)
+    logits = {"dense": [-1.0, 1, 1, -1, -1, -1], "res": [-1.0, 1, -1, -1, 1, -1]}
+    test = {
+        name: pd.DataFrame({"y_true": y_true, "patient_id": ids, "score": logit, "logit": logit})
+        for name, logit in logits.items()
+    }
+    found = errors(test, PARAMS)
+    assert [found[name] for name in ("both_right", "only_first_wrong", "only_second_wrong", "double_fault")] == [
+        2,
+        1,
+        1,
+        2,
+    ]
+    assert (found["disagreement"], found["disagreement_rate"], found["mcnemar_p_value"]) == (2, 2 / 6, 1.0)
+
+
+def test_opposed_perfect_readers_have_no_delong_statistic():
+    y_true = np.array([0, 0, 1, 1])
+    test = {
+        name: pd.DataFrame({"y_true": y_true, "patient_id": range(4), "score": sign * y_true, "logit": sign * y_true})
+        for name, sign in (("dense", 1.0), ("res", -1.0))
+    }
+    assert "variance is 0" in errors(test, PARAMS)["delong_absent"]
+
+
+def test_ranking_biases_the_difference_of_ece_and_not_that_of_miscalibration():
+    # both perfectly calibrated, one ranks better: the true difference of either figure is 0
+    found = {expected_calibration_error: [], logistic_miscalibration: []}
+    for seed in range(100):
+        dense, res = world(noise=(0.5, 1.5), n=420, seed=seed).values()
+        found[expected_calibration_error].append(
+            difference(expected_calibration_error, dense["y_true"], expit(dense["logit"]), expit(res["logit"]))
+        )
+        found[logistic_miscalibration].append(
+            difference(logistic_miscalibration, dense["y_true"], dense["logit"], res["logit"])
+        )
+    z = {metric: np.mean(drawn) / np.std(drawn) * np.sqrt(100) for metric, drawn in found.items()}
+    assert z[expected_calibration_error] < -10
+    assert abs(z[logistic_miscalibration]) < 3
+    assert np.mean(found[expected_calibration_error]) < -0.01
+    assert abs(np.mean(found[logistic_miscalibration])) < 0.001
