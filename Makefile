@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro plots test lint fresh
+.PHONY: repro plots test lint fresh bench shuffled-labels seeds intervals
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -22,6 +22,18 @@ lint: $(BIN)/.installed-dev
 fresh: $(BIN)/.installed  ## do the committed results belong to the committed code and parameters?
 	dvc repro --dry --allow-missing | tee /dev/stderr | grep -q "up to date"
 
+bench: $(BIN)/.installed-bench  ## ours beside its peers: docs/speed.md; fails where a bound is missed
+	python -m benchmarks
+
+shuffled-labels: $(BIN)/.installed  ## do maps change when there was nothing to learn? docs/shuffled_labels.csv; needs `make repro`
+	python -m studies.shuffled_labels
+
+seeds: $(BIN)/.installed .git  ## other training seeds: docs/seeds.md; trains each member once a seed, and goes on after a kill
+	python -m studies.seeds
+
+intervals: $(BIN)/.installed  ## how often do our intervals cover the truth? docs/intervals.md
+	OMP_NUM_THREADS=1 python -m studies.intervals
+
 $(BIN)/.installed: requirements.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
@@ -29,6 +41,11 @@ $(BIN)/.installed: requirements.txt
 
 $(BIN)/.installed-dev: requirements-dev.txt $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+# The peers ask for more than they import: requirements-bench.in says what.
+$(BIN)/.installed-bench: requirements-bench.txt $(BIN)/.installed-dev
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-bench.txt
 	touch $@
 
 # DVC and DVCLive work in a git repository with a commit; a zip download has none.

@@ -1,0 +1,72 @@
+"""A table of 1,000,000 predictions through every public function of `tmv_lib.calibration`."""
+
+import inspect
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from benchmarks.measure import Measured, side_by_side
+from tmv_lib import calibration
+
+CASES, PATIENTS = 1_000_000, 600_000
+
+
+def measure() -> Iterator[Measured]:
+    total = 0.0
+    for what, function, arguments in calls(table()):
+        (timed,) = side_by_side(partial(function, **arguments), repeats=1)
+        total += timed.seconds
+        yield Measured(f"`{what}`", timed.seconds, "s")
+    yield Measured("all of them", total, "s", at_most=30)
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes, elsewhere KiB
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    yield Measured("peak memory of that process", peak, "GB", at_most=2)
+
+
+def table() -> dict[str, Any]:
+    """What the parameters of those functions mean here, by name; what has a default keeps it."""
+    rng = np.random.default_rng(0)
+    logit = rng.normal(-0.5, 2.0, CASES)
+    return {
+        "y_true": (rng.random(CASES) < expit(0.7 * logit + 0.2)).astype(int),
+        "y_prob": expit(logit),
+        "logit": logit,
+        "calibrated": 0.7 * logit + 0.2,
+        "groups": rng.integers(PATIENTS, size=CASES),
+        "n_folds": 5,
+        "source": 0.5,
+        "target": 0.2,
+        "rng": rng,
+    }
+
+
+def calls(values: dict[str, Any]) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
+    """Each public function once, `fit_calibrator` once a calibrator, with the arguments that it asks for."""
+    for what, function in public().items():
+        asked = [name for name, p in inspect.signature(function).parameters.items() if p.default is p.empty]
+        strangers = set(asked) - {*values, "name"}
+        if strangers:
+            raise ValueError(f"calibration.{what} asks for {sorted(strangers)}: say in benchmarks/calibration.py what")
+        arguments = {name: values[name] for name in asked if name != "name"}
+        if function is calibration.fit_calibrator:
+            for name in calibration.CALIBRATORS:
+                yield f"{what}({name})", function, {"name": name, **arguments}
+        elif "name" in asked:
+            name = list(calibration.CALIBRATORS)[-1]  # the dearest
+            yield f"{what}({name})", function, {"name": name, **arguments}
+        else:
+            yield what, function, arguments
+
+
+def public() -> dict[str, Callable[..., Any]]:
+    """Functions that `tmv_lib.calibration` defines itself, by name."""
+    return {
+        name: function
+        for name, function in inspect.getmembers(calibration, inspect.isfunction)
+        if function.__module__ == calibration.__name__ and not name.startswith("_")
+    }
