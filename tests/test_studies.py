@@ -1,0 +1,222 @@
+"""The studies on miniatures: worlds whose truth is known, and seeds whose figures are made up."""
+
+import subprocess
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy.special import ndtr
+from scipy.stats import ttest_rel
+
+from studies import intervals, seeds
+from tmv_lib.calibration import calibration_in_the_large, calibration_slope, expected_calibration_error
+from tmv_lib.reporting import mean
+from tmv_lib.statistics import auroc
+
+CALIBRATED, OVERCONFIDENT, SHIFTED, UNEQUAL = intervals.WORLDS
+
+
+@pytest.mark.parametrize("world", intervals.WORLDS, ids=lambda world: world.name)
+def test_a_superpopulation_has_the_slope_the_intercept_and_the_auroc_that_its_world_names(world):
+    cases = intervals.superpopulation(world, log2_n=14)
+    for logit, slope, separation in zip(cases.logits, world.slopes, world.separations, strict=True):
+        assert calibration_slope(cases.y_true, logit) == pytest.approx(slope, abs=0.02)
+        assert calibration_in_the_large(cases.y_true, slope * logit) == pytest.approx(world.intercept, abs=0.02)
+        assert auroc(cases.y_true, logit) == pytest.approx(ndtr(separation / np.sqrt(2)), abs=0.002)
+    assert cases.y_true.mean() == pytest.approx(intervals.PREVALENCE, abs=1e-3)
+
+
+def test_a_sample_resembles_its_superpopulation_and_its_patients_themselves():
+    cases = intervals.sample(CALIBRATED, n_patients=20_000, rng=np.random.default_rng(0))
+    whole = intervals.superpopulation(CALIBRATED, log2_n=14)
+    table = pd.DataFrame({"patient": cases.patient_id, "y": cases.y_true, "a": cases.logits[0], "b": cases.logits[1]})
+    assert table["y"].mean() == pytest.approx(whole.y_true.mean(), abs=0.02)
+    assert table["a"].std() == pytest.approx(whole.logits[0].std(), rel=0.02)
+    of_patient = table.groupby("patient")["y"]
+    assert (of_patient.min() == of_patient.max()).all()
+    assert table.groupby("patient").size().mean() == pytest.approx(1.46, abs=0.02)
+    # given the label: a patient's images correlate by 0.5, members by 0.8
+    table[["a", "b"]] -= table.groupby("y")[["a", "b"]].transform("mean")
+    pairs = table.groupby("patient")["a"].agg(["first", "last", "size"])
+    assert pairs[pairs["size"] > 1][["first", "last"]].corr().iloc[0, 1] == pytest.approx(0.5, abs=0.03)
+    assert table[["a", "b"]].corr().iloc[0, 1] == pytest.approx(0.8, abs=0.02)
+
+
+def test_limits_are_what_they_say():
+    samples = np.random.default_rng(0).normal(3.0, 1.0, 100_000)
+    found = intervals.limits(3.0, samples)
+    for method in intervals.METHODS:
+        assert [found[f"{method}_low"], found[f"{method}_high"]] == pytest.approx([1.04, 4.96], abs=0.05)
+    # resamples that lie a standard deviation above the figure: basic mirrors them, bias correction goes left by two
+    found = intervals.limits(2.0, samples)
+    assert [found["basic_low"], found["basic_high"]] == pytest.approx([4 - 4.96, 4 - 1.04], abs=0.05)
+    ends = [found["bias_corrected_low"], found["bias_corrected_high"]]
+    assert ends == pytest.approx([3 - 2 - 1.96, 3 - 2 + 1.96], abs=0.2)
+
+
+@pytest.fixture
+def few_figures(monkeypatch):
+    ece = partial(expected_calibration_error, n_bins=15)
+    listed = [
+        intervals.Figure("mean", mean, lambda cases: (cases.similarity,), "none"),
+        intervals.Figure("ece", ece, lambda cases: (cases.y_true, cases.prob()), "none"),
+    ]
+    monkeypatch.setattr(intervals, "figures", lambda: listed)
+    monkeypatch.setattr(intervals, "WORLDS", (CALIBRATED,))
+    monkeypatch.setattr(intervals, "PATIENTS", (120,))
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_a_mean_is_covered_and_the_ece_of_a_perfect_model_is_not():
+    rows = pd.concat([intervals.repeat(k, seed=0, n_resamples=200) for k in range(200)])
+    table = intervals.coverage(rows, intervals.truths(log2_n=14)).set_index("figure")
+    assert table.loc["mean", "percentile"] == pytest.approx(0.95, abs=0.045)  # three Monte Carlo standard errors
+    assert table.loc["mean", "truth"] == pytest.approx(ndtr(1 / np.sqrt(2)), abs=1e-3)
+    assert table.loc["ece", "percentile"] <= 0.02
+    assert table.loc["ece", "too_high"] >= 0.98
+    assert (table["percentile"] + table["too_high"] + table["too_low"]).tolist() == pytest.approx([1, 1])
+    verdicts = intervals.verdicts(table.reset_index()).set_index("figure")["printed"]
+    assert verdicts.to_dict() == {"mean": True, "ece": False}
+    page = intervals.page(table.reset_index(), resamples=200)
+    printed, withheld = page.split("## Without")
+    assert "| mean |" in printed
+    assert "| ece |" in withheld
+
+
+@pytest.mark.usefixtures("few_figures")
+def test_a_repeat_is_drawn_once_and_is_the_same_again(tmp_path):
+    first = intervals.kept(tmp_path, 3, seed=0, n_resamples=20)
+    pd.testing.assert_frame_equal(first, intervals.kept(tmp_path, 3, seed=1, n_resamples=20))  # read back
+    pd.testing.assert_frame_equal(first, intervals.kept(tmp_path / "again", 3, seed=0, n_resamples=20))
+    assert not first.equals(intervals.kept(tmp_path / "other", 4, seed=0, n_resamples=20))
+
+
+def test_every_figure_can_be_resampled():
+    cases = intervals.sample(UNEQUAL, n_patients=60, rng=np.random.default_rng(1))
+    weights = np.ones((2, cases.y_true.size))
+    for figure in intervals.figures():
+        arrays = figure.arrays(cases)
+        np.testing.assert_allclose(figure.metric(*arrays, weights=weights), figure.metric(*arrays), atol=1e-6)
+
+
+MEMBERS = {"first": {"train": True, "seed": 1, "dropout": 0.2}, "second": {"train": True, "seed": 2, "dropout": 0.0}}
+
+
+def test_a_seed_is_a_member_and_the_projects_own_keeps_its_name():
+    members, names = seeds.with_seeds(MEMBERS, [1, 2])
+    assert list(members) == ["first", "second_seed1", "first_seed2", "second"]
+    assert members["first_seed2"] == {"train": True, "seed": 2, "dropout": 0.2}
+    assert names[1, "first"] == "first"
+    assert names[1, "second"] == "second_seed1"
+    assert all(members[name]["seed"] == seed for (seed, _), name in names.items())
+
+
+@pytest.mark.parametrize("found", [[1], [1, 1], [1, -2]])
+def test_seeds_that_say_nothing_are_refused(found):
+    with pytest.raises(ValueError, match="seeds must be two or more different whole numbers"):
+        seeds.with_seeds(MEMBERS, found)
+
+
+def test_a_member_that_is_not_trained_is_refused():
+    with pytest.raises(ValueError, match=r"members\.second\.train is false"):
+        seeds.with_seeds({**MEMBERS, "second": MEMBERS["second"] | {"train": False}}, [1, 2])
+
+
+def test_the_copy_has_the_seeds_and_keeps_what_dvc_did(tmp_path, monkeypatch):
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "data/weights").mkdir(parents=True)
+    (tmp_path / ".dvc").mkdir()
+    for name in ("stages/train.py", "data/weights/README.md", "dvc.yaml", ".dvc/config", "dvc.lock"):
+        (tmp_path / name).write_text(f"# {name} of the project\n")
+    (tmp_path / ".gitignore").write_text("/.studies/\n")
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    monkeypatch.chdir(tmp_path)
+    copy = tmp_path / seeds.FOLDER
+    copy.mkdir(parents=True)
+    (copy / "dvc.lock").write_text("done here\n")
+    names = seeds.lay_out(seeds.FOLDER, {"members": MEMBERS, "prepare": {"source": "folder", "root": "mine"}}, [1, 2])
+    params = yaml.safe_load((copy / "params.yaml").read_text())
+    assert set(params["members"]) == set(names.values())
+    assert (copy / params["prepare"]["root"]).resolve() == tmp_path / "mine"
+    assert (copy / "stages/train.py").read_text() == "# stages/train.py of the project\n"
+    assert (copy / "dvc.lock").read_text() == "done here\n"
+    assert str(tmp_path / ".dvc/cache") in (copy / ".dvc/config.local").read_text()
+
+
+def made_cases(rng: np.random.Generator, *, noise: dict[str, float]) -> pd.DataFrame:
+    """Test cases of two members that see the truth through noise."""
+    y_true = np.arange(200) % 2
+    cases = pd.DataFrame({"y_true": y_true, "patient_id": [f"p{k // 2}" for k in range(200)]})
+    for member, sigma in noise.items():
+        logit = 2 * y_true - 1 + sigma * rng.normal(size=200)
+        said = {"logit_raw": logit, "logit": logit, "y_prob_raw": 1 / (1 + np.exp(-logit)), "decided": logit > 0}
+        said["y_prob"] = said["y_prob_raw"]
+        cases = cases.assign(**{f"{name}_{member}": np.asarray(value, float) for name, value in said.items()})
+    return cases
+
+
+@pytest.fixture(scope="module")
+def table() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    rows = []
+    for seed in range(1, 5):
+        cases = made_cases(rng, noise={"sharp": 0.5, "dull": 2.0})
+        rows.append(seeds.measured(cases, ["sharp", "dull"], n_resamples=100, rng=rng).assign(seed=seed))
+    return pd.concat(rows)
+
+
+def test_a_row_a_seed_and_member_and_the_difference_is_theirs(table):
+    assert len(table) == 4 * 3
+    one = table[table["seed"] == 2].set_index("member")
+    for name in seeds.MEASURES:
+        assert one.loc["sharp - dull", name] == pytest.approx(one.loc["sharp", name] - one.loc["dull", name])
+    assert one.loc["sharp", "auroc_low"] < one.loc["sharp", "auroc"] <= one.loc["sharp", "auroc_high"]
+    assert not {"ece_low", "ece_raw_low"} & set(table)
+    assert one["miscalibration_low"].notna().to_dict() == {"sharp": False, "dull": False, "sharp - dull": True}
+
+
+def test_spread_and_verdict_are_those_of_the_seeds(table):
+    spread = seeds.spread(table).set_index(["member", "measure"])
+    auroc_of_dull = table.loc[table["member"] == "dull", ["auroc", "auroc_low", "auroc_high"]]
+    assert spread.loc[("dull", "auroc"), "seed_sd"] == pytest.approx(auroc_of_dull["auroc"].std())
+    width = (auroc_of_dull["auroc_high"] - auroc_of_dull["auroc_low"]).mean()
+    assert spread.loc[("dull", "auroc"), "patient_se"] == pytest.approx(width / 3.919928, rel=1e-6)
+    assert np.isnan(spread.loc[("dull", "ece"), "patient_se"])
+    versus = seeds.versus(table, ["sharp", "dull"]).set_index("measure")
+    # sharp ranks better and has the lower NLL in every seed
+    assert versus.loc[["auroc", "nll"], "first_better"].tolist() == [4, 4]
+    ordered = table.sort_values("seed").set_index("member")["auroc"]
+    assert versus.loc["auroc", "p_value"] == pytest.approx(ttest_rel(ordered["sharp"], ordered["dull"]).pvalue)
+
+
+def test_the_page_and_the_picture_show_every_seed(table, tmp_path):
+    page = seeds.page(table, ["sharp", "dull"])
+    assert "1, 2, 3, 4 on the same images" in " ".join(page.split())
+    assert "| auroc | 4 of 4 |" in page
+    assert "p = 0.125" in page  # 2 / 2^4
+    assert "nan" not in page
+    drawing = seeds.picture(table, ["sharp", "dull"])
+    assert len(drawing.axes) == 8
+    drawing.savefig(tmp_path / "seeds.png")
+
+
+def test_cases_of_a_seed_are_joined_by_image(tmp_path):
+    for name, logit in (("a_seed2", [1.0, -1.0, 2.0]), ("b", [3.0, -3.0, 0.5])):
+        (tmp_path / f"data/train/{name}").mkdir(parents=True)
+        cases = pd.DataFrame({"image_id": ["x", "y", "z"], "patient_id": ["p", "q", "r"], "y_true": [1, 0, 1]})
+        cases.assign(split=["test", "val", "test"], logit=logit).to_csv(
+            tmp_path / f"data/train/{name}/predictions.csv", index=False
+        )
+    (tmp_path / "data/calibration").mkdir()
+    calibrated = pd.DataFrame(
+        {"image_id": ["z", "y", "x"], "logit_a_seed2": [-4.0, 0.0, 4.0], "logit_b": [1.0, 2.0, 3.0]}
+    )
+    calibrated.to_csv(tmp_path / "data/calibration/cases.csv", index=False)
+    found = seeds.test_cases(tmp_path, members={"a": "a_seed2", "b": "b"})
+    assert found["image_id"].tolist() == ["x", "z"]
+    assert found["logit_raw_a"].tolist() == [1.0, 2.0]
+    assert found["logit_a"].tolist() == [4.0, -4.0]
+    assert found["decided_a"].tolist() == [1, 0]
+    assert found["logit_b"].tolist() == [3.0, 1.0]
