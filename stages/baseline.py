@@ -6,7 +6,6 @@ import numpy as np
 from pydantic import Field
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from tmv_lib.classification import operating_point
 from tmv_lib.files import join, read_csv, write_csv, write_metrics
 from tmv_lib.params import Params, read, read_members
 from tmv_lib.reporting import curve, performance
@@ -22,24 +21,15 @@ class BaselineParams(Params):
 def main() -> None:
     params = read("params.yaml", "baseline", BaselineParams)
     member = next(iter(read_members("params.yaml")))  # the first member is the baseline
-    predictions = read_csv(
-        f"data/train/{member}/predictions.csv", ["image_id", "patient_id", "split", "y_true", "logit"]
-    )
-    calibrated = read_csv("data/calibration/cases.csv", ["image_id", f"y_prob_{member}"])
-    cases = join(predictions, calibrated)
+    columns = ["image_id", "patient_id", "split", "y_true", "logit"]
+    predictions = read_csv(f"data/train/{member}/predictions.csv", columns).rename(columns={"logit": "score"})
+    calibrated = read_csv("data/calibration/cases.csv", ["image_id", f"logit_{member}"])
+    cases = join(predictions, calibrated.rename(columns={f"logit_{member}": "logit"}))
     val, test = (cases[cases["split"] == split] for split in ("val", "test"))
-    y_true, score = test["y_true"].to_numpy(), test["logit"].to_numpy()
 
-    threshold = operating_point(val["y_true"], val["logit"], sensitivity=params.sensitivity)
-    found = performance(
-        y_true,
-        score,
-        test[f"y_prob_{member}"].to_numpy(),
-        operating_point=threshold,
-        groups=test["patient_id"].to_numpy(),
-        n_resamples=params.resamples,
-        rng=np.random.default_rng(params.seed),
-    )
+    rng = np.random.default_rng(params.seed)
+    found = performance(val, test, sensitivity=params.sensitivity, n_resamples=params.resamples, rng=rng)
+    y_true, score = test["y_true"], test["score"]
     false_positive_rate, sensitivity, _ = roc_curve(y_true, score)
     precision, recall, _ = precision_recall_curve(y_true, score)
     roc = curve(member, false_positive_rate=false_positive_rate, sensitivity=sensitivity)

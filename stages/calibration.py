@@ -1,5 +1,7 @@
 """When it says 87 %, is it right 87 % of the time?"""
 
+from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -9,18 +11,18 @@ from pydantic import Field
 from scipy.special import expit
 
 from tmv_lib import calibration
-from tmv_lib.classification import brier_score, negative_log_likelihood
+from tmv_lib.classification import brier_score, negative_log_likelihood, per_patient
 from tmv_lib.files import join, read_csv, write_csv, write_metrics
 from tmv_lib.params import Params, read, read_members
-from tmv_lib.reporting import counts, figure
+from tmv_lib.reporting import adjust, counts, difference, figure
 from tmv_lib.stage import run
-from tmv_lib.statistics import holm
 
 
 class CalibrationParams(Params):
     bins: Annotated[int, Field(ge=2, le=100)]
     folds: Annotated[int, Field(ge=2, le=20)]
     noise_draws: Annotated[int, Field(ge=100)]
+    prevalences: list[Annotated[float, Field(gt=0, lt=1)]]
     resamples: Annotated[int, Field(ge=100)]
     seed: Annotated[int, Field(ge=0)]
 
@@ -28,7 +30,7 @@ class CalibrationParams(Params):
 def main() -> None:
     params = read("params.yaml", "calibration", CalibrationParams)
     rng = np.random.default_rng(params.seed)
-    calibrated_tables, diagrams, tables, metrics = [], [], [], {}
+    calibrated_tables, diagrams, curves, tables, metrics = [], [], [], [], {}
     for member in read_members("params.yaml"):
         path = f"data/train/{member}/predictions.csv"
         predictions = read_csv(path, ["image_id", "patient_id", "split", "y_true", "logit"])
@@ -51,16 +53,41 @@ def main() -> None:
         calibrated_tables.append(predictions[["image_id"]].assign(**named))
 
         metrics[member] = {"calibrator": {"name": choice.name, **calibrator.parameters}}
-        tables.append(choice.table.assign(series=member))
-        for phase, logit in (("before", test["logit"]), ("after", calibrator(test["logit"]))):
-            metrics[member][phase] = measure(test, np.asarray(logit), params, rng)
+        metrics[member]["procedure"] = procedure(val, params, rng)
+        error = choice.table["standard_error"]
+        ends = {"low": choice.table["excess"] - error, "high": choice.table["excess"] + error}
+        tables.append(choice.table.assign(**ends, series=member))
+        for phase, logit in (("before", test["logit"].to_numpy()), ("after", calibrator(test["logit"]))):
+            metrics[member][phase] = measure(test, logit, params, rng)
             curve = calibration.reliability_curve(test["y_true"], expit(logit), n_bins=params.bins)
             diagrams.append(pd.DataFrame(curve._asdict()).assign(series=member, phase=phase))
+            corp = calibration.corp_curve(test["y_true"], expit(logit), n_draws=params.noise_draws, rng=rng)
+            curves.append(thinned(pd.DataFrame(corp._asdict())).assign(series=member, phase=phase))
+        metrics[member]["after_per_patient"] = of_patients(test, logit, params, rng)
+        metrics[member]["at_prevalence"] = elsewhere(test, logit, val["y_true"].mean(), params, rng)
     adjust(metrics)
     write_csv("data/calibration/cases.csv", join(*calibrated_tables))
     write_csv("plots/calibration/reliability.csv", pd.concat(diagrams))
+    write_csv("plots/calibration/corp.csv", pd.concat(curves))
     write_csv("plots/calibration/calibrators.csv", pd.concat(tables))
     write_metrics("metrics/calibration.json", {"calibration": metrics})
+
+
+def procedure(val: pd.DataFrame, params: CalibrationParams, rng: np.random.Generator) -> dict[str, Any]:
+    """What choosing and fitting a calibrator gains over leaving the logits alone, on patients that neither has seen."""
+    y_true, logit, groups = (val[name].to_numpy() for name in ("y_true", "logit", "patient_id"))
+    try:
+        nested = calibration.nested_choice(y_true, logit, groups=groups, n_folds=params.folds, rng=rng)
+    except ValueError as error:
+        return {"nll_gain_absent": str(error)}
+
+    found: dict[str, Any] = {"times_chosen": dict(Counter(nested.names))}
+    if set(nested.names) == {"identity"}:
+        return found | {"nll_gain_absent": "the logits were left alone in every fold"}
+    gain = partial(difference, negative_log_likelihood)
+    return found | figure(
+        "nll_gain", gain, y_true, logit, nested.logit, groups=groups, n_resamples=params.resamples, rng=rng
+    )
 
 
 def measure(
@@ -69,44 +96,84 @@ def measure(
     """Every figure of calibration on the test split, errors of calibration beside their noise floor."""
     y_true, y_prob, groups = test["y_true"].to_numpy(), expit(logit), test["patient_id"].to_numpy()
     found: dict[str, Any] = counts(y_true, groups)
+    bins: dict[str, Any] = {"n_bins": params.bins}
     for view, outcome, probability in (
         ("positive_class", y_true, y_prob),
         ("top_label", *calibration.top_label(y_true, y_prob)),
     ):
         for strategy in ("uniform", "quantile"):
-            error = calibration.expected_calibration_error(outcome, probability, n_bins=params.bins, strategy=strategy)
-            floor = calibration.calibration_noise_floor(
-                probability, n_bins=params.bins, strategy=strategy, n_draws=params.noise_draws, rng=rng
-            )
-            found[f"{view}_ece_{strategy}"] = {
-                "ece": error,
-                "noise_floor": floor.mean,
-                "noise_floor_p95": floor.p95,
-                "p_value": floor.p_value(error),
-            }
-        found[f"{view}_debiased"] = calibration.debiased_calibration_error(outcome, probability, n_bins=params.bins)
-        found[f"{view}_mce"] = calibration.maximum_calibration_error(outcome, probability, n_bins=params.bins)
+            drawn = {**bins, "strategy": strategy, "n_draws": params.noise_draws, "rng": rng}
+            found |= stated(f"{view}_ece_{strategy}", tested, outcome, probability, **drawn)
+        found |= stated(f"{view}_debiased", calibration.debiased_calibration_error, outcome, probability, **bins)
+        found[f"{view}_mce"] = calibration.maximum_calibration_error(outcome, probability, **bins)
         found[f"{view}_smooth_ece"] = calibration.smooth_calibration_error(outcome, probability)
+    found["classwise_ece"] = calibration.classwise_calibration_error(y_true, y_prob, **bins)
     found["corp"] = calibration.corp_decomposition(y_true, y_prob)._asdict()
-    resampled = partial(figure, groups=groups, stratify=y_true, n_resamples=params.resamples, rng=rng)
-    found |= resampled("brier_score", brier_score, y_true, y_prob)
-    found |= resampled("nll", negative_log_likelihood, y_true, logit)
-    found |= resampled("slope", calibration.calibration_slope, y_true, logit)
-    found |= resampled("in_the_large", calibration.calibration_in_the_large, y_true, logit)
+    return found | with_intervals(y_true, logit, groups=groups, n_resamples=params.resamples, rng=rng)
+
+
+def of_patients(
+    test: pd.DataFrame, logit: np.ndarray, params: CalibrationParams, rng: np.random.Generator
+) -> dict[str, Any]:
+    """The same question of patients: the mean logit over a patient's images, positive if any image is."""
+    y_true, pooled, patients = per_patient(test["y_true"], logit, test["patient_id"])
+    found: dict[str, Any] = {"n": len(y_true), "n_positive": int(y_true.sum())}
+    drawn = {"n_bins": params.bins, "n_draws": params.noise_draws, "rng": rng}
+    found |= stated("positive_class_ece_uniform", tested, y_true, expit(pooled), **drawn)
+    return found | with_intervals(y_true, pooled, groups=patients, n_resamples=params.resamples, rng=rng)
+
+
+def with_intervals(y_true: np.ndarray, logit: np.ndarray, **resampling: Any) -> dict[str, Any]:
+    """The figures that carry an interval over resampled patients, whatever the classes drawn."""
+    found: dict[str, Any] = figure("brier_score", brier_score, y_true, expit(logit), **resampling)
+    found |= figure("nll", negative_log_likelihood, y_true, logit, **resampling)
+    found |= figure("slope", calibration.calibration_slope, y_true, logit, **resampling)
+    return found | figure("in_the_large", calibration.calibration_in_the_large, y_true, logit, **resampling)
+
+
+def elsewhere(
+    test: pd.DataFrame, logit: np.ndarray, source: float, params: CalibrationParams, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Calibration where another share of cases is positive (weighted test cases), as it stands and with the shift."""
+    y_true, groups = test["y_true"].to_numpy(), test["patient_id"].to_numpy()
+    resampling = {"groups": groups, "stratify": y_true, "n_resamples": params.resamples, "rng": rng}
+    found: dict[str, Any] = {"source": source}
+    for target in params.prevalences:
+        shifted = calibration.at_prevalence(logit, source=source, target=target)
+        found[f"{target:g}"] = {"unshifted": {}, "shifted": {}}
+        for entry, z in zip(found[f"{target:g}"].values(), (logit, shifted), strict=True):
+            for name, metric, values in (
+                ("brier_score", brier_score, expit(z)),
+                ("nll", negative_log_likelihood, z),
+                ("in_the_large", calibration.calibration_in_the_large, z),
+            ):
+                entry |= figure(name, partial(weighted, metric, target), y_true, values, **resampling)
     return found
 
 
-def adjust(metrics: dict[str, Any]) -> None:
-    """Add Holm's adjustment over all the noise-floor tests of this stage."""
-    tests = [
-        entry
-        for member in metrics.values()
-        for phase in ("before", "after")
-        for entry in member[phase].values()
-        if isinstance(entry, dict) and "p_value" in entry
-    ]
-    for entry, adjusted in zip(tests, holm([entry["p_value"] for entry in tests]), strict=True):
-        entry["p_value_holm"] = float(adjusted)
+def weighted(metric: Callable[..., Any], target: float, y_true: np.ndarray, values: Any, *, weights: Any = None) -> Any:
+    """A metric of cases weighted so that the share `target` of them is positive."""
+    return metric(y_true, values, weights=calibration.prevalence_weights(y_true, target=target, weights=weights))
+
+
+def tested(*arrays: Any, **options: Any) -> dict[str, float]:
+    """An ECE beside its noise floor, as it stands in the metrics file."""
+    return calibration.calibration_test(*arrays, **options)._asdict()
+
+
+def stated(name: str, compute: Callable[..., Any], *arrays: Any, **options: Any) -> dict[str, Any]:
+    """What `compute` finds under its name, or the reason why it finds nothing."""
+    try:
+        return {name: compute(*arrays, **options)}
+    except ValueError as error:
+        return {f"{name}_absent": str(error)}
+
+
+def thinned(curve: pd.DataFrame) -> pd.DataFrame:
+    """The corners of a step curve, and between them about as many points as a screen can show of its band."""
+    steps = curve["recalibrated"].diff().ne(0)
+    every = np.arange(len(curve)) % (1 + len(curve) // 200) == 0
+    return curve[steps | steps.shift(-1, fill_value=True) | every]
 
 
 if __name__ == "__main__":

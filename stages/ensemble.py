@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
 from tmv_lib import deferral, figures, selective
-from tmv_lib.calibration import expected_calibration_error
+from tmv_lib.calibration import calibration_in_the_large, calibration_test, expected_calibration_error
 from tmv_lib.classification import accuracy, negative_log_likelihood
 from tmv_lib.files import join, read_csv, write_csv, write_metrics
 from tmv_lib.params import Params, read, read_members
@@ -81,6 +81,7 @@ def main() -> None:
         | {"ranking": rankings(cases[test], {name: score[test] for name, score in scores.items()}, params, rng)},
         "guarantee": certificate,
     }
+    metrics["deferral"]["calibration_of_decided"] = calibration_of_decided(cases[test], params, rng)
     kept = ["image_id", "y_prob", "kappa", "decision", "deferred", "reason"]
     write_csv("data/ensemble/cases.csv", cases[kept])
     sweep = swept(cases[test], cases[val], policy)
@@ -167,11 +168,11 @@ def ways_to_combine(
     """Each member and each way to combine them on the test split."""
     y_true, groups = test["y_true"].to_numpy(), test["patient_id"].to_numpy()
     found: dict[str, Any] = counts(y_true, groups) | {"combine": params.combine}
-    resampled = partial(figure, groups=groups, stratify=y_true, n_resamples=params.resamples, rng=rng)
+    resampled = partial(figure, groups=groups, n_resamples=params.resamples, rng=rng)
     for name, prob in {**{name: test[f"y_prob_{name}"].to_numpy() for name in members}, **combined}.items():
         clipped = np.clip(prob, 1e-6, 1 - 1e-6)
         found[name] = {"ece": expected_calibration_error(y_true, prob)}
-        found[name] |= resampled("auroc", auroc, y_true, prob)
+        found[name] |= resampled("auroc", auroc, y_true, prob, stratify=y_true)
         found[name] |= resampled("nll", negative_log_likelihood, y_true, logit(clipped))
         found[name] |= resampled("accuracy", accuracy, y_true, (prob > 0.5).astype(int))
     return found
@@ -186,7 +187,7 @@ def bought(
     )
     groups = test["patient_id"].to_numpy()
     prices = {"cost_fn": policy.false_negative, "cost_fp": policy.false_positive, "review": policy.review}
-    resampled = partial(figure, groups=groups, stratify=y_true, n_resamples=params.resamples, rng=rng)
+    resampled = partial(figure, groups=groups, n_resamples=params.resamples, rng=rng)
     decided = deferred == 0
     found: dict[str, Any] = counts(y_true, groups) | {"threshold": policy.threshold}
     found |= resampled("coverage", mean, decided.astype(float))
@@ -244,12 +245,31 @@ def bought(
     return found
 
 
+def calibration_of_decided(test: pd.DataFrame, params: EnsembleParams, rng: np.random.Generator) -> dict[str, Any]:
+    """Whether the probabilities hold among the cases that are decided, beside the same of all cases.
+
+    Deferral keeps the extreme probabilities: what is true of all need not be true of these.
+    """
+    found: dict[str, Any] = {}
+    for name, cases in (("decided", test[~test["deferred"]]), ("all", test)):
+        y_true, y_prob, groups = (cases[column].to_numpy() for column in ("y_true", "y_prob", "patient_id"))
+        found[name] = counts(y_true, groups)
+        if cases.empty:
+            found[name]["ece_absent"] = "there is no such case"
+            continue
+        found[name] |= calibration_test(y_true, y_prob, rng=rng)._asdict()
+        log_odds = logit(np.clip(y_prob, 1e-6, 1 - 1e-6))
+        resampling = {"groups": groups, "n_resamples": params.resamples, "rng": rng}
+        found[name] |= figure("in_the_large", calibration_in_the_large, y_true, log_odds, **resampling)
+    return found
+
+
 def rankings(
     test: pd.DataFrame, scores: dict[str, np.ndarray], params: EnsembleParams, rng: np.random.Generator
 ) -> dict[str, Any]:
     """How well each certainty sorts errors last: AURC, its excess over the oracle, AUGRC; and learned minus margin."""
     error, groups = (test["decision"] != test["y_true"]).astype(int).to_numpy(), test["patient_id"].to_numpy()
-    resampled = partial(figure, groups=groups, stratify=error, n_resamples=params.resamples, rng=rng)
+    resampled = partial(figure, groups=groups, n_resamples=params.resamples, rng=rng)
     found: dict[str, Any] = {"n_errors": int(error.sum())}
     for name, kappa in scores.items():
         found[name] = {}

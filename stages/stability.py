@@ -1,22 +1,26 @@
 """Does the reason survive a change that does not matter?"""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from pydantic import Field
 from tqdm import tqdm
 
-from tmv_lib import explanations, figures, network, stability
+from tmv_lib import detection, explanations, figures, network, stability
 from tmv_lib.calibration import decision_boundary
+from tmv_lib.classification import sensitivity, specificity
 from tmv_lib.explanations import Explained
 from tmv_lib.files import join, read_csv, write_csv, write_metrics
-from tmv_lib.params import Params, read, read_members
-from tmv_lib.reporting import counts, figure, gain, mean
+from tmv_lib.params import Member, Params, read, read_members
+from tmv_lib.reporting import counts, figure, mean
 from tmv_lib.stage import run
-from tmv_lib.statistics import auroc, average_precision
+from tmv_lib.statistics import auroc
+
+Explain = Callable[[np.ndarray], Explained]
+Panel = tuple[str, np.ndarray, np.ndarray]  # words, image, map
 
 
 class StabilityParams(Params):
@@ -36,51 +40,52 @@ class StabilityParams(Params):
 def main() -> None:
     params = read("params.yaml", "stability", StabilityParams)
     members = read_members("params.yaml")
-    cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
-    calibrated = [f"{kind}_{name}" for name in members for kind in ("logit", "y_prob")]
-    cases = join(cases, read_csv("data/calibration/cases.csv", ["image_id", *calibrated]))
-    kept = (cases["split"] != "train").to_numpy()
-    images = np.load("data/prepare/images.npy", mmap_mode="r")[kept]
-    cases = cases[kept].reset_index(drop=True)
-    layers = read_csv("data/explanations/layers.csv", ["member", "layer"]).set_index("member")["layer"]
-    rng = np.random.default_rng(params.seed)
-    perturbations = mild(params)
-    table, metrics, plotted = cases[["image_id"]], {}, []
+    everything, images = read_cases(members)
+    rng, changes = np.random.default_rng(params.seed), mild(params)
+    table, logits, metrics = [everything[["image_id"]]], [], {}
+    similar, detectors, crossed = [], [], []
     for name, member in members.items():
-        predictions = join(cases, read_csv(f"data/train/{name}/predictions.csv", ["image_id", "logit"]))
-        model = network.build(member.architecture, weights="none", dropout=member.dropout)
-        network.load_weights(model, f"data/train/{name}/weights.safetensors")
-        model = model.to(network.available_device()).to(memory_format=torch.channels_last)
-        explain = explanations.explainer(
-            model, layer=layers[name], batch_size=params.batch_size, precision=params.precision
-        )
-        maps = np.load(f"data/explanations/maps_{name}.npy")
-        target = np.where(cases[f"y_prob_{name}"] > 0.5, 1, -1)
+        cases, original = decided(everything, name)
+        trained, untrained = explainers(name, member, params)
         compared = stability.stability(
-            explain,
+            trained,
             images,
-            perturbations,
-            target=target,
-            threshold=decision_boundary(predictions["logit"], predictions[f"logit_{name}"]),
-            original=Explained(predictions["logit"].to_numpy(), maps),
+            changes,
+            target=cases["target"].to_numpy(),
+            threshold=decision_boundary(original.logit, cases["logit"]),
+            original=original,
             batch_size=params.batch_size,
             progress=partial(tqdm, desc=f"{name}: perturbed"),
         )
-        per_case = compared.groupby("case").agg(similarity=("rank_correlation", "mean"), flipped=("flipped", "any"))
-        instability = 1 - per_case["similarity"].to_numpy()
-        columns = {f"instability_{name}": instability, f"flipped_{name}": per_case["flipped"].to_numpy()}
-        table = table.assign(**columns)
-        metrics[name], drawn = per_perturbation(compared, cases, params, rng)
-        plotted.append(drawn.assign(series=name))
-        metrics[name] |= flipped_and_moved(cases, instability, per_case["flipped"].to_numpy(), params, rng)
-        metrics[name]["detector"] = detector(cases, name, instability, params, rng)
-        figures.save(
-            gallery(explain, images, cases, perturbations, name, instability, target),
-            f"plots/stability/gallery/{name}.png",
-        )
-    write_csv("data/stability/cases.csv", table)
-    write_csv("plots/stability/similarity.csv", pd.concat(plotted))
+        ids = cases["image_id"].to_numpy()[compared["case"]]
+        logits.append(compared[["perturbation", "logit"]].assign(image_id=ids, member=name))
+        cases = cases.join(stability.per_case(compared))
+        cases["instability"] = 1 - cases["rank_correlation"]
+        kept = ["instability", *stability.MEASURES[1:], "flipped"]
+        table.append(cases[kept].add_suffix(f"_{name}"))
+
+        found: dict[str, Any] = counts(*(cases.loc[cases["split"] == "test", key] for key in ("y_true", "patient_id")))
+        found["perturbations"], drawn = per_perturbation(compared, cases, params, rng)
+        similar += [row | {"series": f"{name}{row['series']}"} for row in drawn]
+        found["flipped_and_moved"], drawn = flipped_and_moved(cases, params, rng)
+        crossed += [row | {"series": name} for row in drawn]
+        found["errors"], drawn = errors_found(cases, params, rng)
+        detectors += [row | {"series": name} for row in drawn]
+        metrics[name] = found
+        for kind, picture in gallery(trained, untrained, images, cases, compared, changes, name).items():
+            figures.save(picture, f"plots/stability/gallery/{name}_{kind}.png")
+    write_csv("data/stability/cases.csv", pd.concat(table, axis=1))
+    write_csv("data/stability/logits.csv", pd.concat(logits)[["image_id", "member", "perturbation", "logit"]])
+    write_rows("similarity", similar, row="perturbation", value="similarity")
+    write_rows("flipped_and_moved", crossed, row="cell", value="error_rate")
+    write_rows("detectors", detectors, row="measure", value="auroc")
     write_metrics("metrics/stability.json", {"stability": metrics})
+
+
+def write_rows(plot: str, rows: list[dict[str, Any]], **names: str) -> None:
+    """Write rows of a diagram under the names of what they show; there may be none."""
+    table = pd.DataFrame(rows, columns=["series", "row", "value", "low", "high"])
+    write_csv(f"plots/stability/{plot}.csv", table.rename(columns=names))
 
 
 def mild(params: StabilityParams) -> dict[str, stability.Perturbation]:
@@ -96,96 +101,204 @@ def mild(params: StabilityParams) -> dict[str, stability.Perturbation]:
     }
 
 
+def read_cases(members: dict[str, Member]) -> tuple[pd.DataFrame, np.ndarray]:
+    """The cases outside train with each member's calibrated answer, and their images."""
+    cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
+    calibrated = [f"{kind}_{name}" for name in members for kind in ("logit", "y_prob")]
+    cases = join(cases, read_csv("data/calibration/cases.csv", ["image_id", *calibrated]))
+    kept = (cases["split"] != "train").to_numpy()
+    return cases[kept].reset_index(drop=True), np.load("data/prepare/images.npy", mmap_mode="r")[kept]
+
+
+def decided(cases: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Explained]:
+    """The cases as this member decides them (y_prob, calibrated logit, target, error), and what it said and saw."""
+    said = join(cases[["image_id"]], read_csv(f"data/train/{name}/predictions.csv", ["image_id", "logit"]))
+    y_prob, logit = cases[f"y_prob_{name}"], cases[f"logit_{name}"]
+    cases = cases[["image_id", "patient_id", "split", "y_true"]].assign(y_prob=y_prob, logit=logit)
+    cases["target"] = np.where(y_prob > 0.5, 1, -1)
+    cases["error"] = ((y_prob > 0.5) != (cases["y_true"] == 1)).astype(int)
+    return cases, Explained(said["logit"].to_numpy(), np.load(f"data/explanations/maps_{name}.npy"))
+
+
+def explainers(name: str, member: Member, params: StabilityParams) -> tuple[Explain, Explain]:
+    """What `explanations` explained of this member, and the same of a network that learned nothing."""
+    chosen = read_csv("data/explanations/layers.csv", ["member", "layer", "method"]).set_index("member").loc[name]
+    weights = f"data/train/{name}/weights.safetensors"
+    trained, untrained = (
+        explanations.explainer(
+            model,
+            layer=chosen["layer"],
+            method=chosen["method"],
+            batch_size=params.batch_size,
+            precision=params.precision,
+        )
+        for model in explanations.trained_and_untrained(member, weights, seed=params.seed)
+    )
+    return trained, untrained
+
+
 def per_perturbation(
     compared: pd.DataFrame, cases: pd.DataFrame, params: StabilityParams, rng: np.random.Generator
-) -> tuple[dict[str, Any], pd.DataFrame]:
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Mean similarities on the test split a perturbation, with intervals, the floor, and how often the answer flips."""
-    test = cases[cases["split"] == "test"]
-    found: dict[str, Any] = counts(test["y_true"].to_numpy(), test["patient_id"].to_numpy())
-    drawn = []
-    for name, part in compared[compared["case"].isin(test.index)].groupby("perturbation", sort=False):
-        entry: dict[str, Any] = {}
-        for measure in ("rank_correlation", "structural_similarity", "top_overlap", "centre_shift", "floor", "flipped"):
+    compared = compared.join(cases[["split", "patient_id"]], on="case")
+    found: dict[str, Any] = {}
+    rows = []
+    for name, part in compared[compared["split"] == "test"].groupby("perturbation", sort=False):
+        constant, empty = (int(part[measure].isna().sum()) for measure in ("rank_correlation", "centre_shift"))
+        entry: dict[str, Any] = {"constant_maps": constant, "empty_maps": empty}
+        floors = [f"{measure}_floor" for measure in stability.MEASURES if part[f"{measure}_floor"].notna().any()]
+        for measure in (*stability.MEASURES, *floors, "flipped"):
             there = part[part[measure].notna()]
-            groups = cases["patient_id"].to_numpy()[there["case"]]
-            values = there[measure].to_numpy(dtype=float)
+            values, groups = there[measure].to_numpy(dtype=float), there["patient_id"].to_numpy()
             entry |= figure(measure, mean, values, groups=groups, n_resamples=params.resamples, rng=rng)
-        entry["constant_maps"] = int(part["rank_correlation"].isna().sum())
         found[str(name)] = entry
-        if "rank_correlation" in entry:
-            ends = {end: entry[f"rank_correlation_{end}"] for end in ("low", "high")}
-            drawn.append({"perturbation": name, "similarity": entry["rank_correlation"], **ends})
-    return found, pd.DataFrame(drawn, columns=["perturbation", "similarity", "low", "high"])
+        rows += [drawn(entry, "rank_correlation", series="", row=name)]
+        rows += [drawn(entry, "rank_correlation_floor", series=", interpolation alone", row=name)]
+    return found, [row for row in rows if row]
+
+
+def drawn(found: dict[str, Any], name: str, **labels: Any) -> dict[str, Any]:
+    """One row of a diagram of figures with their intervals; nothing where the figure is absent."""
+    if name not in found:
+        return {}
+    return {**labels, "value": found[name], "low": found[f"{name}_low"], "high": found[f"{name}_high"]}
 
 
 def flipped_and_moved(
-    cases: pd.DataFrame,
-    instability: np.ndarray,
-    flipped: np.ndarray,
-    params: StabilityParams,
-    rng: np.random.Generator,
-) -> dict[str, Any]:
-    """Prediction flipped x explanation moved on the test split; what counts as moved comes from validation."""
+    cases: pd.DataFrame, params: StabilityParams, rng: np.random.Generator
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Answer flipped x reason moved on the test split: how many, and how many of them wrong, before any change.
+
+    A reason has moved when it is less stable than `moved_quantile` of validation.
+    """
+    known = cases["instability"].notna()
+    val, test = (cases[known & (cases["split"] == split)] for split in ("val", "test"))
+    found: dict[str, Any] = {"n": len(test), "constant_maps": int((cases["split"] == "test").sum()) - len(test)}
+    if val.empty or test.empty:
+        return found | {"moved_above_absent": "validation or test holds no map that is not constant"}, []
+    found["moved_above"] = float(val["instability"].quantile(params.moved_quantile))
+    moved, flipped, error = test["instability"] > found["moved_above"], test["flipped"], test["error"]
+
+    def rate(name: str, here: pd.Series, of: pd.Series) -> dict[str, Any]:
+        values, groups = of[here].to_numpy(dtype=float), test["patient_id"][here].to_numpy()
+        return figure(name, mean, values, groups=groups, n_resamples=params.resamples, rng=rng)
+
+    rows = []
+    for answer, there in (("kept", ~flipped), ("flipped", flipped)):
+        for reason, cell in (("kept", there & ~moved), ("moved", there & moved)):
+            entry = {"n": int(cell.sum())} | rate("share", moved | True, of=cell) | rate("error_rate", cell, of=error)
+            found[f"answer_{answer}_reason_{reason}"] = entry
+            rows.append(drawn(entry, "error_rate", row=f"answer {answer}, reason {reason}"))
+        found |= rate(f"moved_rate_where_answer_{answer}", there, of=moved)
+    found |= figure(
+        "moved_rate_flipped_minus_kept",
+        rate_difference,
+        flipped.to_numpy(),
+        moved.to_numpy(),
+        groups=test["patient_id"].to_numpy(),
+        stratify=flipped.to_numpy(),
+        n_resamples=params.resamples,
+        rng=rng,
+    )
+    for words, there in (("right", error == 0), ("wrong", error == 1)):
+        found |= rate(f"moved_rate_where_{words}", there, of=moved)
+    return found, [row for row in rows if row]
+
+
+def rate_difference(here: np.ndarray, what: np.ndarray, *, weights: np.ndarray | None = None) -> Any:
+    """P(what | here) - P(what | not here)."""
+    return sensitivity(here, what, weights=weights) + specificity(here, what, weights=weights) - 1
+
+
+def errors_found(
+    cases: pd.DataFrame, params: StabilityParams, rng: np.random.Generator
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Do unstable explanations go with errors: by each measure, alone, against and beyond the plain margin?"""
     val, test = ((cases["split"] == split).to_numpy() for split in ("val", "test"))
-    limit = float(np.nanquantile(instability[val], params.moved_quantile))
-    found: dict[str, Any] = {"moved_above": limit, "constant_maps": int(np.isnan(instability[test]).sum())}
-    test = test & ~np.isnan(instability)
-    moved, groups = instability > limit, cases["patient_id"].to_numpy()
-    for answer, here in (("kept", test & ~flipped), ("flipped", test & flipped)):
-        for reason, there in (("kept", ~moved), ("moved", moved)):
-            found |= {f"answer_{answer}_reason_{reason}": int((here & there).sum())}
-        found |= figure(
-            f"moved_rate_where_answer_{answer}",
-            mean,
-            moved[here].astype(float),
-            groups=groups[here],
-            n_resamples=params.resamples,
-            rng=rng,
-        )
-    return found
+    error, groups = cases["error"].to_numpy(), cases["patient_id"].to_numpy()
+    signals = {key: 1 - cases[key] for key in stability.SIMILARITIES} | {"centre_shift": cases["centre_shift"]}
+    resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
+    found = detection.judge(error, cases["logit"], signals, fit=val, test=test, groups=groups, **resampling)
+    margin = -cases["logit"].abs().to_numpy()[test]
+    plain = figure("error_auroc", auroc, error[test], margin, groups=groups[test], stratify=error[test], **resampling)
+    rows = [drawn(entry, "error_auroc", row=key) for key, entry in {"margin": plain, **found}.items()]
+    return {"claim": claim(found["rank_correlation"]), "margin": plain, **found}, [row for row in rows if row]
 
 
-def detector(
-    cases: pd.DataFrame, name: str, instability: np.ndarray, params: StabilityParams, rng: np.random.Generator
-) -> dict[str, Any]:
-    """Do unstable explanations go with errors? Instability alone, and against the plain margin."""
-    there = (cases["split"] == "test").to_numpy() & ~np.isnan(instability)
-    y_prob, y_true = cases[f"y_prob_{name}"].to_numpy()[there], cases["y_true"].to_numpy()[there]
-    error = ((y_prob > 0.5) != y_true).astype(int)
-    groups = cases["patient_id"].to_numpy()[there]
-    resampled = partial(figure, groups=groups, stratify=error, n_resamples=params.resamples, rng=rng)
-    found: dict[str, Any] = {"n": len(error), "n_errors": int(error.sum())}
-    found |= resampled("error_auroc", auroc, error, instability[there])
-    found |= resampled("error_average_precision", average_precision, error, instability[there])
-    return found | resampled("gain_over_margin", gain, error, instability[there], np.minimum(y_prob, 1 - y_prob))
+def claim(entry: dict[str, Any]) -> str:
+    """The sentence that was tested, and what came of it, by the rank correlation of the maps."""
+    reason = next((entry[key] for key in entry if key.endswith("absent")), "")
+    alone, given = (entry.get(key, f"cannot be tested ({reason})") for key in ("finds_errors", "adds_to_confidence"))
+    return f"Unstable explanations often precede errors: {alone}. They tell more than the confidence does: {given}."
 
 
 def gallery(
-    explain: Any,
+    trained: Explain,
+    untrained: Explain,
     images: np.ndarray,
     cases: pd.DataFrame,
-    perturbations: dict[str, stability.Perturbation],
+    compared: pd.DataFrame,
+    changes: dict[str, stability.Perturbation],
     name: str,
-    instability: np.ndarray,
-    target: np.ndarray,
-) -> figures.Figure:
-    """The most and the least stable right and wrong test cases under every perturbation, maps where they fell."""
-    test = (cases["split"] == "test").to_numpy() & ~np.isnan(instability)
-    wrong = ((cases[f"y_prob_{name}"] > 0.5).astype(int) != cases["y_true"]).to_numpy()
+) -> dict[str, figures.Figure]:
+    """The most and the least stable right and wrong test cases: beside an untrained network, and under each change."""
+    titles = f"{name}: the most and the least stable maps", f"{name}: the same images and maps under each mild change"
+    chosen = most_and_least_stable(cases)
+    if chosen.empty:
+        return {
+            "cases": figures.case_rows([], title=titles[0]),
+            "changes": figures.case_columns([], [], title=titles[1]),
+        }
+    levels, target = images[chosen.index].astype(np.float32) / 255.0, chosen["target"].to_numpy()
+    views = {"as it is": (levels, trained), "untrained network": (levels, untrained)}
+    views |= {label: (change.apply(levels), trained) for label, change in changes.items()}
+    flips = set(compared.loc[compared["flipped"], ["perturbation", "case"]].itertuples(index=False, name=None))
+    panels = {
+        label: _panels(seen, explain, target, flipped=[(label, case) in flips for case in chosen.index])
+        for label, (seen, explain) in views.items()
+    }
+    moved = compared[compared["case"].isin(chosen.index)].dropna(subset="rank_correlation")
+    worst = moved.loc[moved.groupby("case")["rank_correlation"].idxmin()].set_index("case")
     rows = []
-    for words, error in (("right", False), ("wrong", True)):
-        like = np.flatnonzero(test & (wrong == error))
-        like = like[np.argsort(instability[like], kind="stable")]
-        ends = [*(("stable", case) for case in like[:2]), *(("unstable", case) for case in like[2:][-2:])]
-        for kind, case in ends:
-            levels = images[[case]].astype(np.float32) / 255
-            panels = [("as it is", images[case], explain(levels).maps[0] * target[case])]
-            for label, perturbation in perturbations.items():
-                changed = perturbation.apply(levels)
-                seen = explain(changed)
-                panels.append((f"{label}: {seen.logit[0]:+.1f}", changed[0] * 255, seen.maps[0] * target[case]))
-            rows.append((f"{kind}, {words}, truth {cases['y_true'][case]}", images[case], panels))
-    return figures.case_rows(rows, title=f"{name}: the same image under each mild change, its map and its logit")
+    for place, (case, facts) in enumerate(chosen["facts"].items()):
+        shown = {"its map": "as it is", "map of an\nuntrained network": "untrained network"}
+        label, like = worst.loc[case, ["perturbation", "rank_correlation"]]
+        shown |= {f"{label}:\nrank correlation {like:.2f}": label}
+        rows.append((facts, images[case], [(words, *panels[label][place][1:]) for words, label in shown.items()]))
+    first = [place for place, again in enumerate(chosen["kind"].duplicated()) if not again]
+    columns = [(label, [row[place] for place in first]) for label, row in panels.items()]
+    return {
+        "cases": figures.case_rows(rows, title=titles[0]),
+        "changes": figures.case_columns(list(chosen["facts"].iloc[first]), columns, title=titles[1]),
+    }
+
+
+def _panels(levels: np.ndarray, explain: Explain, target: np.ndarray, *, flipped: list[bool]) -> list[Panel]:
+    said = explain(levels)
+    words = [
+        f"logit {logit:+.2f}{', flipped' if flip else ''}" for logit, flip in zip(said.logit, flipped, strict=True)
+    ]
+    return list(zip(words, levels * 255, said.maps * target[:, None, None], strict=True))
+
+
+def most_and_least_stable(cases: pd.DataFrame) -> pd.DataFrame:
+    """Up to two test cases of each kind, the extreme one first, with their kind and their facts in words."""
+    there = cases[(cases["split"] == "test") & cases["instability"].notna()].sort_values("instability", kind="stable")
+    parts = []
+    for words, part in (("right", there[there["error"] == 0]), ("wrong", there[there["error"] == 1])):
+        half = (len(part) + 1) // 2
+        parts += [
+            part[:half][:2].assign(kind=f"stable, {words}"),
+            part[half:][::-1][:2].assign(kind=f"unstable, {words}"),
+        ]
+    chosen = pd.concat(parts)
+    facts = [
+        f"{row.kind}\n{row.image_id.rpartition('/')[2][-24:]}\n"
+        f"truth {row.y_true}, says {int(row.y_prob > 0.5)} (P {row.y_prob:.2f})\ninstability {row.instability:.2f}"
+        for row in chosen.itertuples()
+    ]
+    return chosen.assign(facts=facts)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Which doubts are genuine, and which errors are confident?"""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -7,13 +8,21 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 from safetensors import safe_open
+from scipy.special import expit
 
 from tmv_lib import uncertainty
 from tmv_lib.files import join, read_csv, read_rows, write_csv, write_metrics
 from tmv_lib.params import Params, read, read_members
-from tmv_lib.reporting import counts, figure, gain
+from tmv_lib.reporting import adjust, counts, figure, gain, mean
 from tmv_lib.stage import run
-from tmv_lib.statistics import auroc, average_precision
+from tmv_lib.statistics import auroc, average_precision, rank_among
+
+DOUBTED = 0.9  # rank among validation above which dropout is said to doubt a case
+FLAGGED = 0.95  # rank among validation above which an image is flagged as unlike the training images
+ENTROPIES = ["predictive_entropy", "expected_entropy", "mutual_information"]
+DISTANCES = ["distance", "mahalanobis"]
+
+Calibrate = Callable[[np.ndarray], np.ndarray]
 
 
 class UncertaintyParams(Params):
@@ -28,86 +37,246 @@ def main() -> None:
     params = read("params.yaml", "uncertainty", UncertaintyParams)
     members = read_members("params.yaml")
     rng = np.random.default_rng(params.seed)
-    cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
-    calibrated = read_csv("data/calibration/cases.csv", ["image_id", *(f"y_prob_{name}" for name in members)])
-    cases = join(cases, calibrated)
-    probs = cases[[f"y_prob_{name}" for name in members]].to_numpy()
-    signals = pd.DataFrame({"image_id": cases["image_id"], "disagreement": probs.max(1) - probs.min(1)})
-    convergence, detectors, confident, metrics = [], [], [], {}
+    everything = read_cases(list(members))
+    later = everything[everything["split"] != "train"].reset_index(drop=True)
+    between = between_members(later[[f"y_prob_{name}" for name in members]].to_numpy().T)
+    signals, convergence, detectors, unlike, sorted_cases = [later[["image_id"]], between], [], [], [], []
+    errors: dict[str, Any] = {}
+    strangers: dict[str, Any] = {}
     for name, member in members.items():
-        ids = read_csv(f"data/train/{name}/predictions.csv", ["image_id"])["image_id"]
-        features = read_rows(f"data/train/{name}/features.npy", image_id=ids, wanted=cases["image_id"])
-        drawn, curve = dropout_signals(features, f"data/train/{name}/weights.safetensors", member.dropout, params)
-        train = (cases["split"] == "train").to_numpy()
-        distance = uncertainty.nearest_neighbour_distance(features, features[train], k=params.neighbours)
-        signals = signals.assign(**{f"{key}_{name}": value for key, value in drawn.items()})
-        signals[f"distance_{name}"] = distance
-        convergence += [curve.assign(series=name), curve.assign(series=f"{name}, limit", value=curve["limit"])]
+        calibrate = partial(
+            uncertainty.recalibrated, raw=expit(everything[f"raw_{name}"]), calibrated=everything[f"y_prob_{name}"]
+        )
+        dropped, curve = head_dropout(name, later, member.dropout, params)
+        others = {"body": body_dropout(name, later), "augmented": augmented(name, later)}
+        distances, foreign = away_from_training(name, everything, params)
+        own = doubts(dropped, others, calibrate=calibrate).join(distances)
+        cases = decided(later, name, params).join([own, between])
+        test = cases[cases["split"] == "test"]
 
-        y_prob = cases[f"y_prob_{name}"]
-        table = pd.DataFrame({"margin": np.minimum(y_prob, 1 - y_prob), **drawn, "distance": distance})
-        table = table.assign(disagreement=signals["disagreement"])
-        test = (cases["split"] == "test").to_numpy()
-        wrong = ((y_prob > 0.5).astype(int) != cases["y_true"]).to_numpy()
-        metrics[name], rows = judge(cases[test], wrong[test], table[test], params, rng)
-        detectors.append(rows.assign(series=name))
-        sure = (np.maximum(y_prob, 1 - y_prob) >= params.confident).to_numpy()
-        metrics[name] |= quadrants(wrong[test], sure[test])
-        mistakes = cases.assign(member=name, y_prob=y_prob, mutual_information=drawn["mutual_information"])
-        columns = ["image_id", "member", "y_true", "y_prob", "mutual_information"]
-        confident.append(mistakes.loc[test & wrong & sure, columns])
-    write_csv("data/uncertainty/cases.csv", signals)
-    write_csv("data/uncertainty/confident_errors.csv", pd.concat(confident))
+        errors[name], found = judge(test, ["margin", *own, *between], params, rng)
+        errors[name]["quadrants"] = quadrants(cases, params, rng)
+        foreign["margin"] = margin(calibrate(expit(foreign["logit"])))
+        strangers[name], told = unlike_training(cases, foreign, params, rng)
+
+        signals.append(own.add_suffix(f"_{name}"))
+        convergence.append(curve)
+        detectors.append(found.assign(series=name))
+        unlike.append(told.assign(series=f"{name}, " + told["signal"]))
+        sorted_cases.append(test.assign(member=name))
+    write_csv("data/uncertainty/cases.csv", pd.concat(signals, axis=1))
+    write_csv("data/uncertainty/quadrants.csv", worst_first(pd.concat(sorted_cases)))
     write_csv("plots/uncertainty/convergence.csv", pd.concat(convergence))
     write_csv("plots/uncertainty/detectors.csv", pd.concat(detectors))
-    write_metrics("metrics/uncertainty.json", {"uncertainty": metrics})
+    write_csv("plots/uncertainty/unlike_training.csv", pd.concat(unlike))
+    write_metrics("metrics/uncertainty.json", {"uncertainty": errors, "unlike_training": strangers})
 
 
-def dropout_signals(
-    features: np.ndarray, weights: str, rate: float, params: UncertaintyParams
-) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
-    """Entropies of Monte Carlo dropout on the head, and how the mean mutual information nears its limit."""
-    with safe_open(weights, framework="numpy") as stored:
+def read_cases(members: list[str]) -> pd.DataFrame:
+    """All cases with each member's raw logit and calibrated probability, and the cause that the phantom planted."""
+    cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true", "source"])
+    if set(cases["source"]) == {"phantom"}:
+        cases = join(cases, read_csv("data/prepare/cases.csv", ["image_id", "cause"]))
+    for name in members:
+        predictions = read_csv(f"data/train/{name}/predictions.csv", ["image_id", "logit"])
+        cases = join(cases, predictions.rename(columns={"logit": f"raw_{name}"}))
+    return join(cases, read_csv("data/calibration/cases.csv", ["image_id", *(f"y_prob_{name}" for name in members)]))
+
+
+def between_members(member_probs: np.ndarray) -> pd.DataFrame:
+    """What the members dispute, from their calibrated probabilities (members, cases)."""
+    disputed = uncertainty.entropy_decomposition(member_probs).mutual_information
+    return pd.DataFrame({"disagreement": np.ptp(member_probs, axis=0), "members_mutual_information": disputed})
+
+
+def read_features(name: str, wanted: pd.Series) -> np.ndarray:
+    """Pooled features of a member in the order of the wanted images."""
+    ids = read_csv(f"data/train/{name}/predictions.csv", ["image_id"])["image_id"]
+    return read_rows(f"data/train/{name}/features.npy", image_id=ids, wanted=wanted)
+
+
+def head_dropout(
+    name: str, cases: pd.DataFrame, rate: float, params: UncertaintyParams
+) -> tuple[np.ndarray, pd.DataFrame]:
+    """Raw probabilities (passes, cases) of dropout before the head, and how its mean information nears the limit."""
+    features = read_features(name, cases["image_id"])
+    with safe_open(f"data/train/{name}/weights.safetensors", framework="numpy") as stored:
         weight, bias = stored.get_tensor("head.weight")[0], float(stored.get_tensor("head.bias")[0])
     probs = uncertainty.mc_dropout_probs(
         features, weight, bias, rate=rate, passes=params.passes, generator=np.random.default_rng(params.seed)
     )
-    limit = uncertainty.dropout_limit(features, weight, bias, rate=rate)
+    limit = uncertainty.dropout_limit(features, weight, bias, rate=rate).mutual_information.mean()
     passes = np.unique(np.geomspace(2, params.passes, 12).round().astype(int))
     means = [uncertainty.entropy_decomposition(probs[:t]).mutual_information.mean() for t in passes]
-    curve = pd.DataFrame({"passes": passes, "value": means, "limit": limit.mutual_information.mean()})
-    return uncertainty.entropy_decomposition(probs)._asdict(), curve
+    drawn = {name: means, f"{name}, limit": limit}
+    return probs, pd.concat([pd.DataFrame({"passes": passes, "value": v, "series": s}) for s, v in drawn.items()])
+
+
+def body_dropout(name: str, cases: pd.DataFrame) -> np.ndarray:
+    """Raw probabilities (passes, cases) of full passes with dropout in the body; no row where none were made."""
+    predictions = read_csv(f"data/train/{name}/predictions.csv", ["image_id", "split"])
+    later = predictions.loc[predictions["split"] != "train", "image_id"]
+    logits = pd.DataFrame(np.load(f"data/train/{name}/body_passes.npy"), columns=later)
+    return expit(logits[cases["image_id"]].to_numpy())
+
+
+def augmented(name: str, cases: pd.DataFrame) -> np.ndarray:
+    """Raw probabilities (1 + changes, cases) of the image as it is and under each mild change that `stability` made."""
+    table = read_csv("data/stability/logits.csv", ["image_id", "member", "perturbation", "logit"])
+    changed = table[table["member"] == name].pivot_table(index="perturbation", columns="image_id", values="logit")
+    return expit(np.vstack([cases[f"raw_{name}"], changed[cases["image_id"]].to_numpy()]))
+
+
+def doubts(dropped: np.ndarray, others: dict[str, np.ndarray], *, calibrate: Calibrate) -> pd.DataFrame:
+    """Entropies a case from raw probabilities (passes, cases) of dropout in the head, and of the other kinds.
+
+    All speak of the calibrated model, because that is the one that decides.
+    """
+    found = pd.DataFrame(uncertainty.entropy_decomposition(calibrate(dropped))._asdict())
+    for kind, probs in others.items():
+        if len(probs) > 1:
+            entropies = uncertainty.entropy_decomposition(calibrate(probs))
+            found[f"{kind}_predictive_entropy"] = entropies.predictive_entropy
+            found[f"{kind}_mutual_information"] = entropies.mutual_information
+    return found
+
+
+def away_from_training(
+    name: str, everything: pd.DataFrame, params: UncertaintyParams
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both distances to the training features, of the cases outside train and of the foreign images."""
+    features, train = read_features(name, everything["image_id"]), (everything["split"] == "train").to_numpy()
+    foreign = read_csv(f"data/train/{name}/foreign.csv", ["image_id", "kind", "logit"])
+    strange = np.load(f"data/train/{name}/foreign.npy")
+    if len(strange) != len(foreign):
+        raise ValueError(f"data/train/{name}/foreign.npy: {len(strange)} rows for {len(foreign)} images")
+    judged, reference = np.vstack([features[~train], strange]), features[train]
+    near = uncertainty.nearest_neighbour_distance(judged, reference, k=params.neighbours)
+    far = uncertainty.mahalanobis_distance(judged, reference, everything["y_true"][train])
+    both = pd.DataFrame({"distance": near, "mahalanobis": far})
+    n = int((~train).sum())
+    return both[:n], foreign.join(both[n:].reset_index(drop=True))
+
+
+def decided(cases: pd.DataFrame, name: str, params: UncertaintyParams) -> pd.DataFrame:
+    """The cases as this member decides them: y_prob, margin, error, quadrant."""
+    y_prob = cases[f"y_prob_{name}"]
+    error = ((y_prob > 0.5) != cases["y_true"]).astype(int)
+    quadrant = uncertainty.quadrant(error, 1 - margin(y_prob), confident=params.confident)
+    return cases.assign(y_prob=y_prob, margin=margin(y_prob), error=error, quadrant=quadrant)
+
+
+def margin(y_prob: Any) -> Any:
+    """1 - max(p, 1 - p), the doubt that needs no other signal, in [0, 0.5]."""
+    return np.minimum(y_prob, 1 - y_prob)
 
 
 def judge(
-    test: pd.DataFrame, wrong: np.ndarray, table: pd.DataFrame, params: UncertaintyParams, rng: np.random.Generator
+    test: pd.DataFrame, signals: list[str], params: UncertaintyParams, rng: np.random.Generator
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Each uncertainty as a detector of errors, beside the plain margin 1 - max(p, 1 - p)."""
-    groups, error = test["patient_id"].to_numpy(), wrong.astype(int)
-    resampled = partial(figure, groups=groups, stratify=error, n_resamples=params.resamples, rng=rng)
+    """Each uncertainty as a detector of errors, and its gain over the plain margin 1 - max(p, 1 - p), tested."""
+    groups, error, rival = (test[column].to_numpy() for column in ("patient_id", "error", "margin"))
+    resampled = partial(figure, groups=groups, n_resamples=params.resamples, rng=rng)
     found: dict[str, Any] = counts(error, groups)
     found["n_errors"] = found.pop("n_positive")
-    rows = []
-    for signal in table.columns.astype(str):
-        score, margin = table[signal].to_numpy(), table["margin"].to_numpy()
-        found[signal] = resampled("error_auroc", auroc, error, score)
+    for signal in signals:
+        score = test[signal].to_numpy()
+        found[signal] = resampled("error_auroc", auroc, error, score, stratify=error)
         found[signal] |= resampled("error_average_precision", average_precision, error, score)
         if signal != "margin":
-            found[signal] |= resampled("gain_over_margin", gain, error, score, margin)
-        if "error_auroc" in found[signal]:
-            value, low, high = (found[signal][f"error_auroc{end}"] for end in ("", "_low", "_high"))
-            rows.append({"signal": signal, "auroc": value, "low": low, "high": high})
-    return found, pd.DataFrame(rows, columns=["signal", "auroc", "low", "high"])
+            found[signal] |= resampled("gain_over_margin", gain, error, score, rival, stratify=error, null=0.0)
+    adjust(*(found[signal] for signal in signals))
+    rows = [drawn(found[signal], "error_auroc", signal=signal) for signal in signals]
+    return found, pd.DataFrame([row for row in rows if row], columns=["signal", "auroc", "low", "high"])
 
 
-def quadrants(wrong: np.ndarray, sure: np.ndarray) -> dict[str, int]:
-    """Confidence against correctness: genuine doubt, and confident mistakes."""
-    return {
-        "confident_right": int((sure & ~wrong).sum()),
-        "confident_error": int((sure & wrong).sum()),
-        "doubtful_right": int((~sure & ~wrong).sum()),
-        "doubtful_error": int((~sure & wrong).sum()),
-    }
+def drawn(found: dict[str, Any], name: str, **labels: str) -> dict[str, Any]:
+    """One row of a diagram of AUROCs with intervals; nothing where the figure is absent."""
+    if name not in found:
+        return {}
+    return {**labels, "auroc": found[name], "low": found[f"{name}_low"], "high": found[f"{name}_high"]}
+
+
+def quadrants(cases: pd.DataFrame, params: UncertaintyParams, rng: np.random.Generator) -> dict[str, Any]:
+    """Confidence against correctness on the test split: how many, and whose doubt it is, the image's or the model's."""
+    val = (cases["split"] == "val").to_numpy()
+    information = cases["mutual_information"].to_numpy()
+    cases = cases.assign(doubted=rank_among(information, information[val]) > DOUBTED)
+    test = cases[cases["split"] == "test"]
+
+    def resampled(name: str, metric: Any, part: pd.DataFrame, *columns: str) -> dict[str, Any]:
+        arrays = [part[column].to_numpy(dtype=float) for column in columns]
+        groups = part["patient_id"].to_numpy()
+        return figure(name, metric, *arrays, groups=groups, n_resamples=params.resamples, rng=rng)
+
+    found: dict[str, Any] = {}
+    for quadrant in uncertainty.QUADRANTS:
+        inside = test["quadrant"] == quadrant
+        doubted = int((inside & test["doubted"]).sum())
+        found[quadrant] = {"n": int(inside.sum()), "doubted_by_dropout": doubted}
+        found[quadrant] |= resampled("share", mean, test.assign(inside=inside), "inside")
+    doubtful = test[test["quadrant"].str.startswith("doubtful")]
+    found["doubt_of_the_model"] = resampled(
+        "share", uncertainty.model_share, doubtful, "predictive_entropy", "mutual_information"
+    )
+    mistakes = found["confident_error"]
+    found["words"] = (
+        f"Confident mistakes: {mistakes['n']}; of these the dropout doubts {mistakes['doubted_by_dropout']}."
+    )
+    return found
+
+
+def worst_first(cases: pd.DataFrame) -> pd.DataFrame:
+    """One row a test case and member, mistakes before right answers, the most confident first."""
+    order = np.lexsort((cases["margin"], -cases["error"]))
+    return cases.iloc[order][["image_id", "member", "y_true", "y_prob", "quadrant", *ENTROPIES, *DISTANCES]]
+
+
+def unlike_training(
+    cases: pd.DataFrame, foreign: pd.DataFrame, params: UncertaintyParams, rng: np.random.Generator
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Do the distances, or the margin alone, tell images that are no radiographs, and a finding never shown?"""
+    val, test = (cases[cases["split"] == split] for split in ("val", "test"))
+    found: dict[str, Any] = {}
+    rows = []
+    for kind, (strange, usual) in strangers_and_usual(test, foreign).items():
+        pair = pd.concat([strange, usual])
+        outcome, groups = np.repeat([1, 0], [len(strange), len(usual)]), pair["patient_id"].to_numpy()
+        resampled = partial(figure, n_resamples=params.resamples, rng=rng)
+        alone = partial(resampled, groups=strange["patient_id"].to_numpy())
+        sure = (1 - strange["margin"] >= params.confident).to_numpy(dtype=float)
+        found[kind] = {"n": len(strange)} | alone("confident", mean, sure)
+        for signal in ("margin", *DISTANCES):
+            flagged = rank_among(strange[signal], val[signal]) > FLAGGED if len(strange) else np.empty(0)
+            found[kind][signal] = alone("flagged", mean, flagged.astype(float))
+            if kind != "test":
+                score = pair[signal].to_numpy()
+                found[kind][signal] |= resampled("auroc", auroc, outcome, score, groups=groups, stratify=outcome)
+                rows.append(drawn(found[kind][signal], "auroc", signal=signal, kind=kind))
+    table = pd.DataFrame([row for row in rows if row], columns=["signal", "kind", "auroc", "low", "high"])
+    for signal, judged in table.groupby("signal", sort=False):
+        told = judged["low"] > 0.5
+        found[f"words_{signal}"] = (
+            f"told apart: {', '.join(judged['kind'][told]) or 'nothing'}; "
+            f"not told apart: {', '.join(judged['kind'][~told]) or 'nothing'}"
+        )
+    return found, table
+
+
+def strangers_and_usual(test: pd.DataFrame, foreign: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+    """Foreign images of each kind and what they were made from; the phantom's unseen finding and other positives.
+
+    `test` stands for itself: the share of usual images that is flagged.
+    """
+    pairs = {"test": (test, test[:0])}
+    for kind, made in foreign.groupby("kind", sort=False):
+        owned = made.merge(test[["image_id", "patient_id"]], on="image_id")
+        pairs[str(kind)] = owned, test[test["image_id"].isin(owned["image_id"])]
+    if "cause" in test:
+        positive = test[test["y_true"] == 1]
+        unseen = positive["cause"] == "blind"
+        pairs["unseen_finding"] = positive[unseen], positive[~unseen]
+    return pairs
 
 
 if __name__ == "__main__":

@@ -12,12 +12,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.fft import dct, idct
-from scipy.optimize import brentq, minimize
+from scipy.optimize import brentq, isotonic_regression, minimize
 from scipy.special import expit
 from scipy.special import logit as log_odds
 from sklearn.isotonic import IsotonicRegression
 
-from tmv_lib.classification import negative_log_likelihood
 from tmv_lib.statistics import (
     CELLS_AT_ONCE,
     FloatArray,
@@ -31,6 +30,8 @@ from tmv_lib.statistics import (
 )
 
 SMOOTHING_CELLS = 2**14  # grid on [0, 1] of the smooth calibration error
+MERGED_FROM, LOGIT_CELL = 2**16, 2.0**-11  # calibrators of more cases are fitted on cells of the logit
+LEVELS = 2**12  # more distinct probabilities than these are merged before labels are drawn for them
 TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.01, 100.0
 RIDGE = 0.01  # a Normal prior of standard deviation 10 on each parameter, about the identity
 
@@ -53,11 +54,21 @@ class ReliabilityCurve(NamedTuple):
 
 
 class Corp(NamedTuple):
-    """The Brier score as miscalibration - discrimination + uncertainty, each at least 0."""
+    """The Brier score as miscalibration - discrimination + uncertainty, each at least 0; one a row of weights."""
 
-    miscalibration: float
-    discrimination: float
-    uncertainty: float
+    miscalibration: Any
+    discrimination: Any
+    uncertainty: Any
+
+
+class CorpCurve(NamedTuple):
+    """One entry a distinct probability, ascending: the recalibrated one, cases, and the 95 % consistency band."""
+
+    y_prob: FloatArray
+    recalibrated: FloatArray
+    n: IntArray
+    low: FloatArray
+    high: FloatArray
 
 
 class NoiseFloor(NamedTuple):
@@ -72,11 +83,27 @@ class NoiseFloor(NamedTuple):
         return float((1 + (self.samples >= observed).sum()) / (1 + self.samples.size))
 
 
+class CalibrationTest(NamedTuple):
+    """An ECE beside the mean and the 95th percentile of its noise floor, and the p-value of perfect calibration."""
+
+    ece: float
+    noise_floor: float
+    noise_floor_p95: float
+    p_value: float
+
+
 class CalibratorChoice(NamedTuple):
-    """The chosen calibrator's name, and a row a calibrator: name, nll, standard_error, chosen."""
+    """The chosen calibrator's name, a row a calibrator: name, nll, excess over the least, standard_error, chosen."""
 
     name: str
     table: pd.DataFrame
+
+
+class NestedChoice(NamedTuple):
+    """Logits (n,) calibrated by a choice and a fit that saw other patients only, and the name chosen in each fold."""
+
+    logit: FloatArray
+    names: list[str]
 
 
 @dataclass(frozen=True)
@@ -142,65 +169,142 @@ def expected_calibration_error(
     return np.abs(gaps).sum(axis=-1) / w.sum(axis=-1)
 
 
+def classwise_calibration_error(
+    y_true: ArrayLike,
+    y_prob: ArrayLike,
+    *,
+    n_bins: int = 15,
+    strategy: str = "uniform",
+    weights: ArrayLike | None = None,
+) -> Any:
+    """Mean of the ECE of class 1 on p and of class 0 on 1 - p (Kull et al. 2019), in [0, 1].
+
+    With two classes the bins of 1 - p mirror those of p: the figure leaves the positive-class ECE only where
+    probabilities lie on the edge of a bin. Bins, weights and return value as in `expected_calibration_error`.
+    """
+    y, p = _cases(y_true, y_prob)
+    errors = (
+        expected_calibration_error(outcome, probability, n_bins=n_bins, strategy=strategy, weights=weights)
+        for outcome, probability in ((y, p), (1 - y, 1 - p))
+    )
+    return sum(errors) / 2
+
+
 def maximum_calibration_error(
-    y_true: ArrayLike, y_prob: ArrayLike, *, n_bins: int = 15, strategy: str = "uniform"
-) -> float:
-    """Largest distance of observed share and mean probability over the non-empty bins, in [0, 1]."""
-    curve = reliability_curve(y_true, y_prob, n_bins=n_bins, strategy=strategy)
-    return float(np.abs(curve.accuracy - curve.confidence).max())
+    y_true: ArrayLike,
+    y_prob: ArrayLike,
+    *,
+    n_bins: int = 15,
+    strategy: str = "uniform",
+    weights: ArrayLike | None = None,
+) -> Any:
+    """Largest distance of observed share and mean probability over the bins that carry weight, in [0, 1].
+
+    Bins, weights and return value as in `expected_calibration_error`.
+    """
+    y, p = _cases(y_true, y_prob)
+    w = as_weights(weights, n=y.size)
+    order, starts = _by_bin(p, n_bins=n_bins, strategy=strategy)
+    n, gap = (np.add.reduceat(part[..., order], starts, axis=-1) for part in (w, w * (y - p)))
+    return (np.abs(gap) / np.where(n > 0, n, 1)).max(axis=-1)
 
 
 def debiased_calibration_error(
-    y_true: ArrayLike, y_prob: ArrayLike, *, n_bins: int = 15, strategy: str = "uniform"
-) -> float:
+    y_true: ArrayLike,
+    y_prob: ArrayLike,
+    *,
+    n_bins: int = 15,
+    strategy: str = "uniform",
+    weights: ArrayLike | None = None,
+) -> Any:
     """Root of the debiased squared calibration error (Kumar, Liang & Ma 2019), in [0, 1].
 
     The variance of each bin's observed share is taken off, so that a perfect model has 0 in expectation
     before the floor at 0. Bins of one case have no variance and are left out; ValueError where no other bin
-    exists.
+    exists. Bins, weights and return value as in `expected_calibration_error`.
     """
-    curve = reliability_curve(y_true, y_prob, n_bins=n_bins, strategy=strategy)
-    usable = curve.n >= 2
-    if not usable.any():
+    y, p = _cases(y_true, y_prob)
+    w = as_weights(weights, n=y.size)
+    order, starts = _by_bin(p, n_bins=n_bins, strategy=strategy)
+    n, positives, gap = (np.add.reduceat(part[..., order], starts, axis=-1) for part in (w, w * y, w * (y - p)))
+    usable = n >= 2
+    if not usable.any(axis=-1).all():
         raise ValueError("the debiased error needs a bin with at least 2 cases, found none")
-    n, share, mean = curve.n[usable], curve.accuracy[usable], curve.confidence[usable]
-    # sum_b n_b / n [(ybar - pbar)^2 - ybar (1 - ybar) / (n_b - 1)]
-    squared = n @ ((share - mean) ** 2 - share * (1 - share) / (n - 1)) / curve.n.sum()
-    return float(np.sqrt(max(squared, 0)))
+    # sum_b n_b / n [(ybar - pbar)^2 - ybar (1 - ybar) / (n_b - 1)], n_b ybar the positives
+    n_usable = np.where(usable, n, 2)
+    terms = (gap**2 - positives * (n - positives) / (n_usable - 1)) / n_usable
+    squared = np.where(usable, terms, 0).sum(axis=-1) / w.sum(axis=-1)
+    return np.sqrt(np.maximum(squared, 0))
 
 
-def smooth_calibration_error(y_true: ArrayLike, y_prob: ArrayLike) -> float:
+def smooth_calibration_error(y_true: ArrayLike, y_prob: ArrayLike, *, weights: ArrayLike | None = None) -> Any:
     """Smooth ECE in [0, 1], free of bins (Blasiok & Nakkiran 2023, arXiv 2309.12236).
 
     smECE_s is the integral over t of |mean_i (y_i - p_i) K_s(t, p_i)|, K_s the Gaussian of width s reflected
     at 0 and 1; the value is the s at which smECE_s = s. Probabilities are rounded to a grid of 2**14 cells.
+    Returns a float, or an array (resamples,) for weights (resamples, n).
     """
     y, p = _cases(y_true, y_prob)
+    w = as_weights(weights, n=y.size)
     cell = np.minimum((p * SMOOTHING_CELLS).astype(np.intp), SMOOTHING_CELLS - 1)
-    residual = np.bincount(cell, weights=y - p, minlength=SMOOTHING_CELLS) / y.size
-    spectrum = dct(residual)
     frequency = np.pi * np.arange(SMOOTHING_CELLS)
 
-    # A reflected Gaussian multiplies the cosine of frequency pi k by exp(-(pi k s)^2 / 2).
-    def excess(s: float) -> float:
-        return float(np.abs(idct(spectrum * np.exp(-((frequency * s) ** 2) / 2))).sum()) - s
+    def fixed_point(row: FloatArray) -> float:
+        spectrum = dct(np.bincount(cell, weights=row * (y - p), minlength=SMOOTHING_CELLS) / row.sum())
 
-    return float(brentq(excess, 0, 2, xtol=1e-9))
+        # A reflected Gaussian multiplies the cosine of frequency pi k by exp(-(pi k s)^2 / 2): beyond k = 64 / s
+        # nothing is left, and as many cells show all there is to see.
+        def excess(s: float) -> float:
+            seen = int(min(SMOOTHING_CELLS, 2 ** np.ceil(np.log2(64 / max(s, 1e-6)))))
+            smoothed = idct(spectrum[:seen] * np.exp(-((frequency[:seen] * s) ** 2) / 2))
+            return float(np.abs(smoothed).sum()) - s
+
+        return brentq(excess, 0, 2, xtol=1e-9)
+
+    return np.apply_along_axis(fixed_point, -1, w)[()]
 
 
-def corp_decomposition(y_true: ArrayLike, y_prob: ArrayLike) -> Corp:
+def corp_decomposition(y_true: ArrayLike, y_prob: ArrayLike, *, weights: ArrayLike | None = None) -> Corp:
     """Exact decomposition of the Brier score (CORP: Dimitriadis, Gneiting & Jordan 2021).
 
     With x the isotonic (PAV) recalibration of p: MCB = S(p) - S(x), DSC = S(ybar) - S(x), UNC = S(ybar), so
-    that S(p) = MCB - DSC + UNC. One class only is allowed: UNC and DSC are then 0.
+    that S(p) = MCB - DSC + UNC. One class only is allowed: UNC and DSC are then 0. Floats, or arrays
+    (resamples,) for weights (resamples, n).
     """
     y, p = _cases(y_true, y_prob)
-    recalibrated = IsotonicRegression().fit_transform(p, y)
-    uncertainty = float(y.mean() * (1 - y.mean()))
-    # x averages y within each PAV block, so S(ybar) - S(x) = mean (x - ybar)^2
-    discrimination = float(np.mean((recalibrated - y.mean()) ** 2))
-    miscalibration = float(np.mean((p - y) ** 2)) - uncertainty + discrimination
-    return Corp(max(miscalibration, 0.0), discrimination, uncertainty)
+    w = as_weights(weights, n=y.size)
+    order, starts = _by_level(p)
+    n, positives = (np.add.reduceat(part[..., order], starts, axis=-1) for part in (w, w * y))
+    total = w.sum(axis=-1)
+    prevalence = positives.sum(axis=-1) / total
+
+    def explained(k: tuple[int, ...]) -> float:
+        drawn = n[k] > 0
+        x = isotonic_regression(positives[k][drawn] / n[k][drawn], weights=n[k][drawn]).x
+        # x averages y within each PAV block, so S(ybar) - S(x) = mean (x - ybar)^2
+        return float(n[k][drawn] @ (x - prevalence[k]) ** 2 / total[k])
+
+    discrimination = np.reshape([explained(k) for k in np.ndindex(total.shape)], total.shape)[()]
+    uncertainty = prevalence * (1 - prevalence)
+    miscalibration = w @ (p - y) ** 2 / total - uncertainty + discrimination
+    return Corp(np.maximum(miscalibration, 0), discrimination, uncertainty)
+
+
+def corp_curve(y_true: ArrayLike, y_prob: ArrayLike, *, n_draws: int = 1000, rng: np.random.Generator) -> CorpCurve:
+    """Reliability without bins: the isotonic (PAV) recalibration of p, and where it would lie under calibration.
+
+    The consistency band holds 95 % of the curves of labels drawn as y ~ Bernoulli(p), point by point (Dimitriadis,
+    Gneiting & Jordan 2021): at a given probability, a curve outside speaks against calibration. More than 4,096
+    distinct probabilities are merged within cells of width 1/4096, at their mean. One class only is allowed.
+    """
+    y, p = _cases(y_true, y_prob)
+    _require_draws(n_draws)
+    order, starts = _by_level(p, at_most=LEVELS)
+    n = np.diff(starts, append=p.size)
+    level, share = (np.add.reduceat(values[order], starts) / n for values in (p, y))
+    drawn = rng.binomial(n, level, size=(n_draws, n.size)) / n
+    recalibrated, *curves = (isotonic_regression(row, weights=n).x for row in (share, *drawn))
+    return CorpCurve(level, recalibrated, n, *np.quantile(curves, [0.025, 0.975], axis=0))
 
 
 def calibration_slope(y_true: ArrayLike, logit: ArrayLike, *, weights: ArrayLike | None = None) -> Any:
@@ -220,7 +324,7 @@ def calibration_slope(y_true: ArrayLike, logit: ArrayLike, *, weights: ArrayLike
             raise ValueError("the logits separate the classes: the calibration slope is infinite")
         scale = np.abs(z[drawn]).max()
         design = np.column_stack([np.ones(drawn.sum()), z[drawn] / scale])
-        return float(_fit_logistic(design, y[drawn], weights=row[drawn])[1] / scale)
+        return float(_fit_logistic(design, y[drawn], row[drawn])[1] / scale)
 
     return np.apply_along_axis(slope, -1, w)[()]
 
@@ -248,20 +352,10 @@ def fit_temperature(y_true: ArrayLike, logit: ArrayLike) -> float:
     better), and 100 where the logit does not help (any flatter is better). Raises ValueError for one class
     only, or zero logits.
     """
-    y, z, _ = _weighted_logits(y_true, logit, None)
+    y, z, w = _weighted_logits(y_true, logit, None)
     if not z.any():
         raise ValueError("logit must not be 0 everywhere: every temperature fits alike")
-
-    # d NLL / d (1/T) = sum_i z_i (sigma(z_i / T) - y_i), which falls as T grows
-    def gradient(log_temperature: float) -> float:
-        return float(z @ (expit(z * np.exp(-log_temperature)) - y))
-
-    low, high = np.log(TEMPERATURE_LOW), np.log(TEMPERATURE_HIGH)
-    if gradient(low) <= 0:
-        return TEMPERATURE_LOW
-    if gradient(high) >= 0:
-        return TEMPERATURE_HIGH
-    return float(np.exp(brentq(gradient, low, high, xtol=1e-12)))
+    return _best_temperature(y, z, w)
 
 
 def calibration_noise_floor(
@@ -278,17 +372,63 @@ def calibration_noise_floor(
     the top-label ECE pass the confidence.
     """
     p = as_finite(y_prob, name="y_prob", low=0, high=1)
-    if n_draws < 1:
-        raise ValueError(f"n_draws must be at least 1, found {n_draws}")
-    order, starts = _by_bin(p, n_bins=n_bins, strategy=strategy)
-    p = p[order]
+    _require_draws(n_draws)
+    bins = _bin_of(p, n_bins=n_bins, strategy=strategy)
+    order, starts = _by_level(p, at_most=LEVELS, bins=bins)
+    n = np.diff(starts, append=p.size)
+    level = np.add.reduceat(p[order], starts) / n
+    first_of_bin = np.flatnonzero(np.diff(bins[order][starts], prepend=-1))
     samples = []
-    batch = max(1, CELLS_AT_ONCE // p.size)
+    batch = max(1, CELLS_AT_ONCE // n.size)
     for start in range(0, n_draws, batch):
-        y = rng.random((min(batch, n_draws - start), p.size)) < p
-        samples.append(np.abs(np.add.reduceat(y - p, starts, axis=-1)).sum(axis=-1) / p.size)
+        positives = rng.binomial(n, level, size=(min(batch, n_draws - start), n.size))
+        gaps = np.add.reduceat(positives - n * level, first_of_bin, axis=-1)
+        samples.append(np.abs(gaps).sum(axis=-1) / p.size)
     errors = np.concatenate(samples)
     return NoiseFloor(float(errors.mean()), float(np.quantile(errors, 0.95)), errors)
+
+
+def calibration_test(
+    y_true: ArrayLike,
+    y_prob: ArrayLike,
+    *,
+    n_bins: int = 15,
+    strategy: str = "uniform",
+    n_draws: int = 1000,
+    rng: np.random.Generator,
+) -> CalibrationTest:
+    """The ECE of `expected_calibration_error` held against the noise floor of these very probabilities."""
+    ece = float(expected_calibration_error(y_true, y_prob, n_bins=n_bins, strategy=strategy))
+    floor = calibration_noise_floor(y_prob, n_bins=n_bins, strategy=strategy, n_draws=n_draws, rng=rng)
+    return CalibrationTest(ece, floor.mean, floor.p95, floor.p_value(ece))
+
+
+def at_prevalence(logit: ArrayLike, *, source: float, target: float) -> FloatArray:
+    """Logits (n,) for a place where `target` of the cases are positive and not `source`, both in (0, 1).
+
+    z + log(target / (1 - target)) - log(source / (1 - source)), Bayes' rule (Saerens, Latinne & Decaestecker 2002).
+    It holds where the prevalence alone differs: positives look like positives and negatives like negatives in both
+    places (label shift).
+
+    >>> at_prevalence([0.0], source=0.5, target=0.2).round(4).tolist()  # log(0.2 / 0.8)
+    [-1.3863]
+    """
+    z = as_finite(logit, name="logit")
+    return z + float(log_odds(_proportion("target", target)) - log_odds(_proportion("source", source)))
+
+
+def prevalence_weights(y_true: ArrayLike, *, target: float, weights: ArrayLike | None = None) -> FloatArray:
+    """Weights under which `target` in (0, 1) of the cases y_true (n,) are positive, in each row; sums are kept.
+
+    `weights` (n,) or (resamples, n) are what is reweighted, ones where none are given. Raises ValueError where a
+    class carries no weight.
+    """
+    y = as_binary(y_true)
+    w = as_weights(weights, n=y.size)
+    require_both_classes(y, w)
+    # pi / (w+ / w) for positives, (1 - pi) / (w- / w) for negatives
+    share = ((w @ y) / w.sum(axis=-1))[..., None]
+    return w * np.where(y == 1, _proportion("target", target) / share, (1 - target) / (1 - share))
 
 
 def fit_calibrator(name: str, y_true: ArrayLike, logit: ArrayLike) -> Calibrator:
@@ -300,13 +440,13 @@ def fit_calibrator(name: str, y_true: ArrayLike, logit: ArrayLike) -> Calibrator
     2208.00461; the 0.01 is ours and keeps T positive). Platt, beta and entropy_temperature carry a weak ridge
     about the identity, so that separable classes and constant logits have a finite answer. Temperature, beta
     and isotonic never reverse a ranking; Platt's slope may come out negative where the score itself is reversed,
-    and entropy_temperature is not monotone by construction. Raises ValueError for an unknown name or one class
-    only.
+    and entropy_temperature is not monotone by construction. More than 65,536 cases are merged in cells of 1/2048 of
+    the logit, at their mean. Raises ValueError for an unknown name or one class only.
     """
     if name not in CALIBRATORS:
         raise ValueError(f"a calibrator must be one of {', '.join(CALIBRATORS)}, found {name}")
     y, z, _ = _weighted_logits(y_true, logit, None)
-    return Calibrator(name, *CALIBRATORS[name](y, z))
+    return Calibrator(name, *CALIBRATORS[name](*_merged(y, z)))
 
 
 def choose_calibrator(
@@ -332,8 +472,28 @@ def choose_calibrator(
     patient, names = pd.factorize(np.asarray(groups))
     errors = [_clustered_error(row - loss[best], patient, n_patients=len(names)) for row in loss]
     chosen = int(np.flatnonzero(nll - nll[best] <= errors)[0])
-    table = pd.DataFrame({"name": list(CALIBRATORS), "nll": nll, "standard_error": errors})
+    table = pd.DataFrame({"name": list(CALIBRATORS), "nll": nll, "excess": nll - nll[best], "standard_error": errors})
     return CalibratorChoice(table["name"][chosen], table.assign(chosen=table.index == chosen))
+
+
+def nested_choice(
+    y_true: ArrayLike, logit: ArrayLike, *, groups: ArrayLike, n_folds: int, rng: np.random.Generator
+) -> NestedChoice:
+    """What `choose_calibrator` and a fit of its choice do to patients that neither has seen.
+
+    An outer loop of patient-grouped folds holds the choice, with its own cross-validation, inside. The least NLL of
+    the plain cross-validation is the best of several and so too good; this one is honest about the procedure. Raises
+    ValueError where a training part lacks a class.
+    """
+    y, z, _ = _weighted_logits(y_true, logit, None)
+    patient = np.asarray(groups)
+    fold = patient_folds(y, patient, n_folds=n_folds, rng=rng)
+    calibrated, names = np.empty(y.size), []
+    for k in range(n_folds):
+        held_out, rest = fold == k, fold != k
+        names.append(choose_calibrator(y[rest], z[rest], groups=patient[rest], n_folds=n_folds, rng=rng).name)
+        calibrated[held_out] = fit_calibrator(names[-1], y[rest], z[rest])(z[held_out])
+    return NestedChoice(calibrated, names)
 
 
 def cross_fitted(
@@ -352,22 +512,25 @@ def cross_fitted(
 Fitted = tuple[dict[str, float], Callable[[FloatArray], FloatArray]]
 
 
-def _identity(y: FloatArray, z: FloatArray) -> Fitted:
+# Each takes the share of positives y in [0, 1] at a logit z, and the cases w that it is a share of, all (n,).
+
+
+def _identity(y: FloatArray, z: FloatArray, w: FloatArray) -> Fitted:
     return {}, lambda logit: logit
 
 
-def _temperature(y: FloatArray, z: FloatArray) -> Fitted:
-    temperature = fit_temperature(y, z)
+def _temperature(y: FloatArray, z: FloatArray, w: FloatArray) -> Fitted:
+    temperature = _best_temperature(y, z, w) if z.any() else 1.0  # logits of 0 stay 0 whatever divides them
     return {"temperature": temperature}, lambda logit: logit / temperature
 
 
-def _platt(y: FloatArray, z: FloatArray) -> Fitted:
+def _platt(y: FloatArray, z: FloatArray, w: FloatArray) -> Fitted:
     design = np.column_stack([np.ones(z.size), z])
-    intercept, slope = map(float, _fit_logistic(design, y, ridge=RIDGE, centre=np.array([0.0, 1.0])))
+    intercept, slope = map(float, _fit_logistic(design, y, w, ridge=RIDGE, centre=np.array([0.0, 1.0])))
     return {"intercept": intercept, "slope": slope}, lambda logit: intercept + slope * logit
 
 
-def _beta(y: FloatArray, z: FloatArray) -> Fitted:
+def _beta(y: FloatArray, z: FloatArray, w: FloatArray) -> Fitted:
     def features(logit: FloatArray) -> FloatArray:
         # log p, -log(1 - p), 1
         return np.column_stack([-np.logaddexp(0, -logit), np.logaddexp(0, logit), np.ones(logit.size)])
@@ -377,7 +540,7 @@ def _beta(y: FloatArray, z: FloatArray) -> Fitted:
     used = np.ones(3, dtype=bool)
     for _ in range(3):  # a negative a or b is dropped and the rest fitted again, the more negative one first
         coefficients = np.zeros(3)
-        coefficients[used] = _fit_logistic(design[:, used], y, ridge=RIDGE, centre=identity[used])
+        coefficients[used] = _fit_logistic(design[:, used], y, w, ridge=RIDGE, centre=identity[used])
         if (coefficients[:2] >= 0).all():
             break
         used[coefficients[:2].argmin()] = False
@@ -385,14 +548,14 @@ def _beta(y: FloatArray, z: FloatArray) -> Fitted:
     return {"a": a, "b": b, "c": c}, lambda logit: features(logit) @ coefficients
 
 
-def _isotonic(y: FloatArray, z: FloatArray) -> Fitted:
-    n = y.size
-    steps = IsotonicRegression(y_min=1 / (n + 1), y_max=n / (n + 1), out_of_bounds="clip").fit(z, y)
+def _isotonic(y: FloatArray, z: FloatArray, w: FloatArray) -> Fitted:
+    n = w.sum()
+    steps = IsotonicRegression(y_min=1 / (n + 1), y_max=n / (n + 1), out_of_bounds="clip").fit(z, y, w)
     levels = float(np.unique(steps.y_thresholds_).size)
     return {"levels": levels}, lambda logit: log_odds(steps.predict(logit))
 
 
-def _entropy_temperature(y: FloatArray, z: FloatArray) -> Fitted:
+def _entropy_temperature(y: FloatArray, z: FloatArray, w: FloatArray) -> Fitted:
     def scaled(logit: FloatArray, parameters: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         size = np.abs(logit)
         entropy = np.logaddexp(0, -size) + size * expit(-size)
@@ -405,10 +568,10 @@ def _entropy_temperature(y: FloatArray, z: FloatArray) -> Fitted:
     def objective(parameters: FloatArray) -> tuple[float, FloatArray]:
         temperature, argument, log_share = scaled(z, parameters)
         away = parameters - identity
-        loss = negative_log_likelihood(y, z / temperature) + RIDGE / 2 * away @ away / y.size
+        loss = (_log_loss(y, z / temperature, w) + RIDGE / 2 * away @ away) / w.sum()
         # dNLL/dT = (sigma(z/T) - y) (-z / T^2), dT/du = sigma(u), u = w log H + b
-        slope = (expit(z / temperature) - y) * -z / temperature**2 * expit(argument) / y.size
-        return loss, np.array([slope @ log_share, slope.sum()]) + RIDGE * away / y.size
+        slope = w * (expit(z / temperature) - y) * -z / temperature**2 * expit(argument)
+        return loss, (np.array([slope @ log_share, slope.sum()]) + RIDGE * away) / w.sum()
 
     parameters = minimize(objective, identity, jac=True, method="L-BFGS-B").x
     weight, bias = map(float, parameters)
@@ -416,7 +579,7 @@ def _entropy_temperature(y: FloatArray, z: FloatArray) -> Fitted:
 
 
 # simplest first
-CALIBRATORS: dict[str, Callable[[FloatArray, FloatArray], Fitted]] = {
+CALIBRATORS: dict[str, Callable[[FloatArray, FloatArray, FloatArray], Fitted]] = {
     "identity": _identity,
     "temperature": _temperature,
     "platt": _platt,
@@ -426,32 +589,54 @@ CALIBRATORS: dict[str, Callable[[FloatArray, FloatArray], Fitted]] = {
 }
 
 
+def _merged(y: FloatArray, z: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Share of positives, logit and number of cases, one a case; of more than MERGED_FROM cases one a cell."""
+    if y.size <= MERGED_FROM:
+        return y, z, np.ones(y.size)
+    cell, _ = pd.factorize(np.floor(z / LOGIT_CELL))
+    n = np.bincount(cell).astype(float)
+    return np.bincount(cell, weights=y) / n, np.bincount(cell, weights=z) / n, n
+
+
+def _log_loss(y: FloatArray, z: FloatArray, w: FloatArray) -> float:
+    """Negative log-likelihood in nats of logits z for shares y of w cases, summed."""
+    return float(w @ (np.logaddexp(0, z) - y * z))
+
+
+def _best_temperature(y: FloatArray, z: FloatArray, w: FloatArray) -> float:
+    # d NLL / d (1/T) = sum_i w_i z_i (sigma(z_i / T) - y_i), which falls as T grows
+    def gradient(log_temperature: float) -> float:
+        return float((w * z) @ (expit(z * np.exp(-log_temperature)) - y))
+
+    low, high = np.log(TEMPERATURE_LOW), np.log(TEMPERATURE_HIGH)
+    if gradient(low) <= 0:
+        return TEMPERATURE_LOW
+    if gradient(high) >= 0:
+        return TEMPERATURE_HIGH
+    return float(np.exp(brentq(gradient, low, high, xtol=1e-12)))
+
+
 def _fit_logistic(
-    design: FloatArray,
-    y: FloatArray,
-    *,
-    weights: FloatArray | None = None,
-    ridge: float = 0.0,
-    centre: FloatArray | None = None,
+    design: FloatArray, y: FloatArray, w: FloatArray, *, ridge: float = 0.0, centre: FloatArray | None = None
 ) -> FloatArray:
     """Coefficients of a logistic regression by damped Newton: a step is halved until the loss falls."""
-    w = np.ones(y.size) if weights is None else weights
-    mean = np.zeros(design.shape[1]) if centre is None else centre
+    beta = np.zeros(design.shape[1])
+    mean = beta if centre is None else centre
 
-    # L(beta) = sum_i w_i log(1 + exp(-(2 y_i - 1) x_i beta)) + ridge / 2 |beta - centre|^2
+    # L(beta) = sum_i w_i (log(1 + exp(x_i beta)) - y_i x_i beta) + ridge / 2 |beta - centre|^2
     def loss(beta: FloatArray) -> float:
         away = beta - mean
-        return float(w @ np.logaddexp(0, (1 - 2 * y) * (design @ beta)) + ridge / 2 * away @ away)
+        return _log_loss(y, design @ beta, w) + float(ridge / 2 * away @ away)
 
-    beta = np.zeros(design.shape[1])
+    least = loss(beta)
     for _ in range(200):
         p = expit(design @ beta)
         gradient = design.T @ (w * (p - y)) + ridge * (beta - mean)
         hessian = (design.T * (w * p * (1 - p))) @ design + ridge * np.eye(beta.size)
         step = np.linalg.solve(hessian, gradient)
-        while loss(beta - step) > loss(beta) and np.abs(step).max() > 1e-12:
+        while (reached := loss(beta - step)) > least and np.abs(step).max() > 1e-12:
             step /= 2
-        beta = beta - step
+        beta, least = beta - step, reached
         if np.abs(step).max() <= 1e-10 * (1 + np.abs(beta).max()):
             return beta
     raise ValueError("the logistic fit did not converge: the logits all but separate the classes")
@@ -499,6 +684,33 @@ def _by_bin(p: FloatArray, *, n_bins: int, strategy: str) -> tuple[IntArray, Int
     bins = _bin_of(p, n_bins=n_bins, strategy=strategy)
     order = np.argsort(bins, kind="stable")
     return order, np.unique(bins[order], return_index=True)[1]
+
+
+def _by_level(p: FloatArray, *, at_most: int | None = None, bins: IntArray | None = None) -> tuple[IntArray, IntArray]:
+    """An ascending order of probabilities (n,), and where each distinct one starts in it.
+
+    More than `at_most` of these, where given, are merged within cells of width 1 / at_most, never across `bins` (n,).
+    """
+    order = np.argsort(p, kind="stable")
+    level = p[order]
+    starts = np.flatnonzero(np.diff(level, prepend=-1))
+    if at_most is not None and starts.size > at_most:
+        changes = np.diff(np.floor(level * at_most), prepend=-1)
+        if bins is not None:
+            changes += np.diff(bins[order], prepend=-1)
+        starts = np.flatnonzero(changes)
+    return order, starts
+
+
+def _require_draws(n_draws: int) -> None:
+    if n_draws < 1:
+        raise ValueError(f"n_draws must be at least 1, found {n_draws}")
+
+
+def _proportion(name: str, value: float) -> float:
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must lie in (0, 1), found {value}")
+    return value
 
 
 def decision_boundary(logit: ArrayLike, calibrated: ArrayLike) -> float:

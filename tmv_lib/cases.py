@@ -37,10 +37,13 @@ def cut_splits(cases: pd.DataFrame, *, val: float, cal: float, test: float, rng:
     A case without a split counts as train. A split that holds at least half of its share already is kept;
     a smaller one (the 16 validation images of the common pneumonia release) is dissolved into train and cut
     anew, except `test`, which is cut from train only where the source has none. Returns one split a row.
-    Raises ValueError where a class has too few patients for a split of its own.
+    Raises ValueError for shares that leave nothing to train, and where a class has too few patients for a split.
     """
     split = cases["split"].replace("", "train")
     shares = {"val": val, "cal": cal} if (split == "test").any() else {"test": test, "val": val, "cal": cal}
+    if min(shares.values()) <= 0 or sum(shares.values()) >= 1:
+        said = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+        raise ValueError(f"the shares cut from train must each be above 0 and together below 1, found {said}")
     n_source = int(split.isin(["train", "val", "cal"]).sum())
     cut = {name: share for name, share in shares.items() if (split == name).sum() < share * n_source / 2}
     split = split.where(~split.isin(list(cut)), "train")
@@ -73,6 +76,8 @@ def check_cases(cases: pd.DataFrame) -> None:
     repeated = cases["image_id"][cases["image_id"].duplicated()]
     if len(repeated):
         raise ValueError(f"case table: image_id {repeated.iloc[0]} stands there more than once")
+    if cases["patient_id"].isna().any():
+        raise ValueError(f"case table: image {cases['image_id'][cases['patient_id'].isna()].iloc[0]} has no patient_id")
     if not cases["y_true"].isin([0, 1]).all():
         raise ValueError(f"case table: y_true must be 0 or 1, found {sorted(cases['y_true'].unique())[:5]}")
     unknown = set(cases["split"]) - set(SPLITS)

@@ -1,20 +1,29 @@
-"""Where a network looks: Grad-CAM, and whether its maps deserve belief.
+"""Where a network looks: five ways to attribute its logit to places in the image, under one contract.
 
-Maps are signed and raw: min-max scaling turns noise into structure and is for pictures only.
+A map is signed and raw: min-max scaling turns noise into structure and is for pictures only. Every method answers on
+the grid of the explained layer. Grad-CAM, HiResCAM and integrated gradients are linear in the score, so that the map
+of -z is the negative of the map of z. Grad-CAM++ and Score-CAM are not: their signed map of the logit is half the
+difference between the maps of z and of -z, which for the linear ones is the map of z itself.
 """
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter
 from torch import nn
+from torch.nn import functional
 
+from tmv_lib import network
 from tmv_lib.network import Classifier, Precision, as_levels, blocks, is_spatial, normalise
+from tmv_lib.params import Member
+
+Method = Literal["grad_cam", "grad_cam_plus_plus", "hires_cam", "score_cam", "integrated_gradients"]
 
 MINIMUM_GRID = 7
+PATH_STEPS = 32  # Gauss-Legendre nodes of integrated gradients
+MASKED_AT_ONCE = 64  # images of Score-CAM in one pass
 
 
 class Explained(NamedTuple):
@@ -22,6 +31,16 @@ class Explained(NamedTuple):
 
     logit: np.ndarray
     maps: np.ndarray
+
+
+class Seen(NamedTuple):
+    """A network's pass over images: logit z (n,), maps A of the explained layer (n, k, h, w), and dz/dA like A."""
+
+    model: nn.Module
+    images: torch.Tensor
+    logit: torch.Tensor
+    features: torch.Tensor
+    gradient: torch.Tensor
 
 
 def grad_cam(
@@ -33,81 +52,274 @@ def grad_cam(
 ) -> np.ndarray:
     """Signed Grad-CAM maps (n, h, w) on the grid of `layer`, Selvaraju et al. 2017, without the final ReLU.
 
-    model: returns one logit a case, (n,) or (n, 1). images: what it takes, (n, channels, height, width).
-    layer: name of a module whose output is (n, k, h, w). target: +1 explains the logit, -1 its negative, one
-    for all or one a case. Raises ValueError for an unknown layer, one without spatial maps, another target.
+    The arguments are those of `class_maps`.
 
     >>> grad_cam(nn.Sequential(nn.Identity(), nn.Flatten()), np.ones((1, 1, 1, 1), "float32"), layer="0", target=-1)
     array([[[-1.]]], dtype=float32)
     """
+    return class_maps(model, images, layer=layer, target=target, method="grad_cam")
+
+
+def class_maps(
+    model: nn.Module,
+    images: torch.Tensor | np.ndarray,
+    *,
+    layer: str,
+    target: np.ndarray | Sequence[int] | int,
+    method: Method,
+) -> np.ndarray:
+    """Maps (n, h, w) of one class's score, `target` times the logit, on the grid of `layer`; no final ReLU.
+
+    model: returns one logit a case, (n,) or (n, 1). images: what it takes, (n, channels, height, width).
+    layer: name of a module whose output is (n, k, h, w). target: +1 explains the logit, -1 its negative, one
+    for all or one a case. Raises ValueError for an unknown layer or method, a layer without spatial maps, another
+    target.
+    """
     sign = np.broadcast_to(np.asarray(target), len(images))
     if not np.isin(sign, (-1, 1)).all():
         raise ValueError(f"target must be +1 or -1, found {sorted(set(sign.tolist()))}")
-    maps = explain(model, torch.as_tensor(images), layer=layer).maps
-    # The map is linear in the explained score, so explaining -z is the negative of explaining z.
-    return maps * sign[:, None, None].astype(maps.dtype)
+    formula = _formula(method)
+    seen = _look(model, torch.as_tensor(images), layer=layer)
+    signs = torch.from_numpy(sign.astype(np.float32))[None].to(seen.features.device)
+    return formula(seen, signs)[0].cpu().numpy()
 
 
-def explain(model: nn.Module, images: torch.Tensor, *, layer: str) -> Explained:
-    """Logits and the signed Grad-CAM maps of the logit, in one forward pass.
+def explain(model: nn.Module, images: torch.Tensor, *, layer: str, method: Method = "grad_cam") -> Explained:
+    """Logits and signed maps of the logit, [map of z - map of (-z)] / 2, by one pass through the explained part."""
+    formula = _formula(method)
+    seen = _look(model, images, layer=layer)
+    both = torch.tensor([[1.0], [-1.0]], device=seen.features.device).expand(2, len(images))
+    positive, negative = formula(seen, both)
+    return Explained(seen.logit.cpu().numpy(), ((positive - negative) / 2).cpu().numpy())
 
-    alpha_k = mean_ij ds/dA_kij;  map_ij = sum_k alpha_k A_kij.
+
+# The formulas. `signs` (s, n) are +1 or -1: each row asks for the maps of the scores signs * z, (s, n, h, w).
+
+
+def _grad_cam(seen: Seen, signs: torch.Tensor) -> torch.Tensor:
+    """Grad-CAM: map_ij = sum_k alpha_k A_kij, alpha_k = mean_ij dz/dA_kij.
+
+    Selvaraju et al. 2017. Linear in the score. Costs a forward pass and the backward pass behind the layer.
     """
+    maps = torch.einsum("nk,nkhw->nhw", seen.gradient.mean((2, 3)), seen.features)
+    return signs[:, :, None, None] * maps
+
+
+def _grad_cam_plus_plus(seen: Seen, signs: torch.Tensor) -> torch.Tensor:
+    """Grad-CAM++: alpha_k = sum_ij a_kij max(g_kij, 0), a = g^2 / (2 g^2 + S_k g^3), g = ds/dA, S_k = sum_ij A_kij.
+
+    Chattopadhyay et al. 2018, for maps behind a ReLU; S_k takes the positive part of others, so that a = 1/(2 + S g)
+    stays in (0, 1/2]. Peers add 1e-6 to the denominator, which distorts them where gradients are below 1e-3.
+    Not linear: it asks for the score's supporters alone. Costs what Grad-CAM does.
+    """
+    total = seen.features.relu().sum((2, 3), keepdim=True)
+    maps = []
+    for sign in signs:
+        rising = (sign[:, None, None, None] * seen.gradient).relu()
+        weight = (rising / (2 + total * rising)).sum((2, 3))
+        maps.append(torch.einsum("nk,nkhw->nhw", weight, seen.features))
+    return torch.stack(maps)
+
+
+def _hires_cam(seen: Seen, signs: torch.Tensor) -> torch.Tensor:
+    """HiResCAM: map_ij = sum_k dz/dA_kij A_kij.
+
+    Draelos & Carin 2020: the gradient is not averaged over the image first, so that no cell is credited with what
+    another one did. Linear in the score. Costs what Grad-CAM does.
+    """
+    return signs[:, :, None, None] * (seen.gradient * seen.features).sum(1)
+
+
+@torch.no_grad()
+def _score_cam(seen: Seen, signs: torch.Tensor) -> torch.Tensor:
+    """Score-CAM: map_ij = sum_k alpha_k A_kij, alpha = softmax_k of the score of the image times A_k scaled to [0, 1].
+
+    Wang et al. 2020; A_k is brought to the image's size bilinearly. No gradient. Not linear: alpha is positive. Costs
+    one forward pass of each image a channel of the layer, hundreds of times what Grad-CAM does.
+    """
+    scores = torch.empty(seen.features.shape[:2], device=seen.features.device)
+    for case, (image, features) in enumerate(zip(seen.images, seen.features, strict=True)):
+        mask = functional.interpolate(features[:, None], image.shape[1:], mode="bilinear", align_corners=True)
+        low, high = mask.amin((2, 3), keepdim=True), mask.amax((2, 3), keepdim=True)
+        mask = (mask - low) / (high - low).clamp_min(1e-8)
+        scores[case] = torch.cat([seen.model(image * part).reshape(-1) for part in mask.split(MASKED_AT_ONCE)])
+    weight = torch.softmax(signs[:, :, None] * scores, dim=-1)
+    return torch.einsum("snk,nkhw->snhw", weight, seen.features)
+
+
+def _integrated_gradients(seen: Seen, signs: torch.Tensor) -> torch.Tensor:
+    """Integrated gradients: x times the mean of dz/dx over the straight path from 0 to x.
+
+    Sundararajan et al. 2017. The start is the input 0, for a normalised image a uniform mid-grey. Pixels are summed
+    over channels and over the cells of the layer's grid, which leaves their sum: z(x) - z(0). Linear in the score.
+    Costs 32 forward and full backward passes.
+    """
+    total = torch.zeros_like(seen.images)
+    nodes, weights = np.polynomial.legendre.leggauss(PATH_STEPS)
+    for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+        with torch.enable_grad():
+            along = (float(node) * seen.images).requires_grad_()
+            (gradient,) = torch.autograd.grad(seen.model(along).sum(), along)
+        total += float(weight) * gradient
+    maps = (total * seen.images).sum(1)
+    for axis, cells in ((1, seen.features.shape[2]), (2, seen.features.shape[3])):
+        maps = torch.stack([part.sum(axis) for part in maps.tensor_split(cells, axis)], axis)
+    return signs[:, :, None, None] * maps
+
+
+_FORMULAS: dict[str, Callable[[Seen, torch.Tensor], torch.Tensor]] = {
+    "grad_cam": _grad_cam,
+    "grad_cam_plus_plus": _grad_cam_plus_plus,
+    "hires_cam": _hires_cam,
+    "score_cam": _score_cam,
+    "integrated_gradients": _integrated_gradients,
+}
+
+
+def _formula(method: str) -> Callable[[Seen, torch.Tensor], torch.Tensor]:
+    if method not in _FORMULAS:
+        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, found {method!r}")
+    return _FORMULAS[method]
+
+
+def _look(model: nn.Module, images: torch.Tensor, *, layer: str) -> Seen:
+    """One forward pass, and a backward pass through the part of the network behind `layer` alone."""
     kept: list[torch.Tensor] = []
 
     def cut(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
         if not is_spatial(output, images):
             raise ValueError(f"layer {layer!r} has no spatial maps (n, k, h, w)")
-        # A fresh leaf here leaves the gradient only the part of the network behind the layer; the copy lets
-        # what follows work in place.
+        # Only what lies behind the layer is recorded, from a fresh leaf; the copy lets what follows work in place.
+        torch.set_grad_enabled(True)
         kept.append(output.detach().requires_grad_())
         return kept[-1].clone()
 
+    handle = _module(model.eval(), layer).register_forward_hook(cut)
     try:
-        module = model.get_submodule(layer)
-    except AttributeError:
-        names = [name for name, _ in model.named_modules() if name]
-        raise ValueError(f"the network has no layer {layer!r}; it has {', '.join(names[:8])}, ...") from None
-    model.eval()
-    handle = module.register_forward_hook(cut)
-    try:
-        with torch.enable_grad():
+        with torch.no_grad():
             logit = model(images).reshape(len(images), -1)
             if logit.shape[1] != 1:
                 raise ValueError(f"one logit a case is explained, the network returns {logit.shape[1]}")
             (gradient,) = torch.autograd.grad(logit.sum(), kept[0])
     finally:
         handle.remove()
-    weight = gradient.float().mean((2, 3), keepdim=True)
-    maps = (weight * kept[0].detach().float()).sum(1)
-    return Explained(logit[:, 0].detach().float().cpu().numpy(), maps.cpu().numpy())
+    return Seen(model, images, logit[:, 0].detach().float(), kept[0].detach().float(), gradient.float())
+
+
+def logit_at_the_start(model: Classifier, images: np.ndarray, *, layer: str, method: Method) -> float:
+    """The logit z0 from which a method's map counts: sum of the map = z - z0 for every case (completeness).
+
+    Integrated gradients: z of the input 0. Grad-CAM and HiResCAM: the head's bias, where nothing but the mean over
+    cells and the linear head lies behind the layer, so that dz/dA_kij = w_k / cells; two of `images` (n, height,
+    width), uint8, tell. Raises ValueError with the reason where no such sum is promised.
+    """
+    if method not in ("grad_cam", "hires_cam", "integrated_gradients"):
+        raise ValueError(f"maps of {method} do not add up to the logit by design")
+    some = normalise(as_levels(images[:2], next(model.parameters()).device))
+    if method == "integrated_gradients":
+        with torch.no_grad():
+            return model.eval()(torch.zeros_like(some[:1])).item()
+    gradient, weight = _look(model, some, layer=layer).gradient, model.head.weight.detach()[0]
+    share = (weight / gradient[0, 0].numel())[:, None, None]
+    if len(weight) != gradient.shape[1] or not torch.allclose(gradient, share.expand_as(gradient), rtol=1e-4):
+        raise ValueError(f"more than the mean over cells and the linear head lies behind {layer}")
+    return model.head.bias.item()
+
+
+def _module(model: nn.Module, layer: str) -> nn.Module:
+    try:
+        return model.get_submodule(layer)
+    except AttributeError:
+        names = [name for name, _ in model.named_modules() if name]
+        raise ValueError(f"the network has no layer {layer!r}; it has {', '.join(names[:8])}, ...") from None
 
 
 def explainer(
-    model: Classifier, *, layer: str, batch_size: int, precision: Precision
+    model: Classifier,
+    *,
+    layer: str,
+    batch_size: int,
+    precision: Precision,
+    method: Method = "grad_cam",
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Callable[[np.ndarray], Explained]:
     """Return `explain(levels)` for grey levels in [0, 1], (n, height, width), uint8 images or float arrays."""
-    device = next(model.parameters()).device
     model.requires_grad_(False)
 
+    def one(images: torch.Tensor) -> Explained:
+        return explain(model, images, layer=layer, method=method)
+
     def over_batches(images: np.ndarray) -> Explained:
-        done = []
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            levels = as_levels(batch, device) if batch.dtype == np.uint8 else torch.from_numpy(batch).to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-                done.append(explain(model, normalise(levels.float()), layer=layer))
+        done = list(_over_batches(one, model, images, batch_size=batch_size, precision=precision, progress=progress))
         return Explained(*(np.concatenate(part) for part in zip(*done, strict=True)))
 
     return over_batches
 
 
-def default_layer(model: Classifier, *, size: int) -> str:
-    """Name of the last block whose map for images of `size` pixels is at least 7 x 7.
+def reader(
+    model: Classifier,
+    *,
+    batch_size: int,
+    precision: Precision,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return `read(levels)`, the logits (n,) alone of what `explainer` takes: a forward pass and nothing else."""
 
-    Blocks are the children of the body's `features` where it has them, else of the body. Raises ValueError for
-    a network without spatial maps, or images too small for a grid on which rank measures mean something.
+    @torch.no_grad()
+    def one(images: torch.Tensor) -> np.ndarray:
+        return model.eval()(images).float().cpu().numpy()
+
+    def over_batches(images: np.ndarray) -> np.ndarray:
+        done = _over_batches(one, model, images, batch_size=batch_size, precision=precision, progress=progress)
+        return np.concatenate(list(done))
+
+    return over_batches
+
+
+def _over_batches(
+    one: Callable[[torch.Tensor], Any],
+    model: Classifier,
+    images: np.ndarray,
+    *,
+    batch_size: int,
+    precision: Precision,
+    progress: Callable[[Iterable[Any]], Iterable[Any]],
+) -> Iterable[Any]:
+    device = next(model.parameters()).device
+    for start in progress(range(0, len(images), batch_size)):
+        batch = images[start : start + batch_size]
+        levels = as_levels(batch, device) if batch.dtype == np.uint8 else torch.from_numpy(batch).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            yield one(normalise(levels.float()))
+
+
+def target_layer(model: Classifier, *, size: int, wished: str = "auto") -> str:
+    """Name of the layer to explain for images of `size` pixels: the one wished for, else the last block that serves.
+
+    It serves when its map is at least 7 x 7: rank measures on a coarser grid mean nothing. Blocks are the children of
+    the body's `features` where it has them, else of the body. Raises ValueError for a layer that does not exist, has
+    no spatial maps or too coarse a grid, for a network without spatial maps, and for images too small.
     """
+    names = blocks(model) if wished == "auto" else [wished]
+    grids = _grids(model, names, size=size)
+    large = [name for name, grid in grids.items() if min(grid) >= MINIMUM_GRID]
+    if large:
+        return large[-1]
+    needed = f"{MINIMUM_GRID} x {MINIMUM_GRID}"
+    if wished != "auto" and grids:
+        h, w = grids[wished]
+        raise ValueError(
+            f"layer {wished!r} has a grid of {h} x {w} at {size} px, too coarse: at least {needed} is needed; "
+            "take an earlier layer or larger images"
+        )
+    if not grids:
+        what = "the network" if wished == "auto" else f"layer {wished!r}"
+        raise ValueError(f"{what} has no spatial maps (n, k, h, w) of at least {needed} to explain")
+    raise ValueError(f"no block has a map of {needed} at {size} px, found {grids}")
+
+
+def _grids(model: Classifier, names: Sequence[str], *, size: int) -> dict[str, tuple[int, ...]]:
+    """Grid of each of these modules that has spatial maps, for images of `size` pixels."""
     grids: dict[str, tuple[int, ...]] = {}
     blank = normalise(torch.zeros(1, size, size, device=next(model.parameters()).device))
 
@@ -116,105 +328,26 @@ def default_layer(model: Classifier, *, size: int) -> str:
             grids[name] = tuple(output.shape[2:])
 
     handles = [
-        model.get_submodule(name).register_forward_hook(lambda _m, _i, output, name=name: note(name, output))
-        for name in blocks(model)
+        _module(model, name).register_forward_hook(lambda _m, _i, output, name=name: note(name, output))
+        for name in names
     ]
     with torch.no_grad():
         model.eval()(blank)
     for handle in handles:
         handle.remove()
-    large = [name for name, grid in grids.items() if min(grid) >= MINIMUM_GRID]
-    if not large:
-        raise ValueError(f"no block has a map of {MINIMUM_GRID} x {MINIMUM_GRID} at {size} px, found {grids}")
-    return large[-1]
+    return grids
 
 
-def cascade(trained: Classifier, untrained: Classifier) -> Iterator[tuple[str, Classifier]]:
-    """Networks randomised from the head down (Adebayo et al. 2018): the deepest block, and one more at each step.
+def trained_and_untrained(member: Member, weights: str | Path, *, seed: int) -> tuple[Classifier, Classifier]:
+    """A member's network with the weights of a file, and one of the same architecture that learned nothing.
 
-    Yields the name of the block that was added and a network that has the weights of `untrained` in all blocks so
-    far and those of `trained` elsewhere. It is one network that changes: use it before the next step.
+    Both on the device that is there, in evaluation mode. The initial values follow from `seed` and lie far from any
+    member's own seed, so that training has not started from these very weights.
     """
-    fresh, hybrid = untrained.state_dict(), copy.deepcopy(trained)
-    with_weights = [name for name in blocks(trained) if list(trained.get_submodule(name).parameters())]
-    # What lies behind the blocks (hidden layers of a classifier, the head itself) goes first, as one level.
-    behind = [key for key in fresh if not key.startswith(tuple(f"{name}." for name in with_weights))]
-    levels = {name: [key for key in fresh if key.startswith(f"{name}.")] for name in reversed(with_weights)}
-    for name, keys in {"head": behind, **levels}.items():
-        hybrid.load_state_dict({key: fresh[key] for key in keys}, strict=False)
-        yield name.rpartition(".")[2], hybrid
-
-
-def perturbation_curve(
-    probability: Callable[[np.ndarray], np.ndarray],
-    images: np.ndarray,
-    maps: np.ndarray,
-    *,
-    fractions: Sequence[float],
-    insert: bool,
-) -> np.ndarray:
-    """Mean probability (fractions, n) as cells are taken away (or put in), the highest of `maps` first.
-
-    probability: of the explained class, from grey levels (n, height, width). maps (n, h, w): their cells are the
-    units. What is taken away becomes the blurred image, sigma a tenth of the side. Deletion and insertion of
-    Petsiuk et al. 2018; a good map makes deletion fall and insertion rise faster than a random order does.
-    """
-    levels = images.astype(np.float32) / 255.0
-    side = levels.shape[1]
-    blurred = gaussian_filter(levels, sigma=(0, side / 10, side / 10))
-    n, h, w = maps.shape
-    rank = np.argsort(np.argsort(-maps.reshape(n, -1), axis=1, kind="stable"), axis=1).reshape(n, h, w)
-    rows, columns = (np.arange(side) * h) // side, (np.arange(side) * w) // side
-    pixel_rank = rank[:, rows[:, None], columns[None, :]]
-    curve = []
-    for fraction in fractions:
-        reached = pixel_rank < round(fraction * h * w)
-        curve.append(probability(np.where(reached == insert, levels, blurred)))
-    return np.stack(curve)
-
-
-def energy_inside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Share of the positive attribution that lies inside each mask, (n,); NaN where the map has none.
-
-    maps: (n, h, w), already of the sign that is asked about. masks: (n, height, width) or (height, width), a
-    share of each cell in [0, 1] or boolean, averaged down to the grid. Chance is the mask's share of the image.
-    """
-    positive = np.maximum(maps, 0)
-    cells = _on_grid(np.broadcast_to(masks, (len(maps), *np.shape(masks)[-2:])), maps.shape[1:])
-    total = positive.sum((1, 2))
-    return np.divide((positive * cells).sum((1, 2)), total, out=np.full(len(maps), np.nan), where=total > 0)
-
-
-def pointing_game(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
-    """Whether the centre of each map's highest cell lies in its mask, (n,) boolean (Zhang et al. 2018)."""
-    n, h, w = maps.shape
-    height, width = masks.shape[1:]
-    row, column = np.divmod(maps.reshape(n, -1).argmax(1), w)
-    return masks[np.arange(n), ((row + 0.5) * height / h).astype(int), ((column + 0.5) * width / w).astype(int)]
-
-
-def border(side: int, *, share: float) -> np.ndarray:
-    """Boolean (side, side): the frame whose width is `share` of the side."""
-    width = round(side * share)
-    frame = np.ones((side, side), dtype=bool)
-    frame[width : side - width, width : side - width] = False
-    return frame
-
-
-def _on_grid(masks: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Mean of each mask over the pixels of every cell, (n, h, w)."""
-    edges = [np.linspace(0, side, cells + 1).round().astype(int)[:-1] for side, cells in zip(masks.shape[1:], grid)]
-    sums = np.add.reduceat(np.add.reduceat(masks.astype(np.float32), edges[0], axis=1), edges[1], axis=2)
-    ones = np.ones((1, *masks.shape[1:]), dtype=np.float32)
-    return sums / np.add.reduceat(np.add.reduceat(ones, edges[0], axis=1), edges[1], axis=2)
-
-
-def resized(maps: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Maps (n, h, w) brought bilinearly to another grid."""
-    tensor = torch.from_numpy(np.ascontiguousarray(maps))[:, None]
-    return nn.functional.interpolate(tensor, size=grid, mode="bilinear", align_corners=False)[:, 0].numpy()
-
-
-def hide_border(images: np.ndarray, typical: np.ndarray, *, share: float) -> np.ndarray:
-    """Images (n, side, side) whose frame is replaced by that of a typical image (side, side), same type."""
-    return np.where(border(typical.shape[0], share=share), typical, images)
+    with torch.random.fork_rng():
+        torch.manual_seed(1_000_003 + seed)
+        pair = [network.build(member.architecture, weights="none", dropout=member.dropout) for _ in range(2)]
+    network.load_weights(pair[0], weights)
+    device = network.available_device()
+    trained, untrained = (model.to(device).to(memory_format=torch.channels_last).eval() for model in pair)
+    return trained, untrained

@@ -44,7 +44,7 @@ def montage(images: np.ndarray, titles: Sequence[str], *, columns: int, title: s
 def grey(axis: Axes, image: np.ndarray, title: str) -> None:
     """One grey image, its range fixed so that brightness can be compared."""
     axis.imshow(image, cmap="gray", vmin=0, vmax=255)
-    axis.set_title(title, fontsize=7.5, pad=3)
+    axis.set_title(title, fontsize=8.5, pad=3)
     axis.set(xticks=[], yticks=[])
 
 
@@ -53,7 +53,7 @@ def overlay(axis: Axes, image: np.ndarray, attribution: np.ndarray, title: str) 
     grey(axis, image, title)
     positive = np.maximum(attribution, 0)
     if positive.max() <= 0:
-        axis.text(0.5, 0.03, "empty map", color="white", ha="center", transform=axis.transAxes, fontsize=7.5)
+        axis.text(0.5, 0.03, "empty map", color="white", ha="center", transform=axis.transAxes, fontsize=8.5)
         return
     height, width = image.shape
     scaled = Image.fromarray((positive / positive.max()).astype(np.float32))
@@ -65,23 +65,58 @@ def case_rows(
     rows: Sequence[tuple[str, np.ndarray, Sequence[tuple[str, np.ndarray, np.ndarray]]]], *, title: str
 ) -> Figure:
     """One row a case: its facts and plain image, then panels of (title, image, map), under one colour bar."""
-    columns = 1 + max(len(panels) for _, _, panels in rows)
-    figure, axes = plt.subplots(
-        len(rows), columns, figsize=(1.75 * columns + 0.9, 1.98 * len(rows) + 0.7), squeeze=False
-    )
+    if not rows:
+        return _no_case(title)
+    words = [text for facts, _, panels in rows for text in (facts, *(name for name, _, _ in panels))]
+    figure, axes = _grid(len(rows), 1 + max(len(panels) for _, _, panels in rows), words)
     for (facts, image, panels), line in zip(rows, axes, strict=True):
-        for axis in line:
-            axis.axis("off")
         grey(line[0], image, facts)
         for axis, (name, seen, attribution) in zip(line[1:], panels, strict=False):
             overlay(axis, seen, attribution, name)
-    figure.suptitle(title, fontsize=11, y=0.995)
-    figure.text(0.5, 0.004, MAP_NOTE, ha="center", fontsize=8)
-    figure.tight_layout(rect=(0, 0.02, 0.93, 0.985), pad=0.5)
-    bar = figure.add_axes((0.945, 0.3, 0.012, 0.4))
+    return _with_bar(figure, title)
+
+
+def case_columns(
+    facts: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray, np.ndarray]]]], *, title: str
+) -> Figure:
+    """One column a case under its facts, one named row a view of them: panels of (title, image, map)."""
+    if not facts:
+        return _no_case(title)
+    figure, axes = _grid(len(rows), len(facts), [name for _, panels in rows for name, _, _ in panels])
+    for (view, panels), line in zip(rows, axes, strict=True):
+        for axis, (name, seen, attribution) in zip(line, panels, strict=True):
+            overlay(axis, seen, attribution, name)
+        line[0].text(-0.05, 0.5, view, rotation=90, ha="right", va="center", fontsize=10, transform=line[0].transAxes)
+    for axis, words in zip(axes[0], facts, strict=True):
+        axis.set_title(f"{words}\n{axis.get_title()}", fontsize=8.5, pad=3)
+    return _with_bar(figure, title)
+
+
+def _no_case(title: str) -> Figure:
+    figure = plt.figure(figsize=(7, 1))
+    figure.text(0.02, 0.45, f"{title}\nno such case", fontsize=10)
+    return figure
+
+
+def _grid(rows: int, columns: int, words: Sequence[str]) -> tuple[Figure, np.ndarray]:
+    """Room for rows of images, each under the longest of these words."""
+    height = 2.12 + 0.17 * max(text.count("\n") for text in words)
+    figure, axes = plt.subplots(rows, columns, figsize=(1.95 * columns + 0.8, height * rows + 0.7), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    return figure, axes
+
+
+def _with_bar(figure: Figure, title: str) -> Figure:
+    """The title, the note and the colour bar that every sheet of maps has, measured in inches."""
+    width, height = figure.get_size_inches()
+    figure.suptitle(title, fontsize=10.5, x=0.1 / width, ha="left", y=1 - 0.08 / height, va="top")
+    figure.text(0.1 / width, 0.08 / height, MAP_NOTE, fontsize=9)
+    figure.tight_layout(rect=(0, 0.25 / height, 1 - 0.75 / width, 1 - 0.35 / height), pad=0.4, h_pad=0.9)
+    bar = figure.add_axes((1 - 0.7 / width, 0.5 - 1.2 / height, 0.12 / width, 2.4 / height))
     scale = plt.cm.ScalarMappable(cmap=ATTRIBUTION)
-    figure.colorbar(scale, cax=bar).set_label("attribution / its maximum in the case", fontsize=7.5)
-    bar.tick_params(labelsize=7)
+    figure.colorbar(scale, cax=bar).set_label("attribution / its maximum in the map", fontsize=8.5)
+    bar.tick_params(labelsize=8)
     return figure
 
 
@@ -90,9 +125,7 @@ def case_sheet(
 ) -> Figure:
     """Case studies: facts and plain image, maps as in `case_rows`, and a sentence of evidence beside them."""
     if not rows:
-        figure = plt.figure(figsize=(7, 1))
-        figure.text(0.02, 0.45, f"{title}\nno such error", fontsize=10)
-        return figure
+        return _no_case(title)
     columns = 1 + max(len(panels) for _, _, panels, _ in rows)
     figure, axes = plt.subplots(
         len(rows),

@@ -1,35 +1,81 @@
 """Figures as they stand in a metrics file: with their interval, or absent with the reason."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 
-from tmv_lib.classification import accuracy, confusion_counts, f1_score, sensitivity, specificity
-from tmv_lib.statistics import auroc, average_precision, bootstrap, wilson_interval
+from tmv_lib.classification import (
+    accuracy,
+    brier_score,
+    confusion_counts,
+    f1_score,
+    negative_log_likelihood,
+    negative_predictive_value,
+    operating_point,
+    per_patient,
+    precision,
+    sensitivity,
+    specificity,
+)
+from tmv_lib.statistics import auroc, average_precision, bootstrap, holm, wilson_interval
 
 
-def figure(name: str, metric: Callable[..., Any], *arrays: Any, **resampling: Any) -> dict[str, float | str]:
+def figure(
+    name: str,
+    metric: Callable[..., Any],
+    *arrays: Any,
+    interval: bool = True,
+    null: float | None = None,
+    **resampling: Any,
+) -> dict[str, float | str]:
     """A metric with its 95 % interval over resampled patients: `name`, `name_low`, `name_high`.
 
-    resampling: `groups`, `n_resamples`, `rng`, `stratify` of `tmv_lib.statistics.bootstrap`. What cannot be
-    computed, of all cases or in a resample, comes back as `name_absent` with the reason in words. A proportion of
-    0 or 1 is the same in every resample; it gets Wilson's interval for as many trials as there are patients.
+    resampling: `groups`, `n_resamples`, `rng`, `stratify` of `tmv_lib.statistics.bootstrap`. Stratify by class only
+    what needs both classes: a calibration figure also varies with the number of positives. With `null`, for a
+    difference 0, `name_p_value` tests that the figure has this value. interval=False leaves out an interval that does
+    not cover what it promises.
+
+    What cannot be computed, of all cases or in a resample, comes back as `name_absent` with the reason in words. A
+    proportion of 0 or 1 is the same in every resample; it gets Wilson's interval for as many trials as there are
+    patients, and a difference of which no patient knows Wilson's upper end to both sides.
     """
     try:
         with np.errstate(divide="ignore", invalid="ignore"):
             value = float(metric(*arrays))
-            low, high, _ = bootstrap(metric, *arrays, **resampling)
+            resampled = bootstrap(metric, *arrays, **resampling)
     except ValueError as error:
         return {f"{name}_absent": str(error)}
+    low, high = resampled.low, resampled.high
     if not np.isfinite([value, low, high]).all():
         return {f"{name}_absent": "not defined in every resample of the patients: too few cases of a kind"}
     if low == high and value in (0, 1):
         n_patients = len(np.unique(resampling["groups"]))
         low, high = (float(end) for end in wilson_interval(value * n_patients, n_patients))
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
+        low = -high if null == value else low
+    found: dict[str, float | str] = {name: value}
+    if interval:
+        found |= {f"{name}_low": low, f"{name}_high": high}
+    return found if null is None else found | {f"{name}_p_value": resampled.p_value(null)}
+
+
+def adjust(*figures: dict[str, Any]) -> None:
+    """Add Holm's `..._holm` beside every `...p_value` in these nested figures: all are one family of tests."""
+    tests = [test for found in figures for test in _p_values(found)]
+    if tests:
+        for (entry, key), p_value in zip(tests, holm([entry[key] for entry, key in tests]), strict=True):
+            entry[f"{key}_holm"] = float(p_value)
+
+
+def _p_values(found: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
+    for key, value in found.items():
+        if isinstance(value, dict):
+            yield from _p_values(value)
+        elif key.endswith("p_value"):
+            yield found, key
 
 
 def mean(values: np.ndarray, *, weights: np.ndarray | None = None) -> Any:
@@ -39,15 +85,14 @@ def mean(values: np.ndarray, *, weights: np.ndarray | None = None) -> Any:
     return values.mean() if weights is None else weights @ values / weights.sum(axis=-1)
 
 
-def gain(outcome: np.ndarray, score: np.ndarray, rival: np.ndarray, *, weights: np.ndarray | None = None) -> Any:
-    """AUROC of a score minus that of its rival on the same cases."""
-    return auroc(outcome, score, weights=weights) - auroc(outcome, rival, weights=weights)
+def difference(
+    metric: Callable[..., Any], y_true: np.ndarray, first: Any, second: Any, *, weights: np.ndarray | None = None
+) -> Any:
+    """A metric of the first prediction minus that of the second, on the same cases and, in a bootstrap, resamples."""
+    return metric(y_true, first, weights=weights) - metric(y_true, second, weights=weights)
 
 
-def share(name: str, k: int, n: int) -> dict[str, float]:
-    """A proportion of independent cases with Wilson's 95 % interval: `name`, `name_low`, `name_high`."""
-    low, high = wilson_interval(k, n)
-    return {name: k / n, f"{name}_low": float(low), f"{name}_high": float(high)}
+gain = partial(difference, auroc)  # gain(outcome, score, rival): how much better a score finds the outcome
 
 
 def counts(y_true: np.ndarray, patient_id: np.ndarray) -> dict[str, int]:
@@ -56,40 +101,60 @@ def counts(y_true: np.ndarray, patient_id: np.ndarray) -> dict[str, int]:
 
 
 def performance(
-    y_true: np.ndarray,
-    score: np.ndarray,
-    y_prob: np.ndarray,
-    *,
-    operating_point: float,
-    groups: np.ndarray,
-    n_resamples: int,
-    rng: np.random.Generator,
+    val: pd.DataFrame, test: pd.DataFrame, *, sensitivity: float, n_resamples: int, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """How well one model reads: ranking by `score`, and decisions at y_prob > 0.5 and score > operating_point.
+    """How well one model reads the test cases, per image and, under `per_patient`, per patient.
 
-    All arrays (n,). Every figure with its patient-bootstrap interval, and the confusion counts of both decisions.
+    val, test: `y_true`, `score` (the network's logit), `logit` (calibrated) and `patient_id`, a row an image. Ranking
+    by the score; decisions at calibrated p > 0.5, and at the operating point whose sensitivity on val is the one
+    given, for images and patients each its own. Every figure with its interval, counts excepted.
     """
-    resampled = partial(figure, groups=groups, stratify=y_true, n_resamples=n_resamples, rng=rng)
+    read = partial(_read, sensitivity=sensitivity, n_resamples=n_resamples, rng=rng)
+    return read(val, test) | {"per_patient": read(by_patient(val), by_patient(test))}
+
+
+def by_patient(cases: pd.DataFrame) -> pd.DataFrame:
+    """A row a patient from a row an image: `y_true`, `score`, `logit`, `patient_id` as `per_patient` pools them."""
+    y_true, score, patient_id = per_patient(cases["y_true"], cases["score"], cases["patient_id"])
+    logit = per_patient(cases["y_true"], cases["logit"], cases["patient_id"]).logit
+    return pd.DataFrame({"y_true": y_true, "score": score, "logit": logit, "patient_id": patient_id})
+
+
+def _read(
+    val: pd.DataFrame, test: pd.DataFrame, *, sensitivity: float, n_resamples: int, rng: np.random.Generator
+) -> dict[str, Any]:
+    y_true, score, logit, groups = (test[name].to_numpy() for name in ("y_true", "score", "logit", "patient_id"))
+    resampled = partial(figure, groups=groups, n_resamples=n_resamples, rng=rng)
     found: dict[str, Any] = counts(y_true, groups)
-    found |= resampled("auroc", auroc, y_true, score)
+    found |= resampled("auroc", auroc, y_true, score, stratify=y_true)
     found |= resampled("average_precision", average_precision, y_true, score)
-    for name, y_pred in (("at_half", y_prob > 0.5), ("at_operating_point", score > operating_point)):
+    found |= resampled("brier_score", brier_score, y_true, expit(logit))
+    found |= resampled("nll", negative_log_likelihood, y_true, logit)
+    threshold = operating_point(val["y_true"], val["score"], sensitivity=sensitivity)
+    for name, y_pred in (("at_half", expit(logit) > 0.5), ("at_operating_point", score > threshold)):
         decided = y_pred.astype(int)
         tn, fp, fn, tp = confusion_counts(y_true, decided)
         found[name] = {"true_negative": tn, "false_positive": fp, "false_negative": fn, "true_positive": tp}
-        for metric in (accuracy, f1_score):
-            found[name] |= resampled(metric.__name__, metric, y_true, decided)
+        found[name] |= resampled("accuracy", accuracy, y_true, decided)
+        found[name] |= resampled("f1_score", f1_score, y_true, decided)
         found[name] |= by_class(y_true, decided, groups=groups, n_resamples=n_resamples, rng=rng)
     return found
 
 
 def by_class(y_true: np.ndarray, y_pred: np.ndarray, *, prefix: str = "", **resampling: Any) -> dict[str, Any]:
-    """Sensitivity and specificity with their intervals over the patients of each class, (n,) arrays of 0 and 1."""
+    """Sensitivity and specificity over the patients of each class, precision and negative predictive value over those
+    of each decision, with their intervals; y_true and y_pred (n,) arrays of 0 and 1, `groups` (n,) among resampling.
+    """
     found: dict[str, Any] = {}
-    for name, metric, label in (("sensitivity", sensitivity, 1), ("specificity", specificity, 0)):
-        here = y_true == label
+    for metric, conditioned, label in (
+        (sensitivity, y_true, 1),
+        (specificity, y_true, 0),
+        (precision, y_pred, 1),
+        (negative_predictive_value, y_pred, 0),
+    ):
+        here = conditioned == label
         kept = {**resampling, "groups": resampling["groups"][here]}
-        found |= figure(f"{prefix}{name}", metric, y_true[here], y_pred[here], **kept)
+        found |= figure(f"{prefix}{metric.__name__}", metric, y_true[here], y_pred[here], **kept)
     return found
 
 

@@ -16,7 +16,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
 
 Z_95 = float(ndtri(0.975))  # two-sided 95 % of a standard Normal
-CELLS_AT_ONCE = 2**22  # (resamples, cases) matrices are cut to about 32 MiB
+CELLS_AT_ONCE = 2**15  # (resamples, cases) matrices are cut to 256 KiB, which stay in the cache: half the time
 
 
 class Interval(NamedTuple):
@@ -32,6 +32,17 @@ class Bootstrap(NamedTuple):
     low: float
     high: float
     samples: FloatArray
+
+    def p_value(self, null: float = 0.0) -> float:
+        """Two-sided p-value of the hypothesis that the figure is `null`, in [2 / (B + 1), 1] for B resamples.
+
+        p = min(1, 2 (1 + min(#{samples <= null}, #{samples >= null})) / (1 + B)): twice the smaller tail, a resample
+        equal to `null` counting on both sides. It turns the percentile interval round (p <= 0.05 about where that
+        leaves `null` out) and is as right as the interval is: where few patients tell two models apart, too small,
+        and without meaning for a figure that is biased in resamples (ECE).
+        """
+        tail = min((self.samples <= null).sum(), (self.samples >= null).sum())
+        return float(min(1.0, 2 * (1 + tail) / (1 + self.samples.size)))
 
 
 class DeLong(NamedTuple):
@@ -58,8 +69,10 @@ def as_finite(
 ) -> FloatArray:
     """One-dimensional finite numbers in [low, high] as float64, never empty."""
     array = np.asarray(values, dtype=float)
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"{name} must be one-dimensional and hold at least one case, found shape {array.shape}")
+    if array.ndim != 1:
+        raise ValueError(f"{name} must be one-dimensional, found shape {array.shape}")
+    if array.size == 0:
+        raise ValueError(f"{name} must hold at least one case, found none")
     if n is not None and array.size != n:
         raise ValueError(f"{name} must hold one value a case ({n}), found {array.size}")
     if not np.isfinite(array).all():
@@ -299,7 +312,9 @@ def _midplaces(values: FloatArray, *, among: FloatArray) -> FloatArray:
 
 def _cumulative(weights: FloatArray) -> FloatArray:
     """Cumulative sums along the last axis, with a leading 0."""
-    return np.concatenate([np.zeros((*weights.shape[:-1], 1)), np.cumsum(weights, axis=-1)], axis=-1)
+    sums = np.zeros((*weights.shape[:-1], weights.shape[-1] + 1))
+    np.cumsum(weights, axis=-1, out=sums[..., 1:])
+    return sums
 
 
 def rank_among(values: ArrayLike, reference: ArrayLike) -> FloatArray:

@@ -1,0 +1,95 @@
+"""Which part of the image a map points at: shares of its energy, and what the image's frame is worth."""
+
+import numpy as np
+
+MIDLINE = 0.2  # width of the strip that spine and mediastinum fill in a frontal film, share of the side
+
+
+def energy_inside(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Share of the positive attribution that lies inside each mask, (n,); NaN where the map has none.
+
+    maps: (n, h, w), already of the sign that is asked about. masks: (n, height, width) or (height, width), a
+    share of each cell in [0, 1] or boolean, averaged down to the grid. Chance is the mask's share of the image.
+    """
+    positive = np.maximum(maps, 0)
+    cells = _on_grid(np.reshape(masks, (-1, *np.shape(masks)[-2:])), maps.shape[1:])
+    total = positive.sum((1, 2))
+    return np.divide((positive * cells).sum((1, 2)), total, out=np.full(len(maps), np.nan), where=total > 0)
+
+
+def pointing_game(maps: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """Whether the centre of each map's highest cell lies in its mask, (n,) boolean (Zhang et al. 2018)."""
+    n, h, w = maps.shape
+    height, width = masks.shape[1:]
+    row, column = np.divmod(maps.reshape(n, -1).argmax(1), w)
+    return masks[np.arange(n), ((row + 0.5) * height / h).astype(int), ((column + 0.5) * width / w).astype(int)]
+
+
+def empty(maps: np.ndarray) -> np.ndarray:
+    """Whether nothing in each map (n, h, w) speaks for the class: no positive cell, (n,) boolean."""
+    return np.asarray((maps <= 0).all(axis=(1, 2)))
+
+
+def border(side: int, *, share: float) -> np.ndarray:
+    """Boolean (side, side): the frame whose width is `share` of the side."""
+    width = round(side * share)
+    frame = np.ones((side, side), dtype=bool)
+    frame[width : side - width, width : side - width] = False
+    return frame
+
+
+def by_rule(side: int, *, share: float) -> dict[str, np.ndarray]:
+    """Three regions (side, side) that tile any frontal chest film, where no mask tells what is what.
+
+    A rule, not anatomy: `border` is the frame of width `share`; `midline` the middle fifth of the rest, where spine
+    and mediastinum lie and no lung does; `fields` what remains, about where the lungs are.
+    """
+    frame = border(side, share=share)
+    strip = np.abs(np.arange(side) + 0.5 - side / 2) < MIDLINE * side / 2
+    return {"border": frame, "midline": ~frame & strip, "fields": ~frame & ~strip}
+
+
+def hide_border(images: np.ndarray, typical: np.ndarray, *, share: float) -> np.ndarray:
+    """Images (n, side, side) whose frame is replaced by that of a typical image (side, side), same type."""
+    return np.where(border(typical.shape[0], share=share), typical, images)
+
+
+def shares(
+    maps: np.ndarray, masks: dict[str, np.ndarray], *, share: float, positive: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Per case (n,): whether the map is empty, and the shares of its energy in regions by rule, lungs and finding.
+
+    maps: (n, h, w) of the class that the model names, `positive` where that is disease. masks: `lungs` and
+    `masks` (of the finding), (n, height, width), where they are known. The finding can be looked at only where there
+    is one and the model names it: elsewhere `finding` and `pointing` (a hit of the pointing game) are NaN.
+    """
+    found = {"empty": empty(maps)}
+    # 1000 pixels: a frame fine enough for any grid
+    found |= {name: energy_inside(maps, region) for name, region in by_rule(1000, share=share).items()}
+    if "lungs" in masks:
+        found["lungs"] = energy_inside(maps, masks["lungs"])
+    if "masks" in masks:
+        named = masks["masks"].any(axis=(1, 2)) & positive & ~found["empty"]
+        found["finding"] = np.where(named, energy_inside(maps, masks["masks"]), np.nan)
+        found["pointing"] = np.where(named, pointing_game(maps, masks["masks"]), np.nan)
+    return found
+
+
+def chance(masks: dict[str, np.ndarray], *, share: float) -> dict[str, float]:
+    """What a map that knows nothing would score in each region of `shares`: the region's part of the image."""
+    levels = {name: float(region.mean()) for name, region in by_rule(1000, share=share).items()}
+    if "lungs" in masks:
+        levels["lungs"] = float(masks["lungs"].mean())
+    if "masks" in masks:
+        shown = masks["masks"][masks["masks"].any(axis=(1, 2))]
+        if len(shown):
+            levels["finding"] = levels["pointing"] = float(shown.mean())
+    return levels
+
+
+def _on_grid(masks: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+    """Mean of each mask over the pixels of every cell, (n, h, w)."""
+    edges = [np.linspace(0, side, cells + 1).round().astype(int)[:-1] for side, cells in zip(masks.shape[1:], grid)]
+    sums = np.add.reduceat(np.add.reduceat(masks.astype(np.float32), edges[0], axis=1), edges[1], axis=2)
+    ones = np.ones((1, *masks.shape[1:]), dtype=np.float32)
+    return sums / np.add.reduceat(np.add.reduceat(ones, edges[0], axis=1), edges[1], axis=2)
