@@ -99,8 +99,8 @@ def differences(val: dict[str, pd.DataFrame], test: dict[str, pd.DataFrame], par
     compare = partial(compared, test[first], params=params)
 
     claimed: dict[str, Any] = compare("auroc", auroc, raw, stratify=True)
-    claimed["raw"] = compare("miscalibration", logistic_miscalibration, raw)
-    claimed["calibrated"] = compare("miscalibration", logistic_miscalibration, calibrated)
+    claimed["raw"] = compare("logistic_miscalibration", logistic_miscalibration, raw)
+    claimed["calibrated"] = compare("logistic_miscalibration", logistic_miscalibration, calibrated)
     others: dict[str, Any] = compare("average_precision", average_precision, raw)
     others["at_operating_point"] = decisions(compare, [z > point for z, point in zip(raw, points, strict=True)])
     others["raw"], others["calibrated"] = probabilities(compare, raw), probabilities(compare, calibrated)
@@ -113,7 +113,7 @@ def differences(val: dict[str, pd.DataFrame], test: dict[str, pd.DataFrame], par
     found = claimed | others
     found["ranks_better"] = better(found, "auroc_difference", larger=first, smaller=second)
     found["calibrates_better"] = {
-        phase: better(found[phase], "miscalibration_difference", larger=second, smaller=first)
+        phase: better(found[phase], "logistic_miscalibration_difference", larger=second, smaller=first)
         for phase in ("raw", "calibrated")
     }
     return found
@@ -186,8 +186,8 @@ def claim(found: dict[str, Any], first: str, second: str) -> str:
     return (
         f"{second} ranks better, {first} is better calibrated: {verdict}. Differences, {first} minus {second}: "
         f"AUROC {told(found, 'auroc_difference', ranks)}; what a wrong shift and slope cost, in nats a case, "
-        f"raw {told(found['raw'], 'miscalibration_difference', calibrates['raw'])}; "
-        f"calibrated {told(found['calibrated'], 'miscalibration_difference', calibrates['calibrated'])}. "
+        f"raw {told(found['raw'], 'logistic_miscalibration_difference', calibrates['raw'])}; "
+        f"calibrated {told(found['calibrated'], 'logistic_miscalibration_difference', calibrates['calibrated'])}. "
         "p by Holm over these three; one training of each."
     )
 

@@ -24,9 +24,8 @@ from scipy.special import expit
 from scipy.stats import t, ttest_1samp
 from tqdm import tqdm
 
-from studies.intervals import miscalibration
 from tmv_lib.calibration import expected_calibration_error
-from tmv_lib.classification import accuracy, brier_score, negative_log_likelihood
+from tmv_lib.classification import accuracy, brier_score, logistic_miscalibration, negative_log_likelihood
 from tmv_lib.figures import save
 from tmv_lib.files import join, read_csv, whole, write_csv
 from tmv_lib.reporting import difference, figure
@@ -54,11 +53,11 @@ MEASURES = {
     "nll_raw": Measure(negative_log_likelihood, "logit_raw", "none", "lower"),
     "ece": Measure(expected_calibration_error, "y_prob", "none", "lower"),
     "ece_raw": Measure(expected_calibration_error, "y_prob_raw", "none", "lower"),
-    "miscalibration": Measure(miscalibration, "y_prob", "none", "lower"),
-    "miscalibration_raw": Measure(miscalibration, "y_prob_raw", "none", "lower"),
+    "logistic_miscalibration": Measure(logistic_miscalibration, "logit", "none", "lower"),
+    "logistic_miscalibration_raw": Measure(logistic_miscalibration, "logit_raw", "none", "lower"),
 }
 # docs/intervals.md: of these, only the difference of two members' miscalibration may carry an interval
-ALONE_WITHOUT = {"ece", "ece_raw", "miscalibration", "miscalibration_raw"}
+ALONE_WITHOUT = {"ece", "ece_raw", "logistic_miscalibration", "logistic_miscalibration_raw"}
 PAIRED_WITHOUT = {"ece", "ece_raw"}
 
 
@@ -265,7 +264,8 @@ patients. `make seeds` writes this page, its table `seeds.csv` and its picture f
 
 The standard deviation over seeds beside the standard error over patients, of which the interval of one training speaks.
 A dash stands where no interval over patients can be trusted (`intervals.md`). AUROC ranks raw logits; `_raw` is before
-calibration, the others after it; miscalibration is the part of the Brier score that recalibration would take away.
+calibration, the others after it; logistic miscalibration is the part of the NLL that the best shift and slope of the
+logit would take away.
 
 {spread}
 

@@ -65,24 +65,42 @@ def few_figures(monkeypatch):
     ]
     monkeypatch.setattr(intervals, "figures", lambda: listed)
     monkeypatch.setattr(intervals, "WORLDS", (CALIBRATED,))
-    monkeypatch.setattr(intervals, "PATIENTS", (120,))
+    monkeypatch.setattr(intervals, "PATIENTS", (120, 60))
 
 
 @pytest.mark.usefixtures("few_figures")
 def test_a_mean_is_covered_and_the_ece_of_a_perfect_model_is_not():
     rows = pd.concat([intervals.repeat(k, seed=0, n_resamples=200) for k in range(200)])
-    table = intervals.coverage(rows, intervals.truths(log2_n=14)).set_index("figure")
+    whole_table = intervals.coverage(rows, intervals.truths(log2_n=14))
+    table = whole_table[whole_table["n_patients"] == 120].set_index("figure")
     assert table.loc["mean", "percentile"] == pytest.approx(0.95, abs=0.045)  # three Monte Carlo standard errors
     assert table.loc["mean", "truth"] == pytest.approx(ndtr(1 / np.sqrt(2)), abs=1e-3)
     assert table.loc["ece", "percentile"] <= 0.02
     assert table.loc["ece", "too_high"] >= 0.98
     assert (table["percentile"] + table["too_high"] + table["too_low"]).tolist() == pytest.approx([1, 1])
-    verdicts = intervals.verdicts(table.reset_index()).set_index("figure")["printed"]
-    assert verdicts.to_dict() == {"mean": True, "ece": False}
-    page = intervals.page(table.reset_index(), resamples=200)
+    verdicts = intervals.verdicts(whole_table).set_index("figure")[["printed_120", "printed_60"]]
+    assert verdicts.T.to_dict("list") == {"mean": [True, True], "ece": [False, False]}
+    page = intervals.page(whole_table, resamples=200)
     printed, withheld = page.split("## Without")
     assert "| mean |" in printed
     assert "| ece |" in withheld
+
+
+def test_an_interval_may_hold_where_patients_are_many_alone():
+    cell = {"fixed": "none", "repeats": 400, "too_high": 0.0, "too_low": 0.0, "basic": 1.0, "bias_corrected": 1.0}
+    cells = [
+        {**cell, "figure": figure, "n_patients": n_patients, "world": world, "percentile": covered}
+        for figure, of_figure in {
+            "good": {428: (0.95, 0.94), 120: (0.94, 0.89)},  # 0.89 is no more than two errors of 0.015 below
+            "narrow": {428: (0.95, 0.94), 120: (0.89, 0.90)},  # the mean is below
+            "one_world": {428: (0.97, 0.86), 120: (0.97, 0.86)},  # the mean is enough, one world is not
+        }.items()
+        for n_patients, shares in of_figure.items()
+        for world, covered in zip("ab", shares, strict=True)
+    ]
+    found = intervals.verdicts(pd.DataFrame(cells)).set_index("figure")
+    assert found["printed_428"].to_dict() == {"good": True, "narrow": True, "one_world": False}
+    assert found["printed_120"].to_dict() == {"good": True, "narrow": False, "one_world": False}
 
 
 @pytest.mark.usefixtures("few_figures")
@@ -174,7 +192,7 @@ def test_a_row_a_seed_and_member_and_the_difference_is_theirs(table):
         assert one.loc["sharp - dull", name] == pytest.approx(one.loc["sharp", name] - one.loc["dull", name])
     assert one.loc["sharp", "auroc_low"] < one.loc["sharp", "auroc"] <= one.loc["sharp", "auroc_high"]
     assert not {"ece_low", "ece_raw_low"} & set(table)
-    assert one["miscalibration_low"].notna().to_dict() == {"sharp": False, "dull": False, "sharp - dull": True}
+    assert one["logistic_miscalibration_low"].notna().to_dict() == {"sharp": False, "dull": False, "sharp - dull": True}
 
 
 def test_spread_and_verdict_are_those_of_the_seeds(table):
