@@ -397,7 +397,7 @@ def _markdown(found: pd.DataFrame, columns: list[str]) -> str:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--repeats", type=int, default=400, help="samples of each world (400)")
+    options.add_argument("--repeats", type=int, default=80, help="samples of each world (80)")
     options.add_argument("--resamples", type=int, default=200, help="of the patients of a sample (200)")
     options.add_argument("--processes", type=int, default=2)
     options.add_argument("--seed", type=int, default=0)
