@@ -197,3 +197,18 @@ def test_images_far_from_training_are_told_apart(tmp_path, monkeypatch):
         assert found["unseen_finding"][signal]["auroc_low"] < 0.5  # drawn from the same features
     assert found["noise"]["n"] == 20
     assert found["unseen_finding"]["n"] == unseen.sum()
+
+
+def test_passes_with_dropout_in_the_body_are_two_more_signals(tmp_path, monkeypatch):
+    made_tables(tmp_path, separation=1.0)
+    for name in MEMBERS:
+        home = tmp_path / "data/train" / name
+        predictions = pd.read_csv(home / "predictions.csv")
+        logit = predictions.loc[predictions["split"] != "train", "logit"].to_numpy(np.float32)
+        np.save(home / "body_passes.npy", np.stack([logit, logit, logit]))  # passes that agree dispute nothing
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty")
+    cases = pd.read_csv("data/uncertainty/cases.csv")
+    assert cases["body_mutual_information_net"].max() < 1e-9
+    found = metrics(tmp_path, "uncertainty")["uncertainty"]["net"]
+    assert found["body_predictive_entropy"]["error_auroc"] == pytest.approx(found["margin"]["error_auroc"])
+    assert "error_auroc" in found["body_mutual_information"]
