@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.__main__ import main, table
+from benchmarks.__main__ import SUBJECTS, main, table
 from benchmarks.calibration import calls, public
 from benchmarks.calibration import table as predictions
 from benchmarks.measure import Measured, side_by_side
