@@ -20,6 +20,7 @@ from tmv_lib.stability import rank_correlation
 from tmv_lib.stage import run
 
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+NOTHING_TO_LOOK_AT = "every map of the test split is empty", "no finding of the test split is named on a map"
 
 
 class ExplanationsParams(Params):
@@ -29,6 +30,7 @@ class ExplanationsParams(Params):
     precision: network.Precision
     border: Annotated[float, Field(gt=0, lt=0.5)]
     sanity_cases: Annotated[int, Field(ge=8)]
+    untrained_networks: Annotated[int, Field(ge=1)]
     random_pairs: Annotated[int, Field(ge=1)]
     resamples: Annotated[int, Field(ge=100)]
     seed: Annotated[int, Field(ge=0)]
@@ -44,11 +46,12 @@ class Material(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What one member's maps told: signed for the class it names, (n, h, w), beside columns (n,) and rows to draw."""
+    """What one member's maps of the logit told, (n, h, w), with the class it names, columns (n,) and rows to draw."""
 
     metrics: dict[str, Any]
     columns: dict[str, np.ndarray]
     maps: np.ndarray
+    target: np.ndarray
     untrained: np.ndarray
     sanity: pd.DataFrame
     faithfulness: pd.DataFrame
@@ -84,7 +87,8 @@ def main() -> None:
 
 def read_material(members: dict[str, Member]) -> Material:
     """Cases with each member's raw and calibrated answers, their images, and masks where the source has them."""
-    cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
+    planted = pd.read_csv("data/prepare/cases.csv", nrows=0).columns.intersection(["marker"])
+    cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true", *planted])
     calibrated = [f"{kind}_{name}" for name in members for kind in ("logit", "y_prob")]
     cases = join(cases, read_csv("data/calibration/cases.csv", ["image_id", *calibrated]))
     kept = (cases["split"] != "train").to_numpy()
@@ -135,22 +139,28 @@ def answer(
         return expit((read_logits()(levels) - threshold) * target[chosen])
 
     metrics: dict[str, Any] = {"method": params.method, "layer": layer, "grid": seen.maps.shape[1]}
-    metrics |= where_it_looks(columns, material, params, rng)
+    metrics |= where_it_looks(columns, material, seen.maps.shape[1:], params, rng)
+    if "marker" in cases:
+        metrics["border"] |= by_marker(columns, cases, target > 0, params, rng)
     metrics |= sanity.completeness(trained, images, seen.logit, seen.maps, layer=layer, method=params.method)
-    like = maps[chosen].reshape(len(chosen), -1)
-    similarity = {"random pairs": sanity.random_pairs(maps[chosen], pairs=params.random_pairs, rng=rng)}
-    for level, hybrid in tqdm(sanity.cascade(trained, untrained), desc=f"{name}: randomised from the head down"):
-        turned = explain(hybrid)(images[chosen]).maps * target[chosen, None, None]
-        similarity[level] = rank_correlation(like, turned.reshape(like.shape))
-    metrics["sanity"], levels = sanity_check(similarity, cases.iloc[chosen], params, rng)
+    similarity: dict[str, list[np.ndarray]] = {}
+    like = seen.maps[chosen].reshape(len(chosen), -1)
+    for draw in range(params.untrained_networks):
+        _, fresh = explanations.trained_and_untrained(member, weights, seed=params.seed + draw)
+        for level, hybrid in tqdm(sanity.cascade(trained, fresh), desc=f"{name}: randomised, draw {draw + 1}"):
+            other = explain(hybrid)(images[chosen]).maps.reshape(like.shape)
+            similarity.setdefault(level, []).append(rank_correlation(like, other))
+    metrics["sanity"], levels = sanity_check(similarity, seen.maps[chosen], cases.iloc[chosen], params, rng)
     orders = {"by map": maps[chosen], "at random": faithfulness.random_order(maps[chosen], rng=rng)}
     curves = faithfulness.deletion_and_insertion(probability, images[chosen], orders, fractions=FRACTIONS)
     metrics["faithfulness"], drawn = faithfulness_check(curves, cases.iloc[chosen], params, rng)
+    blank = explain(untrained)(images[shown])
     return Answer(
-        metrics,
+        {"verdict": verdict(metrics["sanity"], metrics["faithfulness"])} | metrics,
         columns,
-        maps,
-        explain(untrained)(images[shown]).maps * target[shown, None, None],
+        seen.maps,
+        target,
+        blank.maps * np.where(blank.logit > 0, 1, -1)[:, None, None],
         levels.assign(series=name),
         drawn.assign(series=[f"{name} {series}" for series in drawn["series"]]),
     )
@@ -168,32 +178,65 @@ def on_test(
 
 
 def where_it_looks(
-    columns: dict[str, np.ndarray], material: Material, params: ExplanationsParams, rng: np.random.Generator
+    columns: dict[str, np.ndarray],
+    material: Material,
+    grid: tuple[int, ...],
+    params: ExplanationsParams,
+    rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """Shares of the maps on the test split, with intervals, beside chance."""
+    """Shares of the maps on the test split, with intervals, beside chance, and for the finding beside the ceiling."""
     cases, test = material.cases, (material.cases["split"] == "test").to_numpy()
     found: dict[str, Any] = {}
     for name, column in (("empty_map_rate", "empty"), ("border_flip_rate", "border_flips")):
         found |= on_test(name, columns[column].astype(float), cases, params, rng)
     found |= counts(cases["y_true"][test].to_numpy(), cases["patient_id"][test].to_numpy())
-    masks = {name: mask[test] for name, mask in material.masks.items()}
-    for name, level in attention.chance(masks, share=params.border).items():
+    for name, levels in attention.chance(material.masks, share=params.border, n=len(cases)).items():
+        there = test & ~np.isnan(columns[name])
+        if not there.any():
+            found[f"{name}_absent"] = NOTHING_TO_LOOK_AT[name in ("finding", "pointing")]
+            continue
+        found[name] = {"chance": float(levels[there].mean())}
+        if name == "finding":
+            found[name]["ceiling"] = float(attention.ceiling(material.masks["masks"][there], grid).mean())
         label = "hit_rate" if name == "pointing" else "energy"
-        found[name] = {"chance": level} | on_test(label, columns[name], cases, params, rng)
+        found[name] |= on_test(label, columns[name], cases, params, rng)
+    return found
+
+
+def by_marker(
+    columns: dict[str, np.ndarray],
+    cases: pd.DataFrame,
+    positive: np.ndarray,
+    params: ExplanationsParams,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Among test cases that are named positive, with and without a marker: border energy and border flips."""
+    found: dict[str, Any] = {}
+    for kind, marked in (("with_marker", 1), ("without_marker", 0)):
+        here = positive & (cases["marker"] == marked).to_numpy()
+        found[kind] = {}
+        for name, column in (("energy", "border"), ("flip_rate", "border_flips")):
+            found[kind] |= on_test(name, np.where(here, columns[column], np.nan), cases, params, rng)
     return found
 
 
 def sanity_check(
-    similarity: dict[str, np.ndarray], cases: pd.DataFrame, params: ExplanationsParams, rng: np.random.Generator
+    similarity: dict[str, list[np.ndarray]],
+    maps: np.ndarray,
+    cases: pd.DataFrame,
+    params: ExplanationsParams,
+    rng: np.random.Generator,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Each level of the cascade against the random pairs, for the metrics and for the plot."""
-    reference = similarity.pop("random pairs")
-    resampling = {"groups": cases["patient_id"].to_numpy(), "n_resamples": params.resamples, "rng": rng}
+    """Each level of the cascade, a row a draw, against random pairs of the raw maps, for the metrics and the plot."""
+    groups = cases["patient_id"].to_numpy()
+    reference = sanity.random_pairs(maps, groups=groups, pairs=params.random_pairs, rng=rng)
+    resampling = {"groups": groups, "n_resamples": params.resamples, "rng": rng}
     levels = {"random pairs": sanity.described(reference, **resampling)}
-    levels |= {level: sanity.judged(values, reference, **resampling) for level, values in similarity.items()}
+    levels |= {level: sanity.judged(np.stack(values), reference, **resampling) for level, values in similarity.items()}
     drawn = [{"level": level} | entry for level, entry in levels.items() if "similarity" in entry]
     ends = {"similarity": "similarity", "similarity_low": "low", "similarity_high": "high"}
-    found = {"n": len(cases), "pairs_per_case": params.random_pairs, **levels}
+    counted = {"untrained_networks": params.untrained_networks, "pairs_per_case": params.random_pairs}
+    found = {"n": len(cases), **counted, **levels}
     return found, pd.DataFrame(drawn, columns=["level", *ends]).rename(columns=ends)
 
 
@@ -224,6 +267,26 @@ def faithfulness_check(
     return found, pd.concat(drawn)
 
 
+def verdict(sanity_found: dict[str, Any], faithfulness_found: dict[str, Any]) -> str:
+    """Whether these maps deserve a look, in a sentence: the untrained level passes, and both areas beat the random
+    order by their intervals.
+    """
+    deletion, insertion = "deletion_area_minus_random_high", "insertion_area_minus_random_low"
+    passes = sanity_found["untrained"].get("passes", "undecided")
+    reasons = []
+    if passes == "undecided":
+        reasons.append("it is undecided whether they depend on what was learned")
+    elif passes != "yes":
+        reasons.append("they do not depend on what was learned")
+    if not faithfulness_found.get(deletion, 0.0) < 0:
+        reasons.append("deletion is no better than random")
+    if not faithfulness_found.get(insertion, 0.0) > 0:
+        reasons.append("insertion is no better than random")
+    if reasons:
+        return f"Do not use these maps: {', and '.join(reasons)}."
+    return "These maps deserve a look: they depend on what was learned, and the answer on what they rank first."
+
+
 def most_confident(cases: pd.DataFrame, name: str) -> np.ndarray:
     """Rows of the two test cases each, right and wrong, positive and negative, of which a member is surest."""
     test, y_prob = cases["split"] == "test", cases[f"y_prob_{name}"]
@@ -248,11 +311,12 @@ def overlays(
             facts = f"P(disease) {cases[f'y_prob_{name}'][case]:.2f}"
             facts += "" if np.isnan(border) else f", border {border:.0%}"
             panels += [
-                (f"{name}\n{facts}", image, found.maps[case]),
-                (f"{name}\nuntrained", image, found.untrained[place]),
+                (f"{name}\n{facts}", image, found.maps[case] * found.target[case]),
+                (f"{name}, untrained,\nfor the class it names", image, found.untrained[place]),
             ]
         rows.append((f"{'right' if right else 'wrong'}, truth {truth}\n{cases['image_id'][case]}", image, panels))
     title = f"Where each network looks for the class it names ({params.method}): the surest answers of {first}"
+    title = "\n".join([title, *(f"{name}: {found.metrics['verdict']}" for name, found in answers.items())])
     return figures.case_rows(rows, title=title)
 
 

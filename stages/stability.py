@@ -61,7 +61,7 @@ def main() -> None:
         logits.append(compared[["perturbation", "logit"]].assign(image_id=ids, member=name))
         cases = cases.join(stability.per_case(compared))
         cases["instability"] = 1 - cases["rank_correlation"]
-        kept = ["instability", *stability.MEASURES[1:], "flipped"]
+        kept = ["instability", *stability.MEASURES[1:], "flipped", "n_undefined"]
         table.append(cases[kept].add_suffix(f"_{name}"))
 
         found: dict[str, Any] = counts(*(cases.loc[cases["split"] == "test", key] for key in ("y_true", "patient_id")))
@@ -227,10 +227,22 @@ def errors_found(
 
 
 def claim(entry: dict[str, Any]) -> str:
-    """The sentence that was tested, and what came of it, by the rank correlation of the maps."""
+    """The sentence that was tested, and what came of it with its size, by the rank correlation of the maps."""
     reason = next((entry[key] for key in entry if key.endswith("absent")), "")
     alone, given = (entry.get(key, f"cannot be tested ({reason})") for key in ("finds_errors", "adds_to_confidence"))
-    return f"Unstable explanations often precede errors: {alone}. They tell more than the confidence does: {given}."
+    return (
+        f"Unstable explanations often precede errors: {alone}{sized(entry, 'error_auroc', 'AUROC')}. "
+        f"They tell more than the confidence does: {given}"
+        f"{sized(entry, 'gain_over_margin', 'AUROC less that of the plain margin', sign='+')}."
+    )
+
+
+def sized(entry: dict[str, Any], name: str, words: str, *, sign: str = "") -> str:
+    """A figure with its interval in brackets; nothing where it is absent."""
+    if name not in entry:
+        return ""
+    value, low, high = (f"{entry[f'{name}{end}']:{sign}.2f}" for end in ("", "_low", "_high"))
+    return f" ({words} {value}, {low} to {high})"
 
 
 def gallery(
@@ -255,14 +267,19 @@ def gallery(
     views |= {label: (change.apply(levels), trained) for label, change in changes.items()}
     flips = set(compared.loc[compared["flipped"], ["perturbation", "case"]].itertuples(index=False, name=None))
     panels = {
-        label: _panels(seen, explain, target, flipped=[(label, case) in flips for case in chosen.index])
+        label: _panels(
+            seen,
+            explain,
+            None if explain is untrained else target,
+            flipped=[(label, case) in flips for case in chosen.index],
+        )
         for label, (seen, explain) in views.items()
     }
     moved = compared[compared["case"].isin(chosen.index)].dropna(subset="rank_correlation")
     worst = moved.loc[moved.groupby("case")["rank_correlation"].idxmin()].set_index("case")
     rows = []
     for place, (case, facts) in enumerate(chosen["facts"].items()):
-        shown = {"its map": "as it is", "map of an\nuntrained network": "untrained network"}
+        shown = {"its map": "as it is", "untrained network,\nfor the class it names": "untrained network"}
         label, like = worst.loc[case, ["perturbation", "rank_correlation"]]
         shown |= {f"{label}:\nrank correlation {like:.2f}": label}
         rows.append((facts, images[case], [(words, *panels[label][place][1:]) for words, label in shown.items()]))
@@ -274,12 +291,14 @@ def gallery(
     }
 
 
-def _panels(levels: np.ndarray, explain: Explain, target: np.ndarray, *, flipped: list[bool]) -> list[Panel]:
+def _panels(levels: np.ndarray, explain: Explain, target: np.ndarray | None, *, flipped: list[bool]) -> list[Panel]:
+    """What a network sees of the class `target`, or where that is None, of the class its own logit names."""
     said = explain(levels)
     words = [
         f"logit {logit:+.2f}{', flipped' if flip else ''}" for logit, flip in zip(said.logit, flipped, strict=True)
     ]
-    return list(zip(words, levels * 255, said.maps * target[:, None, None], strict=True))
+    sign = np.where(said.logit > 0, 1, -1) if target is None else target
+    return list(zip(words, levels * 255, said.maps * sign[:, None, None], strict=True))
 
 
 def most_and_least_stable(cases: pd.DataFrame) -> pd.DataFrame:

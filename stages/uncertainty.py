@@ -10,7 +10,7 @@ from pydantic import Field
 from safetensors import safe_open
 from scipy.special import expit
 
-from tmv_lib import uncertainty
+from tmv_lib import detection, uncertainty
 from tmv_lib.files import join, read_csv, read_rows, write_csv, write_metrics
 from tmv_lib.params import Params, read, read_members
 from tmv_lib.reporting import adjust, counts, figure, gain, mean
@@ -21,6 +21,7 @@ DOUBTED = 0.9  # rank among validation above which dropout is said to doubt a ca
 FLAGGED = 0.95  # rank among validation above which an image is flagged as unlike the training images
 ENTROPIES = ["predictive_entropy", "expected_entropy", "mutual_information"]
 DISTANCES = ["distance", "mahalanobis"]
+DRAWN = {"signal": ["signal", "auroc", "low", "high"], "kind": ["signal", "kind", "auroc", "low", "high"]}
 
 Calibrate = Callable[[np.ndarray], np.ndarray]
 
@@ -179,6 +180,10 @@ def judge(
     resampled = partial(figure, groups=groups, n_resamples=params.resamples, rng=rng)
     found: dict[str, Any] = counts(error, groups)
     found["n_errors"] = found.pop("n_positive")
+    try:
+        detection.require(error, fewest=detection.FEWEST, where="to judge")
+    except ValueError as reason:
+        return found | {signal: {"absent": str(reason)} for signal in signals}, pd.DataFrame(columns=DRAWN["signal"])
     for signal in signals:
         score = test[signal].to_numpy()
         found[signal] = resampled("error_auroc", auroc, error, score, stratify=error)
@@ -187,7 +192,7 @@ def judge(
             found[signal] |= resampled("gain_over_margin", gain, error, score, rival, stratify=error, null=0.0)
     adjust(*(found[signal] for signal in signals))
     rows = [drawn(found[signal], "error_auroc", signal=signal) for signal in signals]
-    return found, pd.DataFrame([row for row in rows if row], columns=["signal", "auroc", "low", "high"])
+    return found, pd.DataFrame([row for row in rows if row], columns=DRAWN["signal"])
 
 
 def drawn(found: dict[str, Any], name: str, **labels: str) -> dict[str, Any]:
@@ -238,7 +243,6 @@ def unlike_training(
     """Do the distances, or the margin alone, tell images that are no radiographs, and a finding never shown?"""
     val, test = (cases[cases["split"] == split] for split in ("val", "test"))
     found: dict[str, Any] = {}
-    rows = []
     for kind, (strange, usual) in strangers_and_usual(test, foreign).items():
         pair = pd.concat([strange, usual])
         outcome, groups = np.repeat([1, 0], [len(strange), len(usual)]), pair["patient_id"].to_numpy()
@@ -250,15 +254,25 @@ def unlike_training(
             flagged = rank_among(strange[signal], val[signal]) > FLAGGED if len(strange) else np.empty(0)
             found[kind][signal] = alone("flagged", mean, flagged.astype(float))
             if kind != "test":
-                score = pair[signal].to_numpy()
-                found[kind][signal] |= resampled("auroc", auroc, outcome, score, groups=groups, stratify=outcome)
-                rows.append(drawn(found[kind][signal], "auroc", signal=signal, kind=kind))
-    table = pd.DataFrame([row for row in rows if row], columns=["signal", "kind", "auroc", "low", "high"])
-    for signal, judged in table.groupby("signal", sort=False):
-        told = judged["low"] > 0.5
+                enough = len(strange) >= detection.FEWEST  # fewer have a value, and no interval that would hold
+                options = {"groups": groups, "stratify": outcome, "interval": enough, "null": 0.5 if enough else None}
+                found[kind][signal] |= resampled("auroc", auroc, outcome, pair[signal].to_numpy(), **options)
+    adjust(found)
+    judged = {(kind, signal): found[kind][signal] for kind in found for signal in ("margin", *DISTANCES)}
+    rows = [
+        drawn(entry, "auroc", signal=signal, kind=kind)
+        for (kind, signal), entry in judged.items()
+        if "auroc_low" in entry
+    ]
+    table = pd.DataFrame(rows, columns=DRAWN["kind"])
+    for signal in ("margin", *DISTANCES):
+        tested = {kind: entry for (kind, of), entry in judged.items() if of == signal and "auroc_low" in entry}
+        told = [kind for kind, entry in tested.items() if entry["auroc"] > 0.5 and entry["auroc_p_value_holm"] < 0.05]
+        few = [kind for (kind, of), entry in judged.items() if of == signal and kind != "test" and kind not in tested]
         found[f"words_{signal}"] = (
-            f"told apart: {', '.join(judged['kind'][told]) or 'nothing'}; "
-            f"not told apart: {', '.join(judged['kind'][~told]) or 'nothing'}"
+            f"told apart: {', '.join(told) or 'nothing'}; "
+            f"not told apart: {', '.join(kind for kind in tested if kind not in told) or 'nothing'}; "
+            f"too few to say: {', '.join(few) or 'nothing'}"
         )
     return found, table
 

@@ -91,7 +91,8 @@ def compared(
     """One row a network and figure, with its interval over patients: how well it ranks and where it looks.
 
     Two rows more, of the first against the second: the similarity of their maps of the same case, and that of random
-    pairs of the first one's maps. Maps are of the class that the first network names, which the second one cannot.
+    pairs of the first one's maps, all of the logit. Regions are looked at in maps of the class that the first network
+    names, which the second one cannot.
     """
     cases = material.cases
     rng, groups = np.random.default_rng(params.seed), cases["patient_id"].to_numpy()
@@ -99,18 +100,18 @@ def compared(
     positive = (cases[f"y_prob_{name}"] > 0.5).to_numpy()
     maps = {which: seen.maps * np.where(positive, 1, -1)[:, None, None] for which, seen in explained.items()}
     rows = []
+    own, other = (seen.maps for seen in explained.values())
+    pairs = random_pairs(own, groups=groups, pairs=params.random_pairs, rng=rng)
+    verdict = judged(agreement(own, other), pairs, groups=groups, **resampling)
     for which, seen in explained.items():
         y_true = cases["y_true"].to_numpy()
         found = figure("auroc", auroc, y_true, seen.logit, groups=groups, stratify=y_true, **resampling)
         rows.append(row(which, "auroc", found))
         columns = attention.shares(maps[which], material.masks, share=params.border, positive=positive)
-        for region, level in attention.chance(material.masks, share=params.border).items():
+        for region, levels in attention.chance(material.masks, share=params.border, n=len(cases)).items():
             there = ~np.isnan(columns[region])
             found = figure(region, mean, columns[region][there], groups=groups[there], **resampling)
-            rows.append(row(which, region, found) | {"chance": level})
-    first, second = maps.values()
-    pairs = random_pairs(first, pairs=params.random_pairs, rng=rng)
-    verdict = judged(agreement(first, second), pairs, groups=groups, **resampling)
+            rows.append(row(which, region, found) | {"chance": levels[there].mean() if there.any() else None})
     rows.append(row("both", "similarity", verdict) | {"passes": verdict.get("passes")})
     rows.append(row("random pairs", "similarity", described(pairs, groups=groups, **resampling)))
     return pd.DataFrame(rows)

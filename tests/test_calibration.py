@@ -6,6 +6,7 @@ import statsmodels.api as sm
 import torch
 from model_diagnostics.scoring import SquaredError, decompose
 from scipy.special import expit
+from scipy.stats import binom
 from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 from torchmetrics.functional.classification import binary_calibration_error
@@ -797,3 +798,20 @@ def test_calibration_after_deferral_is_that_of_the_decided():
         assert found[name]["in_the_large"] == pytest.approx(large, abs=1e-3)  # probabilities are clipped
     nobody = ensemble.calibration_of_decided(cases.assign(deferred=True), params, np.random.default_rng(0))
     assert nobody["decided"]["ece_absent"] == "there is no such case"
+
+
+@pytest.mark.parametrize("k", range(11))
+def test_the_noise_floor_counts_ties(k):
+    """One score for all: the ECE is |K/n - p|, and its p-value the exact tail of the binomial."""
+    n, p = 10, 0.3
+    floor = calibration_noise_floor(np.full(n, p), n_draws=20_000, rng=np.random.default_rng(0))
+    found = floor.p_value(float(expected_calibration_error(np.arange(n) < k, np.full(n, p))))
+    outcomes = np.arange(n + 1)
+    as_far = np.abs(outcomes / n - p) >= abs(k / n - p) - 1e-9
+    assert found == pytest.approx(binom.pmf(outcomes, n, p)[as_far].sum(), abs=0.015)
+
+
+def test_a_reversed_calibrator_has_no_boundary_on_the_logit():
+    z = np.linspace(-1, 1, 9)
+    with pytest.raises(ValueError, match="no threshold on the logit"):
+        decision_boundary(z, 0.1 - z)

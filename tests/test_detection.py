@@ -107,7 +107,7 @@ def test_a_signal_is_judged_where_there_is_one():
     assert nothing == {
         "n": 0,
         "n_errors": 0,
-        "absent": "0 errors and 0 right answers to judge: at least 10 of each are needed",
+        "absent": "0 errors and 0 right answers to judge: at least 20 of each are needed",
     }
 
 
@@ -122,10 +122,10 @@ def test_too_few_errors_are_said():
     )
     assert "finds_errors" in entry
     few = np.where(fit, error, 0.0)
-    few[np.flatnonzero(~fit)[:9]] = 1
+    few[np.flatnonzero(~fit)[:19]] = 1
     entry = judged({"s": signal}, error=few)["s"]
     assert set(entry) == {"n", "n_errors", "absent"}
-    assert entry["absent"].startswith("9 errors and 791 right answers to judge: at least 10")
+    assert entry["absent"].startswith("19 errors and 781 right answers to judge: at least 20")
 
 
 @pytest.mark.parametrize(

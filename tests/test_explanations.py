@@ -4,19 +4,21 @@ from typing import get_args
 import numpy as np
 import pandas as pd
 import pytest
+import pytorch_grad_cam
 import torch
 import yaml
 from captum.attr import IntegratedGradients, LayerGradCam
+from pytorch_grad_cam.utils.image import scale_cam_image
 from torch import nn
 
-from stages.explanations import ExplanationsParams, Material
+from stages.explanations import ExplanationsParams, Material, by_marker, verdict, where_it_looks
 from studies import shuffled_labels
 from tmv_lib import explanations, network
-from tmv_lib.attention import border, by_rule, chance, empty, energy_inside, hide_border, pointing_game, shares
+from tmv_lib.attention import border, by_rule, ceiling, chance, empty, energy_inside, hide_border, pointing_game, shares
 from tmv_lib.explanations import Explained, class_maps, explain, explainer, grad_cam, reader, target_layer
 from tmv_lib.faithfulness import area, deletion_and_insertion, random_order
 from tmv_lib.params import Member
-from tmv_lib.sanity import agreement, cascade, completeness, judged, random_pairs, resized
+from tmv_lib.sanity import agreement, cascade, completeness, judged, random_pairs
 
 METHODS = get_args(explanations.Method)
 # The last map, before the mean over cells.
@@ -152,9 +154,6 @@ class Steep(nn.Module):
 
 @pytest.mark.parametrize("method", PEERS)
 def test_equal_to_pytorch_grad_cam_after_its_scaling(any_network, method):
-    peers = pytest.importorskip("pytorch_grad_cam")
-    from pytorch_grad_cam.utils.image import scale_cam_image
-
     model, layer = any_network
     layer, side = {"body.layer4": "body.layer3"}.get(layer, layer), 64  # where HiResCAM is not Grad-CAM
     if method == "score_cam":  # a pass a channel: of few, and of a small image
@@ -163,7 +162,7 @@ def test_equal_to_pytorch_grad_cam_after_its_scaling(any_network, method):
     batch = torch.cat([image, image])
     model = Steep(model, 1e4 if method == "grad_cam_plus_plus" else 1.0).eval()
     layer = f"inner.{layer}"
-    with getattr(peers, PEERS[method])(model, [model.get_submodule(layer)]) as cam:
+    with getattr(pytorch_grad_cam, PEERS[method])(model, [model.get_submodule(layer)]) as cam:
         theirs = cam(batch, targets=[lambda z: z, lambda z: -z])
     assert theirs.max() > 0.9
     ours = np.maximum(class_maps(model, batch, layer=layer, target=targets, method=method), 0)
@@ -181,6 +180,23 @@ def test_densenets_last_map_is_explained_behind_its_relu():
     # Behind the map there is only the mean over pixels and the head: alpha = w / pixels.
     expected = (model.head.weight.detach()[0][:, None, None] * kept[0].detach()).sum(1) / kept[0][0, 0].numel()
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
+
+
+class UsedTwice(ByHand):
+    """Its maps run through one ReLU twice: the second time z = mean(x), as in ByHand, for x >= 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        means = self.relu(self.maps(self.relu(images.clone()))).mean((2, 3))
+        return 3 * means[:, 0] - means[:, 1]
+
+
+def test_of_a_module_used_twice_the_last_use_is_explained():
+    found = class_maps(UsedTwice(), X, layer="relu", target=1, method="grad_cam")
+    np.testing.assert_allclose(found, X[:, 0] / 12, rtol=1e-5)
 
 
 # What a map must add up to.
@@ -321,23 +337,29 @@ def test_the_cascade_ends_in_the_untrained_network(resnet):
 
 
 def test_random_pairs_are_of_different_cases():
-    rng = np.random.default_rng(0)
+    rng, groups = np.random.default_rng(0), np.arange(40)
     shared, own = rng.normal(size=(1, 7, 7)), rng.normal(size=(40, 7, 7))
-    np.testing.assert_allclose(random_pairs(np.repeat(shared, 40, 0), pairs=3, rng=rng), 1.0)
-    assert abs(random_pairs(own, pairs=3, rng=rng).mean()) < 0.05
+    np.testing.assert_allclose(random_pairs(np.repeat(shared, 40, 0), groups=groups, pairs=3, rng=rng), 1.0)
+    assert abs(random_pairs(own, groups=groups, pairs=3, rng=rng).mean()) < 0.05
     # Two components of equal variance, one of them common to all: the correlation of two cases is a half.
     common = shared * 1.0 / shared.std() + own / own.std((1, 2), keepdims=True)
-    assert random_pairs(common, pairs=5, rng=rng).mean() == pytest.approx(0.48, abs=0.06)
+    assert random_pairs(common, groups=groups, pairs=5, rng=rng).mean() == pytest.approx(0.48, abs=0.06)
+
+
+def test_random_pairs_are_of_different_patients():
+    maps = np.repeat(np.random.default_rng(0).normal(size=(10, 7, 7)), 2, axis=0)  # two equal maps a patient
+    found = random_pairs(maps, groups=np.repeat(np.arange(10), 2), pairs=30, rng=np.random.default_rng(0))
+    assert (~np.isnan(found)).sum(0).tolist() == [18] * 20
+    assert np.nanmax(found) < 0.9
 
 
 def test_random_pairs_leave_out_constant_maps_and_ask_for_no_more_than_there_are():
     maps = np.random.default_rng(0).normal(size=(4, 7, 7))
     maps[2] = 1.0
-    found = random_pairs(maps, pairs=10, rng=np.random.default_rng(0))
-    assert np.isnan(found).tolist() == [False, False, True, False]
-    flat = maps[[0, 1, 3]].reshape(3, -1)
-    ranks = np.corrcoef(flat.argsort(1).argsort(1))
-    np.testing.assert_allclose(found[[0, 1, 3]], (ranks.sum(1) - 1) / 2)
+    found = random_pairs(maps, groups=np.arange(4), pairs=10, rng=np.random.default_rng(0))
+    assert (~np.isnan(found)).sum(0).tolist() == [2, 2, 0, 2]
+    ranks = np.corrcoef(maps[[0, 1, 3]].reshape(3, -1).argsort(1).argsort(1))
+    np.testing.assert_allclose(np.nansum(found, 0)[[0, 1, 3]], ranks.sum(1) - 1)
 
 
 @pytest.mark.parametrize(
@@ -361,12 +383,39 @@ def test_constant_maps_alone_are_not_judged():
     assert "no such case" in found["similarity_absent"]
 
 
-def test_agreement_brings_maps_to_one_grid():
-    maps = np.random.default_rng(0).normal(size=(2, 7, 7)).astype("float32")
-    np.testing.assert_allclose(agreement(maps, maps), 1.0)
-    np.testing.assert_allclose(agreement(maps, -maps), -1.0)
-    assert agreement(maps, resized(maps, (14, 14))) == pytest.approx(1.0, abs=0.15)
-    np.testing.assert_allclose(resized(maps, (7, 7)), maps, atol=1e-6)
+def test_maps_that_never_change_do_not_pass():
+    # Not even where every case has the same map, so that random pairs are as alike.
+    for reference in (np.ones((5, 12)), np.full((5, 12), 0.2)):
+        found = judged(np.ones((3, 12)), reference, groups=np.arange(12), n_resamples=100, rng=np.random.default_rng(0))
+        assert found["passes"] == "no"
+        assert found["similarity_spread"] == 0
+
+
+def test_a_difference_of_no_case_is_undecided_and_gets_both_signs():
+    similarity = np.full(12, 0.3)
+    found = judged(similarity, similarity, groups=np.arange(12), n_resamples=100, rng=np.random.default_rng(0))
+    assert found["passes"] == "undecided"
+    assert found["above_random_pairs_low"] == -found["above_random_pairs_high"] < 0
+
+
+def test_draws_are_averaged_and_one_that_turns_maps_over_does_not_excuse_another():
+    rng = np.random.default_rng(0)
+    reference = 0.2 + 0.05 * rng.normal(size=(5, 40))
+    draws = np.array([0.8, -0.8, 0.0])[:, None] + 0.05 * rng.normal(size=(3, 40))
+    found = judged(draws, reference, groups=np.arange(40), n_resamples=200, rng=rng)
+    assert found["similarity"] == pytest.approx(draws.mean())
+    assert found["similarity_spread"] == pytest.approx(np.ptp(draws.mean(1)))
+    assert found["passes"] == "no, mirrored"
+
+
+def test_agreement_is_symmetric_and_on_the_coarser_grid():
+    maps = np.random.default_rng(0).normal(size=(2, 14, 14)).astype("float32")
+    coarse = maps.reshape(2, 7, 2, 7, 2).mean((2, 4))
+    np.testing.assert_allclose(agreement(coarse, coarse), 1.0)
+    np.testing.assert_allclose(agreement(coarse, -coarse), -1.0)
+    np.testing.assert_allclose(agreement(maps, coarse), 1.0)
+    other = np.random.default_rng(1).normal(size=(2, 10, 10)).astype("float32")
+    np.testing.assert_array_equal(agreement(maps, other), agreement(other, maps))
 
 
 # Where a map points.
@@ -410,14 +459,23 @@ def test_shares_of_a_map_add_up_and_an_empty_map_has_none():
     # A finding that is there, named, and looked for with a map that is not empty: the first case alone.
     for name in ("finding", "pointing"):
         assert np.isnan(found[name]).tolist() == [False, True, True, True, True]
-    levels = chance(masks, share=0.15)
-    assert levels["finding"] == levels["pointing"] == pytest.approx(100 / 56**2)
+    levels = chance(masks, share=0.15, n=5)
+    assert levels["finding"][0] == levels["pointing"][0] == pytest.approx(100 / 56**2)
     assert set(levels) == set(found) - {"empty"}
 
 
 def test_without_masks_the_rule_alone_is_told():
-    assert set(chance({}, share=0.15)) == {"border", "midline", "fields"}
-    assert "finding" not in chance({"masks": np.zeros((2, 8, 8), dtype=bool)}, share=0.15)
+    assert set(chance({}, share=0.15, n=2)) == {"border", "midline", "fields"}
+
+
+def test_no_map_has_more_inside_than_the_ceiling():
+    masks = np.zeros((2, 56, 56), dtype=bool)
+    masks[0, 8:16, 8:16] = True  # a cell of 7 x 7, exactly
+    masks[1, 12:20, 12:20] = True  # a quarter of each of four cells
+    np.testing.assert_allclose(ceiling(masks, (7, 7)), [1.0, 0.25])
+    best = np.zeros((2, 7, 7))
+    best[:, 1, 1] = 1
+    np.testing.assert_allclose(energy_inside(best, masks), ceiling(masks, (7, 7)))
 
 
 def test_pointing_game():
@@ -530,18 +588,90 @@ def test_who_reads_the_marker_is_caught(planted, method, channel, caught):
     assert ((found["pointing"][:20] == 1) != caught).all()
 
 
-def test_the_study_of_shuffled_labels_tells_which_maps_depend_on_labels():
+def section(**changes) -> ExplanationsParams:
+    known = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))["explanations"]
+    return ExplanationsParams.model_validate(known | {"resamples": 100} | changes)
+
+
+def film_cases(n: int) -> pd.DataFrame:
     rng = np.random.default_rng(0)
-    cases = pd.DataFrame({"patient_id": np.arange(60), "y_true": np.tile([0, 1], 30), "y_prob_net": rng.random(60)})
-    section = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8"))["explanations"]
-    params = ExplanationsParams.model_validate(section | {"resamples": 100})
-    logit, maps = rng.normal(4 * cases["y_true"] - 2.0), rng.normal(size=(60, 7, 7)).astype("float32")
-    other = rng.normal(size=(60, 7, 7)).astype("float32")
+    ids = {"patient_id": np.arange(n), "split": "test"}
+    return pd.DataFrame({**ids, "y_true": np.tile([0, 1], n // 2), "y_prob_net": rng.random(n)})
+
+
+def test_figures_and_their_chance_rest_on_the_same_cases():
+    cases, lungs = film_cases(4), np.zeros((4, 56, 56), dtype=bool)
+    finding = lungs.copy()
+    lungs[:, 10:30], finding[:2, 8:16, 8:16], finding[2, :28] = True, True, True
+    maps = np.ones((4, 7, 7))
+    positive = np.array([True, True, False, False])  # the large finding is not named
+    columns = shares(maps, {"lungs": lungs, "masks": finding}, share=0.15, positive=positive)
+    columns |= {"border_flips": np.zeros(4, bool)}
+    material = Material(cases, np.zeros((4, 56, 56)), np.zeros((56, 56)), {"lungs": lungs, "masks": finding})
+    options = (material, (7, 7), section(), np.random.default_rng(0))
+    found = where_it_looks(columns, *options)
+    assert found["finding"]["chance"] == pytest.approx(1 / 49)
+    assert found["finding"]["energy"] == pytest.approx(found["finding"]["chance"])
+    assert found["finding"]["ceiling"] == 1
+    none = where_it_looks(columns | {"finding": np.full(4, np.nan), "pointing": np.full(4, np.nan)}, *options)
+    assert none["finding_absent"] == none["pointing_absent"] == "no finding of the test split is named on a map"
+
+
+def test_markers_are_told_apart_among_those_named_positive():
+    cases = film_cases(40).assign(marker=np.repeat([1, 0], 20))
+    positive = np.arange(40) % 2 == 0
+    columns = {"border": np.full(40, 0.3), "border_flips": (cases["marker"] == 1).to_numpy() & positive}
+    columns["border_flips"][1::2] = True  # not named positive: must not count
+    found = by_marker(columns, cases, positive, section(), np.random.default_rng(0))
+    assert [found[kind]["flip_rate"] for kind in ("with_marker", "without_marker")] == [1, 0]
+    assert found["with_marker"]["n"] == found["without_marker"]["n"] == 10
+
+
+GOOD = {"deletion_area_minus_random_high": -0.01, "insertion_area_minus_random_low": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("passes", "changed", "words"),
+    [
+        ("yes", {}, "These maps deserve a look"),
+        ("yes", {"deletion_area_minus_random_high": 0.01}, "Do not use these maps: deletion is no better than random."),
+        ("yes", {"insertion_area_minus_random_low": -0.01}, "insertion is no better"),
+        ("no, mirrored", {}, "they do not depend on what was learned"),
+        ("undecided", {}, "it is undecided whether they depend on what was learned"),
+    ],
+)
+def test_the_verdict_is_the_gate(passes, changed, words):
+    said = verdict({"untrained": {"passes": passes}}, GOOD | changed)
+    assert words in said
+    assert said.startswith("Do not use") == (words != "These maps deserve a look")
+
+
+def shuffled_table(cases: pd.DataFrame, second: np.ndarray, maps: np.ndarray) -> pd.DataFrame:
+    logit = np.random.default_rng(1).normal(4 * cases["y_true"] - 2.0)
     material = Material(cases, np.zeros((60, 8, 8)), np.zeros((8, 8)), {})
-    for second, passes in ((other, "undecided"), (maps, "no"), (-maps, "no, mirrored")):
-        explained = {"own": Explained(logit, maps), "shuffled": Explained(np.zeros(60), second)}
-        table = shuffled_labels.compared(explained, material, "net", params).set_index(["network", "figure"])
+    explained = {"own": Explained(logit, maps), "shuffled": Explained(np.zeros(60), second)}
+    return shuffled_labels.compared(explained, material, "net", section()).set_index(["network", "figure"])
+
+
+def test_the_study_of_shuffled_labels_tells_which_maps_depend_on_labels():
+    rng, cases = np.random.default_rng(0), film_cases(60)
+    maps, other = rng.normal(size=(2, 60, 7, 7)).astype("float32")
+    alike = maps + 2 * rng.normal(size=(1, 7, 7)).astype("float32")  # what every map of the first has in common
+    worlds = ((maps, other, "undecided"), (maps, maps, "no"), (maps, -maps, "no, mirrored"), (alike, other, "yes"))
+    for first, second, passes in worlds:
+        table = shuffled_table(cases, second, first)
         assert table.loc[("both", "similarity"), "passes"] == passes
         assert table.loc[("own", "auroc"), "value"] > 0.9
         assert table.loc[("shuffled", "auroc"), "value"] == 0.5
         assert table.loc[("own", "border"), "chance"] == pytest.approx(0.51, abs=0.01)
+
+
+def test_no_verdict_hangs_on_the_classes_named():
+    rng, cases = np.random.default_rng(0), film_cases(60)
+    maps, other = rng.normal(size=(2, 60, 7, 7)).astype("float32")
+    common = rng.normal(size=(1, 7, 7)).astype("float32")
+    turned = cases.assign(y_prob_net=np.where(np.arange(60) < 25, 1 - cases["y_prob_net"], cases["y_prob_net"]))
+    for second in (other, maps + common, -maps):
+        tables = [shuffled_table(some, second, maps + common) for some in (cases, turned)]
+        first, again = (table.loc[["both", "random pairs"]] for table in tables)
+        pd.testing.assert_frame_equal(first, again)

@@ -1,7 +1,10 @@
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from tmv_lib.classification import accuracy, negative_log_likelihood
 from tmv_lib.reporting import adjust, by_class, by_patient, counts, difference, figure, gain, mean, performance
 from tmv_lib.statistics import auroc, bootstrap
 
@@ -64,9 +67,19 @@ def test_a_proportion_of_all_or_none_has_wilsons_interval():
     end = 1.959964**2 / (10 + 1.959964**2)
     assert (found["rate"], found["rate_low"]) == (0, 0)
     assert found["rate_high"] == pytest.approx(end, rel=1e-6)
-    same = figure("d", difference_of_means, np.ones(10), np.ones(10), null=0.0, **resampling(np.arange(10)))
+    arrays = np.ones(10), np.ones(10), np.ones(10)
+    same = figure("d", partial(difference, accuracy), *arrays, null=0.0, **resampling(np.arange(10)))
     assert (same["d"], same["d_low"], same["d_p_value"]) == (0, -same["d_high"], 1)
     assert same["d_high"] == pytest.approx(end, rel=1e-6)
+
+
+def test_wilson_speaks_of_proportions_alone():
+    logit, y_true, options = np.linspace(-2, 2, 20), np.repeat([0, 1], [17, 3]), resampling(np.arange(20))
+    nll = figure("d", partial(difference, negative_log_likelihood), y_true, logit, logit, null=0.0, **options)
+    assert (nll["d_low"], nll["d_high"]) == (0, 0)  # the same predictions cost the same, whoever the patients are
+    perfect = figure("auroc", auroc, y_true, logit, stratify=y_true, **options)
+    # Wilson at k = n = 3, the rarer class: n / (n + z^2)
+    assert perfect["auroc_low"] == pytest.approx(3 / (3 + 1.959964**2), rel=1e-6)
 
 
 @pytest.mark.parametrize(

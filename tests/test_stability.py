@@ -250,6 +250,7 @@ def test_per_case_takes_means_of_what_is_defined():
     compared = pd.DataFrame({"case": [0, 0, 1, 1, 2, 2], **table, "flipped": [False, True] + 4 * [False]})
     found = stability.per_case(compared)
     np.testing.assert_array_equal(found["top_overlap"], [0.5, np.nan, 0.5])
+    assert found["n_undefined"].tolist() == [0, 2, 1]
     assert found["flipped"].tolist() == [True, False, False]
 
 
@@ -372,7 +373,9 @@ def test_the_claim_is_tested():
     for measure in stability.SIMILARITIES:
         cases[measure] = np.where(cases["error"] == 1, 0.2, 0.8) + 0.05 * np.random.default_rng(1).normal(size=400)
     found, rows = stage.errors_found(cases, PARAMS, np.random.default_rng(0))
-    assert found["claim"].startswith("Unstable explanations often precede errors: supported.")
+    assert found["claim"].startswith("Unstable explanations often precede errors: supported (AUROC 1.00, ")
+    gain = found["rank_correlation"]["gain_over_margin"]
+    assert f"(AUROC less that of the plain margin {gain:+.2f}, " in found["claim"]
     assert found["centre_shift"]["finds_errors"] == "not supported"
     assert [row["row"] for row in rows] == ["margin", *MEASURES]
 

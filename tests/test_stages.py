@@ -147,7 +147,7 @@ def test_a_table_without_a_class_is_named(tmp_path, monkeypatch):
 
 
 def test_every_signal_is_judged_and_every_test_case_has_its_quadrant(tmp_path, monkeypatch):
-    cases = made_tables(tmp_path, separation=1.0)
+    cases = made_tables(tmp_path, separation=0.3)
     run_stages(tmp_path, monkeypatch, "calibration", "uncertainty")
     found = metrics(tmp_path, "uncertainty")["uncertainty"]["net"]
     for signal in ("predictive_entropy", "augmented_mutual_information", "members_mutual_information", "mahalanobis"):
@@ -162,7 +162,7 @@ def test_every_signal_is_judged_and_every_test_case_has_its_quadrant(tmp_path, m
     assert (np.diff((listed.loc[mistakes, "y_prob"] - 0.5).abs()) <= 0).all()
     one = listed[listed["member"] == "net"]["quadrant"].value_counts()
     assert {name: found["quadrants"][name]["n"] for name in one.index} == one.to_dict()
-    assert f"Confident mistakes: {one['confident_error']}; " in found["quadrants"]["words"]
+    assert f"Confident mistakes: {one.get('confident_error', 0)}; " in found["quadrants"]["words"]
 
 
 def test_passes_through_the_body_are_read_by_image(tmp_path, monkeypatch):
@@ -194,21 +194,7 @@ def test_images_far_from_training_are_told_apart(tmp_path, monkeypatch):
     for signal, least in (("distance", 0.7), ("mahalanobis", 0.95)):  # far away, but in any direction
         assert found["noise"][signal]["auroc"] > least
         assert found["noise"][signal]["flagged"] > found["test"][signal]["flagged"]
-        assert found["unseen_finding"][signal]["auroc_low"] < 0.5  # drawn from the same features
+        assert "auroc_low" not in found["unseen_finding"][signal]  # 20 are needed
+        assert "too few to say: unseen_finding" in found[f"words_{signal}"]
     assert found["noise"]["n"] == 20
     assert found["unseen_finding"]["n"] == unseen.sum()
-
-
-def test_passes_with_dropout_in_the_body_are_two_more_signals(tmp_path, monkeypatch):
-    made_tables(tmp_path, separation=1.0)
-    for name in MEMBERS:
-        home = tmp_path / "data/train" / name
-        predictions = pd.read_csv(home / "predictions.csv")
-        logit = predictions.loc[predictions["split"] != "train", "logit"].to_numpy(np.float32)
-        np.save(home / "body_passes.npy", np.stack([logit, logit, logit]))  # passes that agree dispute nothing
-    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty")
-    cases = pd.read_csv("data/uncertainty/cases.csv")
-    assert cases["body_mutual_information_net"].max() < 1e-9
-    found = metrics(tmp_path, "uncertainty")["uncertainty"]["net"]
-    assert found["body_predictive_entropy"]["error_auroc"] == pytest.approx(found["margin"]["error_auroc"])
-    assert "error_auroc" in found["body_mutual_information"]

@@ -352,3 +352,9 @@ def test_the_rest_refuses():
         wilson_interval(3, 2)
     with pytest.raises(ValueError, match="at least 1"):
         wilson_interval(0, 0)
+
+
+def test_wilson_holds_the_share_itself_at_both_ends():
+    n = np.arange(1, 300)
+    assert (wilson_interval(np.zeros(n.size), n).low == 0).all()
+    assert (wilson_interval(n, n).high == 1).all()

@@ -364,3 +364,8 @@ def test_bad_quadrant(error, confidence, confident):
 def test_bad_share(predictive, mutual):
     with pytest.raises(ValueError, match="must"):
         model_share(predictive, mutual)
+
+
+def test_members_that_agree_dispute_exactly_nothing():
+    p = np.random.default_rng(0).random(1000)
+    assert not entropy_decomposition(np.tile(p, (7, 1))).mutual_information.any()

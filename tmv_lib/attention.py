@@ -75,16 +75,22 @@ def shares(
     return found
 
 
-def chance(masks: dict[str, np.ndarray], *, share: float) -> dict[str, float]:
-    """What a map that knows nothing would score in each region of `shares`: the region's part of the image."""
-    levels = {name: float(region.mean()) for name, region in by_rule(1000, share=share).items()}
+def chance(masks: dict[str, np.ndarray], *, share: float, n: int) -> dict[str, np.ndarray]:
+    """What a map that knows nothing would score in each region of `shares`, (n,): the region's part of the image.
+
+    Average it over the cases whose share is averaged, and no others.
+    """
+    levels = {name: np.full(n, region.mean()) for name, region in by_rule(1000, share=share).items()}
     if "lungs" in masks:
-        levels["lungs"] = float(masks["lungs"].mean())
+        levels["lungs"] = masks["lungs"].mean((1, 2))
     if "masks" in masks:
-        shown = masks["masks"][masks["masks"].any(axis=(1, 2))]
-        if len(shown):
-            levels["finding"] = levels["pointing"] = float(shown.mean())
+        levels["finding"] = levels["pointing"] = masks["masks"].mean((1, 2))
     return levels
+
+
+def ceiling(masks: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+    """The most energy that a map on a grid can have inside each mask (n, height, width), (n,): its best cell."""
+    return _on_grid(masks, grid).max((1, 2))
 
 
 def _on_grid(masks: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:

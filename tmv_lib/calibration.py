@@ -33,6 +33,7 @@ SMOOTHING_CELLS = 2**14  # grid on [0, 1] of the smooth calibration error
 MERGED_FROM, LOGIT_CELL = 2**16, 2.0**-11  # calibrators of more cases are fitted on cells of the logit
 LEVELS = 2**12  # more distinct probabilities than these are merged before labels are drawn for them
 TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.01, 100.0
+ROUNDING = 1e-12  # below this two errors of calibration are equal
 RIDGE = 0.01  # a Normal prior of standard deviation 10 on each parameter, about the identity
 
 
@@ -80,7 +81,8 @@ class NoiseFloor(NamedTuple):
 
     def p_value(self, observed: float) -> float:
         """Chance of an ECE at least as large as the observed one if calibration were perfect, in (0, 1]."""
-        return float((1 + (self.samples >= observed).sum()) / (1 + self.samples.size))
+        ties = self.samples >= observed - ROUNDING  # equal sums of other orders differ in the last digits
+        return float((1 + ties.sum()) / (1 + self.samples.size))
 
 
 class CalibrationTest(NamedTuple):
@@ -716,8 +718,9 @@ def _proportion(name: str, value: float) -> float:
 def decision_boundary(logit: ArrayLike, calibrated: ArrayLike) -> float:
     """The raw logit above which a calibrated probability exceeds one half, read off cases (n,) that have both.
 
-    Halfway between the two raw logits that enclose it, since calibrators do not reverse a ranking; infinite where
-    all cases lie on one side. Lets the network itself say what the calibrated model would decide.
+    Halfway between the two raw logits that enclose it; infinite where all cases lie on one side. Lets the network
+    itself say what the calibrated model would decide. Raises ValueError where no threshold can, as for a negative
+    Platt slope.
 
     >>> decision_boundary([-1.0, 0.5, 2.0], [-2.0, -0.5, 1.0])
     1.25
@@ -726,4 +729,9 @@ def decision_boundary(logit: ArrayLike, calibrated: ArrayLike) -> float:
     positive = as_finite(calibrated, name="calibrated", n=z.size) > 0
     if positive.all() or not positive.any():
         return -np.inf if positive.all() else np.inf
-    return float((z[~positive].max() + z[positive].min()) / 2)
+    boundary = float((z[~positive].max() + z[positive].min()) / 2)
+    if ((z > boundary) != positive).any():
+        raise ValueError(
+            "the calibrated decision is no threshold on the logit: does the calibrator reverse the ranking?"
+        )
+    return boundary

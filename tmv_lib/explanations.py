@@ -183,7 +183,7 @@ def _formula(method: str) -> Callable[[Seen, torch.Tensor], torch.Tensor]:
 
 
 def _look(model: nn.Module, images: torch.Tensor, *, layer: str) -> Seen:
-    """One forward pass, and a backward pass through the part of the network behind `layer` alone."""
+    """One forward pass, and a backward pass through the part of the network behind the last use of `layer` alone."""
     kept: list[torch.Tensor] = []
 
     def cut(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
@@ -200,10 +200,10 @@ def _look(model: nn.Module, images: torch.Tensor, *, layer: str) -> Seen:
             logit = model(images).reshape(len(images), -1)
             if logit.shape[1] != 1:
                 raise ValueError(f"one logit a case is explained, the network returns {logit.shape[1]}")
-            (gradient,) = torch.autograd.grad(logit.sum(), kept[0])
+            (gradient,) = torch.autograd.grad(logit.sum(), kept[-1])
     finally:
         handle.remove()
-    return Seen(model, images, logit[:, 0].detach().float(), kept[0].detach().float(), gradient.float())
+    return Seen(model, images, logit[:, 0].detach().float(), kept[-1].detach().float(), gradient.float())
 
 
 def logit_at_the_start(model: Classifier, images: np.ndarray, *, layer: str, method: Method) -> float:

@@ -108,11 +108,14 @@ def _grid(rows: int, columns: int, words: Sequence[str]) -> tuple[Figure, np.nda
 
 
 def _with_bar(figure: Figure, title: str) -> Figure:
-    """The title, the note and the colour bar that every sheet of maps has, measured in inches."""
+    """The title (of any number of lines), the note and the colour bar of every sheet of maps, measured in inches."""
+    figure.set_figheight(figure.get_figheight() + 0.18 * title.count("\n"))
     width, height = figure.get_size_inches()
     figure.suptitle(title, fontsize=10.5, x=0.1 / width, ha="left", y=1 - 0.08 / height, va="top")
     figure.text(0.1 / width, 0.08 / height, MAP_NOTE, fontsize=9)
-    figure.tight_layout(rect=(0, 0.25 / height, 1 - 0.75 / width, 1 - 0.35 / height), pad=0.4, h_pad=0.9)
+    figure.tight_layout(
+        rect=(0, 0.25 / height, 1 - 0.75 / width, 1 - (0.35 + 0.18 * title.count("\n")) / height), pad=0.4, h_pad=0.9
+    )
     bar = figure.add_axes((1 - 0.7 / width, 0.5 - 1.2 / height, 0.12 / width, 2.4 / height))
     scale = plt.cm.ScalarMappable(cmap=ATTRIBUTION)
     figure.colorbar(scale, cax=bar).set_label("attribution / its maximum in the map", fontsize=8.5)

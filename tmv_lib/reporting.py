@@ -23,6 +23,8 @@ from tmv_lib.classification import (
 )
 from tmv_lib.statistics import auroc, average_precision, bootstrap, holm, wilson_interval
 
+PREDICTIVE = (precision, negative_predictive_value)
+
 
 def figure(
     name: str,
@@ -41,7 +43,8 @@ def figure(
 
     What cannot be computed, of all cases or in a resample, comes back as `name_absent` with the reason in words. A
     proportion of 0 or 1 is the same in every resample; it gets Wilson's interval for as many trials as there are
-    patients, and a difference of which no patient knows Wilson's upper end to both sides.
+    patients (for an AUROC, of the rarer class), and a difference of proportions of which no patient knows Wilson's
+    upper end to both sides.
     """
     try:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -52,14 +55,25 @@ def figure(
     low, high = resampled.low, resampled.high
     if not np.isfinite([value, low, high]).all():
         return {f"{name}_absent": "not defined in every resample of the patients: too few cases of a kind"}
-    if low == high and value in (0, 1):
-        n_patients = len(np.unique(resampling["groups"]))
-        low, high = (float(end) for end in wilson_interval(value * n_patients, n_patients))
-        low = -high if null == value else low
+    if low == high and value in (0, 1) and (trials := _trials(metric, *arrays, groups=resampling["groups"])):
+        low, high = (float(end) for end in wilson_interval(value * trials, trials))
+        low = -high if _differs(metric) else low
     found: dict[str, float | str] = {name: value}
     if interval:
         found |= {f"{name}_low": low, f"{name}_high": high}
     return found if null is None else found | {f"{name}_p_value": resampled.p_value(null)}
+
+
+def _differs(metric: Callable[..., Any]) -> bool:
+    return isinstance(metric, partial) and metric.func is difference
+
+
+def _trials(metric: Callable[..., Any], *arrays: Any, groups: np.ndarray) -> int:
+    """The patients of whom a proportion, or a difference of two, is the share; 0 for what is no proportion."""
+    if metric is auroc:
+        return min(len(np.unique(groups[np.asarray(arrays[0]) == label])) for label in (0, 1))
+    of = metric.args[0] if isinstance(metric, partial) and _differs(metric) else metric
+    return len(np.unique(groups)) if of in (mean, accuracy, sensitivity, specificity, *PREDICTIVE) else 0
 
 
 def adjust(*figures: dict[str, Any]) -> None:

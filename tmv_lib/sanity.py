@@ -31,26 +31,27 @@ def cascade(trained: Classifier, untrained: Classifier) -> Iterator[tuple[str, C
         yield "untrained" if name == with_weights[0] else name.rpartition(".")[2], hybrid
 
 
-def random_pairs(maps: np.ndarray, *, pairs: int, rng: np.random.Generator) -> np.ndarray:
-    """Mean rank correlation of each case's map (n, h, w) with those of `pairs` other cases, (n,).
+def random_pairs(maps: np.ndarray, *, groups: np.ndarray, pairs: int, rng: np.random.Generator) -> np.ndarray:
+    """Rank correlations of each case's map (n, h, w) with those of `pairs` cases of other patients, (pairs, n).
 
-    What maps of one network have in common whatever the case (Arun et al. 2021): the level to fall below. NaN where
-    the map, or each of the others', is constant.
+    What maps of one network have in common whatever the case (Arun et al. 2021): the level to fall below. Hand in raw
+    maps of the logit, as the cascade compares them: signed by the named class, pairs would hang on the answers. groups:
+    the patient of each case, (n,). NaN where either map is constant, or where there are fewer other patients' cases.
     """
-    flat = maps.reshape(len(maps), -1)
-    order = rng.permutation(len(flat))
-    drawn = np.full((min(pairs, len(flat) - 1), len(flat)), np.nan)
-    for step, row in enumerate(drawn, start=1):
-        row[order] = rank_correlation(flat[order], flat[np.roll(order, step)])
-    there = ~np.isnan(drawn)
-    return np.divide(np.nansum(drawn, 0), there.sum(0), out=np.full(len(flat), np.nan), where=there.any(0))
+    flat, groups = maps.reshape(len(maps), -1), np.asarray(groups)
+    drawn = np.full((pairs, len(flat)), np.nan)
+    for case in range(len(flat)):
+        others = rng.permutation(np.flatnonzero(groups != groups[case]))[:pairs]
+        drawn[: len(others), case] = rank_correlation(np.repeat(flat[[case]], len(others), axis=0), flat[others])
+    return drawn
 
 
 def described(similarity: np.ndarray, **resampling: Any) -> dict[str, Any]:
-    """Mean similarity (n,) to the trained maps with its interval, and how many maps are constant and have none (NaN).
+    """Mean similarity (n,) or (draws, n) with its interval, and how many maps are constant and have none (NaN).
 
-    resampling: of `tmv_lib.reporting.figure`.
+    A case's similarity is the mean over its draws. resampling: of `tmv_lib.reporting.figure`.
     """
+    similarity = _over_draws(similarity)
     there = ~np.isnan(similarity)
     resampling["groups"] = resampling["groups"][there]
     return {"constant_maps": int((~there).sum())} | figure("similarity", mean, similarity[there], **resampling)
@@ -59,34 +60,54 @@ def described(similarity: np.ndarray, **resampling: Any) -> dict[str, Any]:
 def judged(similarity: np.ndarray, reference: np.ndarray, **resampling: Any) -> dict[str, Any]:
     """One level of the cascade, described, and whether it `passes`: is its similarity below that of random pairs?
 
-    similarity, reference: (n,) a case, NaN for constant maps. `yes` where the 95 % interval of the paired difference
-    lies below 0; `no` where it lies above; `no, mirrored` where the map turned over is more similar than random pairs
-    (it still shows the image, not what was learned); `undecided` otherwise, absent where it cannot be told.
+    similarity: rank correlations (draws, n) with the maps of each untrained draw, or (n,) for one. reference:
+    (pairs, n) of `random_pairs`. NaN for constant maps. `yes` where the 95 % interval of the difference of a case's
+    means lies below 0; `no` where it lies above, or where no map changed at all; `no, mirrored` where the size of the
+    correlations, whatever their sign, lies above that of the case's random pairs (the map still shows the image, with
+    hot and cold exchanged); `undecided` otherwise, absent where it cannot be told. `similarity_spread` is the largest
+    mean of one draw minus the smallest.
     """
     found = described(similarity, **resampling)
-    there = ~np.isnan(similarity) & ~np.isnan(reference)
+    draws = np.atleast_2d(similarity)
+    above = _over_draws(draws) - _over_draws(reference)
+    larger = _over_draws(np.abs(draws)) - _over_draws(np.abs(reference))
+    there = ~np.isnan(above)
     resampling["groups"] = resampling["groups"][there]
-    similarity, reference = similarity[there], reference[there]
-    above: dict[str, Any] = figure("above_random_pairs", mean, similarity - reference, **resampling)
-    if "above_random_pairs" not in above:
-        return found | above
-    low, high = (above[f"above_random_pairs_{end}"] for end in ("low", "high"))
-    turned: dict[str, Any] = figure("above", mean, -similarity - np.abs(reference.mean()), **resampling)
-    mirrored = turned["above_low"] > 0
-    passes = "no" if low > 0 else "no, mirrored" if mirrored else "yes" if high < 0 else "undecided"
-    return found | above | {"passes": passes}
+    # null=0: a difference that no case knows is no proportion.
+    compared: dict[str, Any] = figure("above_random_pairs", mean, above[there], null=0.0, **resampling)
+    if "above_random_pairs" not in compared:
+        return found | compared
+    del compared["above_random_pairs_p_value"]
+    means = _over_draws(draws.T)
+    found["similarity_spread"] = float(np.nanmax(means) - np.nanmin(means))
+    unchanged = np.isclose(draws[~np.isnan(draws)], 1).all()
+    turned: dict[str, Any] = figure("larger", mean, larger[there], null=0.0, **resampling)
+    mirrored = turned["larger_low"]
+    low, high = (compared[f"above_random_pairs_{end}"] for end in ("low", "high"))
+    passes = "no" if unchanged or low > 0 else "no, mirrored" if mirrored > 0 else "yes" if high < 0 else "undecided"
+    return found | compared | {"passes": passes}
+
+
+def _over_draws(values: np.ndarray) -> np.ndarray:
+    """Mean of each column of (draws, n), or (n,) as it is, over what is defined; NaN where nothing is."""
+    values = np.atleast_2d(values)
+    there = ~np.isnan(values)
+    return np.divide(np.nansum(values, 0), there.sum(0), out=np.full(values.shape[1], np.nan), where=there.any(0))
 
 
 def agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Rank correlation of two networks' maps of the same cases, (n, h, w) each, on the first one's grid."""
-    second = resized(second, first.shape[1:])
-    return rank_correlation(first.reshape(len(first), -1), second.reshape(len(first), -1))
+    """Rank correlation of two networks' maps of the same cases, (n, h, w) each, on the coarser grid; symmetric.
+
+    Hand in raw maps of the logit: both speak of disease then, whatever either network decided.
+    """
+    grid = min(first.shape[1], second.shape[1]), min(first.shape[2], second.shape[2])
+    return rank_correlation(*(pooled(maps, grid).reshape(len(maps), -1) for maps in (first, second)))
 
 
-def resized(maps: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
-    """Maps (n, h, w) brought bilinearly to another grid."""
+def pooled(maps: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Maps (n, h, w) averaged down to a grid of no more cells."""
     tensor = torch.from_numpy(np.ascontiguousarray(maps))[:, None]
-    return nn.functional.interpolate(tensor, size=grid, mode="bilinear", align_corners=False)[:, 0].numpy()
+    return nn.functional.adaptive_avg_pool2d(tensor, grid)[:, 0].numpy()
 
 
 def completeness(

@@ -256,7 +256,9 @@ def _measures(a: np.ndarray, b: np.ndarray, valid: np.ndarray, cell: float) -> d
 def per_case(compared: pd.DataFrame) -> pd.DataFrame:
     """One row a case of `stability`: the mean of each measure over the perturbations, and whether any flipped it.
 
-    Means are over the perturbations for which the measure is defined, NaN where it is for none.
+    Means are over the perturbations for which the measure is defined, NaN where it is for none. `n_undefined` counts
+    the perturbations without a rank correlation: the map was constant before, or became so.
     """
     cases = compared.groupby("case")
-    return cases[list(MEASURES)].mean().assign(flipped=cases["flipped"].any())
+    undefined = compared["rank_correlation"].isna().groupby(compared["case"]).sum()
+    return cases[list(MEASURES)].mean().assign(flipped=cases["flipped"].any(), n_undefined=undefined)

@@ -280,7 +280,10 @@ def wilson_interval(k: ArrayLike, n: ArrayLike) -> Interval:
     centre = share + Z_95**2 / (2 * trials)
     spread = Z_95 * np.sqrt(share * (1 - share) / trials + Z_95**2 / (4 * trials**2))
     scale = 1 + Z_95**2 / trials
-    return Interval(np.maximum((centre - spread) / scale, 0), np.minimum((centre + spread) / scale, 1))
+    # at 0 and n one end is the share itself, which rounding would miss
+    low = np.where(successes == 0, 0.0, np.maximum((centre - spread) / scale, 0))
+    high = np.where(successes == trials, 1.0, np.minimum((centre + spread) / scale, 1))
+    return Interval(low[()], high[()])
 
 
 def _patients(groups: ArrayLike, stratify: ArrayLike | None) -> tuple[IntArray, IntArray]:

@@ -14,6 +14,7 @@ from sklearn.preprocessing import normalize
 from tmv_lib.statistics import as_binary, as_finite, as_weights
 
 QUADRANTS = ("confident_right", "confident_error", "doubtful_right", "doubtful_error")
+ROUNDING = 1e-12  # nats
 _HERMITE_NODES = 100  # entropies within 1e-6 up to a logit standard deviation of 4
 
 
@@ -59,7 +60,9 @@ def entropy_decomposition(member_probs: ArrayLike) -> EntropyDecomposition:
     # h(pbar) = mean_t h(p_t) + MI,  h(p) = -p ln p - (1 - p) ln(1 - p)
     predictive = _binary_entropy(member_probs.mean(axis=0))
     expected = _binary_entropy(member_probs).mean(axis=0)
-    return EntropyDecomposition(predictive, expected, np.maximum(predictive - expected, 0))
+    # members that say the same differ by rounding alone, and dispute nothing
+    dispute = predictive - expected
+    return EntropyDecomposition(predictive, expected, np.where(dispute > ROUNDING, dispute, 0))
 
 
 def mc_dropout_probs(
