@@ -63,7 +63,7 @@ PAIRED_WITHOUT = {"ece", "ece_raw"}
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("seeds", type=int, nargs="*", default=[1, 2, 3, 4, 5], help="whole numbers (1 2 3 4 5)")
+    options.add_argument("seeds", type=int, nargs="*", default=[1, 2, 3], help="whole numbers (1 2 3)")
     seeds = options.parse_args().seeds
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     members = list(params["members"])
