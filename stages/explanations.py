@@ -141,7 +141,7 @@ def answer(
     metrics: dict[str, Any] = {"method": params.method, "layer": layer, "grid": seen.maps.shape[1]}
     metrics |= where_it_looks(columns, material, seen.maps.shape[1:], params, rng)
     if "marker" in cases:
-        metrics["border"] |= by_marker(columns, cases, target > 0, params, rng)
+        metrics.setdefault("border", {}).update(by_marker(columns, cases, target > 0, params, rng))
     metrics |= sanity.completeness(trained, images, seen.logit, seen.maps, layer=layer, method=params.method)
     similarity: dict[str, list[np.ndarray]] = {}
     like = seen.maps[chosen].reshape(len(chosen), -1)
