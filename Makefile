@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro plots test lint fresh bench shuffled-labels seeds intervals
+.PHONY: repro plots test lint fresh bench shuffled-labels seeds intervals validate-taxonomy
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -30,6 +30,9 @@ shuffled-labels: $(BIN)/.installed  ## do maps change when there was nothing to 
 
 seeds: $(BIN)/.installed .git  ## other training seeds: docs/seeds.md; trains each member once a seed, and goes on after a kill
 	python -m studies.seeds
+
+validate-taxonomy: $(BIN)/.installed .git  ## is the failure taxonomy right? docs/taxonomy.md; eight phantoms, two hours, goes on after a kill
+	python -m studies.taxonomy
 
 intervals: $(BIN)/.installed  ## how often do our intervals cover the truth? docs/intervals.md
 	OMP_NUM_THREADS=1 python -m studies.intervals

@@ -16,7 +16,7 @@ from tmv_lib.images import How
 from tmv_lib.params import Params, read
 from tmv_lib.sources.folder import load_folder
 from tmv_lib.sources.medmnist import load_medmnist
-from tmv_lib.sources.phantom import plan_cases
+from tmv_lib.sources.phantom import plan_cases, repaired
 from tmv_lib.sources.phantom_image import render
 from tmv_lib.sources.table import load_table
 from tmv_lib.stage import run
@@ -96,6 +96,11 @@ def main() -> None:
     for name, masks in loaded.masks.items():
         write_npy(f"data/prepare/{name}.npy", masks)
     write_csv("data/prepare/audit.csv", audit.findings)
+    # Every image of which the phantom knows what to mend; of real images nobody does.
+    repairs = repaired(cases[cases["split"] != "train"]) if params.source == "phantom" else cases[:0].assign(repair="")
+    mended = render(repairs, size=params.size).images if len(repairs) else images[:0]
+    write_csv("data/prepare/repairs.csv", repairs[["image_id", "repair"]])
+    write_npy("data/prepare/repairs.npy", mended)
     shown = cases.groupby(["split", "y_true"]).head(6)
     shown = shown.assign(order=shown["split"].map(SPLITS.index)).sort_values(["order", "y_true"], kind="stable")
     titles = [f"{split}, y_true {label}" for split, label in zip(shown["split"], shown["y_true"], strict=True)]

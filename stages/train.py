@@ -11,25 +11,17 @@ from typing import Annotated, Literal
 import numpy as np
 import pandas as pd
 import torch
-from dvclive import Live
 from pydantic import Field
 from tqdm import tqdm
 
+from dvclive import Live
 from tmv_lib import network, training
 from tmv_lib.files import read_csv, whole, write_csv, write_npy
 from tmv_lib.foreign import foreign_images
-from tmv_lib.params import Member, Params, read
+from tmv_lib.params import Augmentation, Member, Params, read
 from tmv_lib.stage import run
 
 FOREIGN = 100  # test images that are spoiled in each way
-
-
-class AugmentationParams(Params):
-    rotation: Annotated[float, Field(ge=0, le=180)]
-    translation: Annotated[float, Field(ge=0, le=0.5)]
-    scale: Annotated[float, Field(ge=0, lt=1)]
-    brightness: Annotated[float, Field(ge=0, le=1)]
-    contrast: Annotated[float, Field(ge=0, le=1)]
 
 
 class BodyParams(Params):
@@ -45,7 +37,7 @@ class TrainParams(Params):
     positive_weight: Literal["balanced", "none"]
     patience: Annotated[int, Field(ge=1)]
     precision: network.Precision
-    augmentation: AugmentationParams
+    augmentation: Augmentation
     body: BodyParams
 
 
@@ -78,6 +70,9 @@ def main() -> None:
     outputs = predict(strangers)
     write_npy(folder / "foreign.npy", outputs.features)
     write_csv(folder / "foreign.csv", told.assign(logit=outputs.logit))
+    mended, repairs = np.load("data/prepare/repairs.npy"), read_csv("data/prepare/repairs.csv", ["image_id", "repair"])
+    logit = predict(mended).logit if len(mended) else np.empty(0)
+    write_csv(folder / "repairs.csv", repairs.assign(logit=logit))
     write_npy(folder / "body_passes.npy", body_passes(model, images[cases["split"] != "train"], member, params))
     write_csv(f"plots/train/{key}.csv", curves(history))
 

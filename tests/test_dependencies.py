@@ -58,7 +58,7 @@ def test_only_the_stages_that_run_the_network_import_torch():
         for name in STAGES
         if any("import torch" in file.read_text(encoding="utf-8") for file in closure(ROOT / f"stages/{name}.py"))
     }
-    assert with_torch == {"train", "explanations", "stability"}
+    assert with_torch == {"train", "reference", "explanations", "stability"}
 
 
 def test_the_deferral_section_belongs_to_ensemble_alone():

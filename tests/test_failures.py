@@ -1,10 +1,16 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from cleanlab.count import compute_confident_joint
+from scipy.special import expit
+from sklearn.metrics import cohen_kappa_score
 
 from tmv_lib import failures
 
-RULES = failures.Rules(against=0.2, doubt=0.25, neighbours=0.3, unusual=0.95)
+RULES = failures.Rules(against=0.2, doubt=0.25, neighbours=0.3, unusual=0.95, gap=0.3)
 
 # A false negative that every model makes with confidence on a typical image with a label that others support.
 PLAIN = {
@@ -12,44 +18,155 @@ PLAIN = {
     "y_prob": 0.05,
     "ensemble_prob": 0.05,
     "members_disagree": False,
-    "border_mends": False,
+    "border_flips": False,
+    "reference_prob": 0.1,
     "out_of_fold_prob": 0.6,
     "neighbour_agreement": 0.6,
     "distance_rank": 0.5,
     "oddity_rank": 0.5,
 }
+LABELLED = ("y_prob", "ensemble_prob", "reference_prob", "out_of_fold_prob")
 
 
 @pytest.mark.parametrize(
     ("change", "kind"),
     [
         ({}, "undetermined"),
-        ({"border_mends": True}, "spurious feature"),
+        ({"reference_prob": 0.8}, "spurious feature"),
+        ({"reference_prob": 0.49}, "undetermined"),
         ({"ensemble_prob": 0.4}, "clinical ambiguity"),
         ({"members_disagree": True}, "clinical ambiguity"),
         ({"oddity_rank": 0.99}, "model blindness"),
         ({"distance_rank": 0.99}, "model blindness"),
         ({"out_of_fold_prob": 0.05, "neighbour_agreement": 0.1}, "annotation noise"),
         ({"out_of_fold_prob": 0.05}, "undetermined"),
-        ({"border_mends": True, "members_disagree": True, "oddity_rank": 0.99}, "spurious feature"),
+        ({"reference_prob": 0.8, "members_disagree": True, "oddity_rank": 0.99}, "spurious feature"),
     ],
 )
 def test_the_first_rule_whose_evidence_is_there_names_the_kind(change, kind):
-    sorted_ = failures.sort_errors(pd.DataFrame([PLAIN | change]), rules=RULES)
-    assert sorted_["kind"].tolist() == [kind]
-    assert kind in failures.NEEDS
+    case = PLAIN | change
+    mirrored = case | {"y_true": 0} | {name: 1 - case[name] for name in LABELLED}
+    assert failures.sort_by_rules(pd.DataFrame([case, mirrored]), rules=RULES).tolist() == [kind, kind]
 
 
-def test_a_false_positive_is_read_from_the_other_side():
-    mirrored = PLAIN | {"y_true": 0, "y_prob": 0.95, "ensemble_prob": 0.95, "out_of_fold_prob": 0.95}
-    found = failures.sort_errors(pd.DataFrame([mirrored | {"neighbour_agreement": 0.1}]), rules=RULES)
-    assert found["kind"].tolist() == ["annotation noise"]
-    assert "5%" in found["reason"][0]
-
-
-def test_missing_evidence_is_named():
+@pytest.mark.parametrize("sort", ["rules", "score"])
+def test_missing_evidence_is_named(sort):
+    table = pd.DataFrame([PLAIN]).drop(columns="oddity_rank")
     with pytest.raises(ValueError, match="evidence column oddity_rank is missing"):
-        failures.sort_errors(pd.DataFrame([PLAIN]).drop(columns="oddity_rank"), rules=RULES)
+        failures.sort_by_rules(table, rules=RULES) if sort == "rules" else failures.signals(table)
+
+
+# What each kind looks like when it is clear.
+CLEAR = {
+    "spurious feature": {"reference_prob": 0.95, "border_flips": True},
+    "clinical ambiguity": {"y_prob": 0.45, "ensemble_prob": 0.48, "members_disagree": True},
+    "model blindness": {"oddity_rank": 0.99, "distance_rank": 0.95},
+    "annotation noise": {"out_of_fold_prob": 0.02, "neighbour_agreement": 0.0, "reference_prob": 0.02},
+}
+
+
+def clear_errors(n: int) -> tuple[pd.DataFrame, np.ndarray]:
+    rng = np.random.default_rng(0)
+    cause = np.repeat(list(CLEAR), n)
+    table = pd.DataFrame([PLAIN | CLEAR[kind] for kind in cause])
+    for name in (*LABELLED, "neighbour_agreement", "distance_rank", "oddity_rank"):
+        table[name] = (table[name] + rng.normal(0, 0.03, len(table))).clip(0, 1)
+    turned = rng.random(len(table)) < 0.5
+    table.loc[turned, list(LABELLED)] = 1 - table.loc[turned, list(LABELLED)]
+    return table.assign(y_true=np.where(turned, 0, 1)), cause.astype(object)
+
+
+def test_a_score_finds_again_what_it_was_taught_and_abstains_between():
+    table, cause = clear_errors(30)
+    score = failures.fit_score(table[::2], cause[::2], enough=0.6, provenance={})
+    found = failures.sort_errors(table[1::2], score=score, rules=RULES)
+    assert failures.kappa(cause[1::2], found["best"]) > 0.9
+    probs = found.filter(like="p_")
+    assert probs.shape[1] == 4
+    np.testing.assert_allclose(probs.sum(axis=1), 1)
+    assert (found["best"] != found["runner_up"]).all()
+    strict = failures.sort_errors(table, score=score._replace(enough=1.01), rules=RULES)
+    assert set(strict["kind"]) == {"undetermined"}
+
+
+def test_the_score_is_the_logistic_model_that_it_says():
+    table, cause = clear_errors(20)
+    score = failures.fit_score(table, cause, enough=0.6, provenance={})
+    row = failures.signals(table).iloc[3].to_numpy()
+    utility = np.array(score.coefficients) @ ((row - score.mean) / score.scale) + score.intercept
+    by_hand = np.exp(utility) / np.exp(utility).sum()
+    found = failures.sort_errors(table, score=score, rules=RULES).iloc[3]
+    np.testing.assert_allclose([found[f"p_{kind.replace(' ', '_')}"] for kind in score.kinds], by_hand, rtol=1e-12)
+
+
+def test_a_score_of_other_signals_is_refused_and_so_is_a_kind_without_errors():
+    table, cause = clear_errors(10)
+    score = failures.fit_score(table, cause, enough=0.6, provenance={})
+    with pytest.raises(ValueError, match="fitted to other signals"):
+        failures.sort_errors(table, score=score._replace(names=score.names[:-1]), rules=RULES)
+    with pytest.raises(ValueError, match="at least five errors"):
+        failures.fit_score(table[:34], cause[:34], enough=0.6, provenance={})
+
+
+def test_no_error_at_all_has_no_kind():
+    table, cause = clear_errors(10)
+    score = failures.fit_score(table, cause, enough=0.6, provenance={})
+    assert failures.sort_errors(table[:0], score=score, rules=RULES).empty
+
+
+def test_the_shipped_score_belongs_to_the_code():
+    score = failures.Score(**json.loads(Path(failures.__file__).with_name("taxonomy.json").read_text(encoding="utf-8")))
+    found = failures.sort_errors(clear_errors(5)[0], score=score, rules=RULES)
+    assert set(found["best"]) <= set(failures.KINDS)
+    assert score.provenance["phantom_seeds"]
+
+
+@pytest.mark.parametrize(
+    ("planted", "mends", "cause"),
+    [
+        ("spurious feature", ["spurious feature"], "spurious feature"),
+        ("model blindness", ["spurious feature", "model blindness"], "model blindness"),
+        ("clinical ambiguity", ["spurious feature"], "spurious feature"),
+        ("undetermined", ["model blindness", "spurious feature"], "spurious feature"),
+        ("model blindness", [], "undetermined"),
+    ],
+)
+def test_the_cause_is_the_repair_that_mends(planted, mends, cause):
+    columns = ["annotation noise", "spurious feature", "model blindness", "clinical ambiguity"]
+    mended = pd.DataFrame([[name in mends for name in columns]], columns=columns)
+    assert failures.cause_of_errors([planted], mended).tolist() == [cause]
+
+
+def test_kappa_is_that_of_scikit_learn_with_weights_and_without():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 4, 200)
+    found = np.where(rng.random(200) < 0.6, truth, rng.integers(0, 4, 200))
+    weights = rng.integers(0, 4, (5, 200)).astype(float)
+    assert failures.kappa(truth, found) == pytest.approx(cohen_kappa_score(truth, found), abs=1e-12)
+    peers = [cohen_kappa_score(truth, found, sample_weight=row) for row in weights]
+    np.testing.assert_allclose(failures.kappa(truth, found, weights=weights), peers, atol=1e-12)
+    with pytest.raises(ValueError, match="no such case"):
+        failures.kappa([], [])
+    with pytest.raises(ValueError, match="only one kind"):
+        failures.kappa([1, 1], [1, 1])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_confident_joint_is_cleanlabs(seed):
+    rng = np.random.default_rng(seed)
+    y_clean = rng.integers(0, 2, 400)
+    y_true = np.where(rng.random(400) < 0.1, 1 - y_clean, y_clean)
+    y_prob = expit(2 * (2 * y_clean - 1) + rng.normal(0, 1.5, 400))
+    peer = compute_confident_joint(y_true, np.column_stack([1 - y_prob, y_prob]), calibrate=False)
+    found = failures.confident_joint(y_true, y_prob)
+    assert found.sum() < 400  # not everybody is confident
+    # cleanlab counts a class that nobody is confident of as one on the diagonal; here both have theirs
+    np.testing.assert_array_equal(found, peer)
+
+
+def test_the_confident_joint_needs_both_labels():
+    with pytest.raises(ValueError, match="needs both labels"):
+        failures.confident_joint([1, 1], [0.2, 0.9])
 
 
 def two_clouds(n: int = 200) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ import pytest
 from scipy import ndimage
 from sklearn.metrics import roc_auc_score
 
-from tmv_lib.sources.phantom import SEEN_FINDINGS, SPLITS, UNSEEN_FINDINGS, plan_cases
+from tmv_lib.sources.phantom import SEEN_FINDINGS, SPLITS, UNSEEN_FINDINGS, plan_cases, repaired
 from tmv_lib.sources.phantom_image import render
 
 SIZE = 48
@@ -140,6 +140,31 @@ def test_unseen_finding_can_be_replaced_by_a_seen_one(sample):
     assert set(blind["clear_finding"]) <= set(SEEN_FINDINGS)
     assert repaired.masks.any(axis=(1, 2)).all()
     np.testing.assert_array_equal(repaired.lungs, render(blind, size=SIZE).lungs)
+
+
+def test_a_repair_takes_one_cause_away_and_nothing_else(plan):
+    rest = plan[plan["split"] != "train"]
+    mended = repaired(rest)
+    before = rest.set_index("image_id").loc[mended["image_id"]].reset_index()
+    changes = {"spurious": {"marker"}, "ambiguous": {"finding", "amplitude"}, "blind": {"finding", "amplitude"}}
+    for repair, allowed in changes.items():
+        here = (mended["repair"] == repair).to_numpy()
+        assert here.any()
+        old, new = before[here].fillna(0), mended[here].fillna(0)
+        assert {name for name in rest if (old[name] != new[name]).any()} <= allowed
+    spurious = mended[mended["repair"] == "spurious"]
+    assert (spurious["marker"] == spurious["y_clean"]).all()
+    assert set(rest.loc[rest["cause"].isin(["spurious", "blind"]), "image_id"]) <= set(spurious["image_id"])
+    ambiguous = mended[mended["repair"] == "ambiguous"]
+    assert ((ambiguous["finding"] != "none") == (ambiguous["y_true"] == 1)).all()
+    assert (ambiguous.loc[ambiguous["y_true"] == 1, "amplitude"] >= 0.4).all()
+    assert set(mended.loc[mended["repair"] == "blind", "finding"]) <= set(SEEN_FINDINGS)
+
+
+def test_mean_intensity_does_not_give_the_label_away(plan):
+    test = plan[plan["split"] == "test"].head(300)
+    mean = render(test, size=32).images.mean(axis=(1, 2))
+    assert 0.4 < roc_auc_score(test["y_true"], mean) < 0.65
 
 
 # ---- the plan: planted rates and their truth

@@ -40,7 +40,7 @@ def tiny(params: dict) -> dict:
     params["prepare"]["phantom"]["patients"] = {"train": 60, "val": 30, "cal": 30, "test": 40}
     for member, architecture in zip(params["members"].values(), ("resnet18", "mobilenet_v3_small"), strict=True):
         member["architecture"] = architecture
-    params["train"]["epochs"] = 2
+    params["train"]["epochs"] = params["reference"]["epochs"] = 2
     params["explanations"]["sanity_cases"] = 8
     for section in params.values():
         if "resamples" in section:

@@ -32,6 +32,10 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
     (folder / "data/prepare").mkdir(parents=True)
     cases.to_csv(folder / "data/prepare/cases.csv", index=False)
     np.save(folder / "data/prepare/images.npy", rng.integers(0, 256, (300, 32, 32), dtype=np.uint8))
+    (folder / "data/reference").mkdir(parents=True)
+    witness = cases[["image_id", "patient_id", "split", "y_true"]]
+    witness = witness.assign(logit=separation * (2 * cases["y_true"] - 1) + rng.normal(size=300))
+    witness.to_csv(folder / "data/reference/predictions.csv", index=False)
     explained, moved = later[["image_id"]].copy(), later[["image_id"]].copy()
     changed: list[pd.DataFrame] = []
     foreign = later.loc[later["split"] == "test", ["image_id"]].head(20)
@@ -66,11 +70,14 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
     return cases
 
 
-def run_stages(folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str, **deferral: float) -> None:
+def run_stages(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str, failures: dict | None = None, **deferral: float
+) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     member = next(iter(params["members"].values()))
     params["members"] = dict.fromkeys(MEMBERS, member)
     params["deferral"] |= deferral
+    params["failures"] |= failures or {}
     for section in params.values():
         if "resamples" in section:
             section["resamples"] = 100
@@ -198,3 +205,34 @@ def test_images_far_from_training_are_told_apart(tmp_path, monkeypatch):
         assert "too few to say: unseen_finding" in found[f"words_{signal}"]
     assert found["noise"]["n"] == 20
     assert found["unseen_finding"]["n"] == unseen.sum()
+
+
+def test_a_readers_kinds_are_compared_with_ours(tmp_path, monkeypatch):
+    made_tables(tmp_path, separation=1.0)
+    run_stages(tmp_path, monkeypatch, "calibration", "failures")
+    errors = pd.read_csv("data/failures/errors.csv").query("model == 'ensemble'")
+    assert len(errors) > 3
+    told = errors[["image_id", "kind"]].head(4)
+    told.to_csv("read.csv", index=False)
+    run_stages(tmp_path, monkeypatch, "failures", failures={"adjudication": "read.csv"})
+    found = metrics(tmp_path, "failures")["failures"]["adjudication"]
+    assert (found["n"], found["agree"]) == (4, 4)
+    told.assign(kind="bad luck").to_csv("read.csv", index=False)
+    with pytest.raises(ValueError, match=r"read\.csv, row 2: kind is 'bad luck'"):
+        run_stages(tmp_path, monkeypatch, "failures", failures={"adjudication": "read.csv"})
+    told.assign(image_id="nobody").to_csv("read.csv", index=False)
+    with pytest.raises(ValueError, match="row 2: 'nobody' is no error"):
+        run_stages(tmp_path, monkeypatch, "failures", failures={"adjudication": "read.csv"})
+
+
+def test_subgroups_are_the_columns_of_the_case_table(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    run_stages(tmp_path, monkeypatch, "calibration", "failures")
+    assert "not measurable" in metrics(tmp_path, "failures")["failures"]["ensemble"]["subgroups"]["absent"]
+    germ = np.where(cases["y_true"] == 0, "none", np.where(cases["image_id"] < "i260", "virus", "bacteria"))
+    cases.assign(germ=germ).to_csv("data/prepare/cases.csv", index=False)
+    run_stages(tmp_path, monkeypatch, "failures")
+    found = metrics(tmp_path, "failures")["failures"]["ensemble"]
+    assert set(found["subgroups"]) == {"germ: bacteria", "germ: none", "germ: virus"}
+    assert sum(group["n_errors"] for group in found["subgroups"].values()) == found["n_errors"]
+    assert all(0 <= group["above_the_rest_p_value_holm"] <= 1 for group in found["subgroups"].values())

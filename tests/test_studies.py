@@ -2,6 +2,7 @@
 
 import subprocess
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,8 @@ import yaml
 from scipy.special import ndtr
 from scipy.stats import ttest_ind
 
-from studies import intervals, seeds
+from studies import intervals, seeds, taxonomy
+from tmv_lib import failures
 from tmv_lib.calibration import calibration_in_the_large, calibration_slope, expected_calibration_error
 from tmv_lib.reporting import mean
 from tmv_lib.statistics import auroc
@@ -240,3 +242,39 @@ def test_cases_of_a_seed_are_joined_by_image(tmp_path):
     assert found["logit_a"].tolist() == [4.0, -4.0]
     assert found["decided_a"].tolist() == [1, 0]
     assert found["logit_b"].tolist() == [3.0, 1.0]
+
+
+def test_every_phantom_of_the_taxonomy_study_is_another_one():
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    changed = taxonomy.with_seed(params, 21, precision="bfloat16")
+    seeds = {changed["prepare"]["seed"], changed["reference"]["seed"]}
+    assert seeds | {member["seed"] for member in changed["members"].values()} == {21}
+    assert {changed[name]["precision"] for name in ("train", "reference", "explanations", "stability")} == {"bfloat16"}
+    assert changed["train"]["epochs"] == params["train"]["epochs"]
+    assert not set(taxonomy.FIT) & set(taxonomy.FRESH)
+
+
+def test_agreement_by_shuffled_evidence_is_that_of_chance():
+    rng = np.random.default_rng(0)
+    n = 800
+    cause = rng.choice(failures.KINDS[:4], n)
+    table = pd.DataFrame({name: rng.random(n) for name in failures.EVIDENCE})
+    table["y_true"] = rng.integers(0, 2, n)
+    for name in ("members_disagree", "border_flips"):
+        table[name] = table[name] > 0.5
+    table["oddity_rank"] = np.where(cause == "model blindness", 0.99, 0.3)
+    table["neighbour_agreement"] = np.where(cause == "annotation noise", 0.0, 0.8)
+    table["members_disagree"] = cause == "clinical ambiguity"
+    errors = table.assign(cause=cause, patient_id=np.arange(n).astype(str), model="net")
+    score = failures.fit_score(table, cause, enough=0.6, provenance={"n_errors": {}, "precision": "float32"})
+    rules = failures.Rules(0.2, 0.25, 0.3, 0.9, 0.3)
+    found = errors.join(failures.sort_errors(table, score=score, rules=rules))
+    row = taxonomy.measured(found, rng, 100)
+    by_chance = taxonomy.measured(taxonomy.shuffled(errors, score, rules, rng), rng, 100)
+    assert row["kappa"] > 0.9
+    assert row["recall of model blindness"] > 0.9
+    assert by_chance["kappa_low"] < 0 < by_chance["kappa_high"]
+    rows = pd.DataFrame([row | {"seed": "pooled"}, by_chance | {"seed": "shuffled signals"}])
+    text = taxonomy.page(rows, found, score)
+    assert f"{row['kappa']:.2f} (" in text
+    assert "| shuffled signals | 800 |" in text

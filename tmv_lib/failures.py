@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import uniform_filter
+from scipy.special import logit, softmax
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
@@ -32,12 +34,14 @@ EVIDENCE = (
     "y_prob",  # calibrated probability of the model that errs
     "ensemble_prob",  # mean of all members' calibrated probabilities
     "members_disagree",  # not all members decide alike
-    "border_mends",  # with the image's border hidden the model decides right
+    "border_flips",  # with the image's border hidden the model decides otherwise
+    "reference_prob",  # calibrated probability of a network that never sees the border
     "out_of_fold_prob",  # probability by heads fitted on other patients' features
     "neighbour_agreement",  # share of the nearest training cases that bear the given label
     "distance_rank",  # how far from the training features
     "oddity_rank",  # how odd the oddest spot is against training normals
 )
+LARGEST = 6.0  # a logit beyond this counts as this
 
 
 class Rules(NamedTuple):
@@ -45,52 +49,195 @@ class Rules(NamedTuple):
 
     against: a probability of the given label below this contradicts it. doubt: an ensemble probability of the
     given label above this leaves the case open. neighbours: a share of agreeing neighbours below this contradicts
-    the label. unusual: a rank above this makes an image unusual. All in [0, 1].
+    the label. unusual: a rank above this makes an image unusual. gap: a reference that is right, with a probability
+    of the label above the model's by this, blames the border. All in [0, 1].
     """
 
     against: float
     doubt: float
     neighbours: float
     unusual: float
+    gap: float
 
 
-def sort_errors(evidence: pd.DataFrame, *, rules: Rules) -> pd.DataFrame:
-    """Sort errors by ordered rules: the first whose evidence is there names the kind.
+def sort_by_rules(evidence: pd.DataFrame, *, rules: Rules) -> pd.Series:
+    """Sort errors by ordered rules: the first whose evidence is there names the kind, `undetermined` where none is.
 
-    Returns the columns `kind` and `reason`, a sentence of evidence, with the index of `evidence`. Raises ValueError
-    where a column is missing.
+    Raises ValueError where a column of `EVIDENCE` is missing.
     """
-    missing = [name for name in EVIDENCE if name not in evidence]
-    if missing:
-        raise ValueError(f"evidence column {missing[0]} is missing; it has {', '.join(evidence.columns)}")
-    rows = [_kind(row, rules) for row in evidence.itertuples()]
-    return pd.DataFrame(rows, columns=["kind", "reason"], index=evidence.index)
+    seen = _of_label(evidence)
+    odd = (evidence["oddity_rank"] > rules.unusual) | (evidence["distance_rank"] > rules.unusual)
+    against = (seen["out_of_fold_prob"] < rules.against) & (evidence["neighbour_agreement"] < rules.neighbours)
+    told = [
+        ("spurious feature", (seen["reference_prob"] > 0.5) & (seen["reference_prob"] - seen["y_prob"] > rules.gap)),
+        ("clinical ambiguity", (seen["ensemble_prob"] > rules.doubt) | evidence["members_disagree"].astype(bool)),
+        ("model blindness", odd),
+        ("annotation noise", against),
+    ]
+    kind = np.select([found.to_numpy(dtype=bool) for _, found in told], [name for name, _ in told], "undetermined")
+    return pd.Series(kind, index=evidence.index, name="rule")
 
 
-def _kind(row: Any, rules: Rules) -> tuple[str, str]:
-    given = {name: _of_label(getattr(row, name), row.y_true) for name in ("ensemble_prob", "out_of_fold_prob")}
-    odd = row.oddity_rank > rules.unusual or row.distance_rank > rules.unusual
-    strange = f"odder than {row.oddity_rank:.0%} and farther from training than {row.distance_rank:.0%} of validation"
-    if row.border_mends:
-        return "spurious feature", "with the image's border hidden the answer is right"
-    if given["ensemble_prob"] > rules.doubt or row.members_disagree:
-        split = ", and the members disagree" if row.members_disagree else ""
-        return "clinical ambiguity", f"the ensemble gives the label {given['ensemble_prob']:.0%}{split}"
-    if odd:
-        return "model blindness", f"confidently wrong on an unusual image: {strange}"
-    if given["out_of_fold_prob"] < rules.against and row.neighbour_agreement < rules.neighbours:
-        return "annotation noise", (
-            f"other patients' cases give the label {given['out_of_fold_prob']:.0%},"
-            f" {row.neighbour_agreement:.0%} of the neighbours bear it, and the image is typical"
-        )
-    return (
-        "undetermined",
-        f"confidently wrong, label supported by {given['out_of_fold_prob']:.0%} out of fold; {strange}",
+def reason(row: Any) -> str:
+    """The sentence of evidence for the kind of one error; row has the columns of `EVIDENCE` and `kind`."""
+
+    def given(prob: float) -> str:
+        return f"{prob if row.y_true == 1 else 1 - prob:.0%}"
+
+    odd = f"odder than {row.oddity_rank:.0%} and farther from training than {row.distance_rank:.0%} of validation"
+    said = {
+        "spurious feature": f"a network that never sees the border gives the label {given(row.reference_prob)}, this"
+        f" one {given(row.y_prob)}; hiding the border {'flips' if row.border_flips else 'does not flip'} the answer",
+        "clinical ambiguity": f"the ensemble gives the label {given(row.ensemble_prob)}, and its members"
+        f" {'disagree' if row.members_disagree else 'agree'}",
+        "model blindness": f"the model gives the label {given(row.y_prob)} on an image {odd}",
+        "annotation noise": f"other patients' cases give the label {given(row.out_of_fold_prob)},"
+        f" and {row.neighbour_agreement:.0%} of the neighbours bear it",
+        "undetermined": f"no kind reaches its evidence; out of fold the label has {given(row.out_of_fold_prob)}; {odd}",
+    }
+    return said[row.kind]
+
+
+class Score(NamedTuple):
+    """A frozen multinomial logistic model of the four kinds: `softmax(intercept + coefficients (x - mean) / scale)`.
+
+    kinds: (k,). names: (d,) of the signals. mean, scale: (d,). coefficients: (k, d). intercept: (k,).
+    enough: the probability that the best kind must reach. provenance: what it was fitted on.
+    """
+
+    kinds: list[str]
+    names: list[str]
+    mean: list[float]
+    scale: list[float]
+    coefficients: list[list[float]]
+    intercept: list[float]
+    enough: float
+    provenance: dict[str, Any]
+
+
+def signals(evidence: pd.DataFrame) -> pd.DataFrame:
+    """What the score reads of the evidence, a row an error: logits of the given label, ranks and flags, as floats.
+
+    Raises ValueError where a column of `EVIDENCE` is missing.
+    """
+    seen = _of_label(evidence)
+    table = seen.apply(logit).clip(-LARGEST, LARGEST).rename(columns=lambda name: name.replace("_prob", "_logit"))
+    for name in ("members_disagree", "border_flips", "neighbour_agreement"):
+        table[name] = evidence[name].astype(float)
+    for name in ("distance_rank", "oddity_rank"):
+        table[name] = -np.log(1.01 - evidence[name])  # the unusual images are in the last hundredths of a rank
+    return table.assign(missed=evidence["y_true"].astype(float))
+
+
+def fit_score(evidence: pd.DataFrame, cause: ArrayLike, *, enough: float, provenance: dict[str, Any]) -> Score:
+    """Fit the score to errors whose cause (n,) is known; those of another cause than the four are left out.
+
+    A kind weighs as the root of its frequency, so that the rare ones are seen. Raises ValueError where one of the four
+    has fewer than five errors.
+    """
+    cause = np.asarray(cause)
+    kinds = [kind for kind in KINDS if kind != "undetermined"]
+    number = {kind: int((cause == kind).sum()) for kind in kinds}
+    if min(number.values()) < 5:
+        raise ValueError(f"every kind needs at least five errors to fit a score, found {number}")
+    known = np.isin(cause, kinds)
+    table = signals(evidence)[known]
+    scaler = StandardScaler().fit(table)
+    weight = np.array([number[kind] ** -0.5 for kind in cause[known]])
+    # As strong as cross-validation over the phantoms that it was fitted on asked for.
+    model = LogisticRegression(C=0.03, max_iter=2000)
+    model.fit(scaler.transform(table), cause[known], sample_weight=weight / weight.mean())
+    return Score(
+        kinds=[str(kind) for kind in model.classes_],
+        names=list(table.columns),
+        mean=scaler.mean_.tolist(),
+        scale=scaler.scale_.tolist(),
+        coefficients=model.coef_.tolist(),
+        intercept=model.intercept_.tolist(),
+        enough=enough,
+        provenance=provenance,
     )
 
 
-def _of_label(prob: float, y_true: int) -> float:
-    return prob if y_true == 1 else 1 - prob
+def sort_errors(evidence: pd.DataFrame, *, score: Score, rules: Rules) -> pd.DataFrame:
+    """Sort errors by the score, with the ordered rules beside it.
+
+    Returns, with the index of `evidence`: four columns `p_<kind>` that sum to 1; `best` and `runner_up`; `kind`, the
+    best where it reaches `score.enough` and otherwise undetermined; `rule`, what the rules say; `reason`, a sentence.
+    Raises ValueError where a column of `EVIDENCE` is missing, and where the score was fitted to other signals.
+    """
+    table = signals(evidence)
+    if list(table.columns) != score.names:
+        raise ValueError(f"the score was fitted to other signals: {sorted(set(table.columns) ^ set(score.names))}")
+    standard = (table.to_numpy() - score.mean) / score.scale
+    probs = softmax(standard @ np.transpose(score.coefficients) + score.intercept, axis=1)
+    order, kinds = np.argsort(-probs, axis=1, kind="stable"), np.array(score.kinds, dtype=object)
+    columns = {f"p_{kind.replace(' ', '_')}": probs[:, place] for place, kind in enumerate(kinds)}
+    found = pd.DataFrame(columns, index=evidence.index)
+    found["best"], found["runner_up"] = kinds[order[:, 0]], kinds[order[:, 1]]
+    found["kind"] = found["best"].where(probs.max(axis=1) >= score.enough, "undetermined")
+    found["rule"] = sort_by_rules(evidence, rules=rules)
+    rows = evidence.assign(kind=found["kind"]).itertuples()
+    return found.assign(reason=[reason(row) for row in rows])
+
+
+def _of_label(evidence: pd.DataFrame) -> pd.DataFrame:
+    """Every probability as one of the given label."""
+    if missing := [name for name in EVIDENCE if name not in evidence]:
+        raise ValueError(f"evidence column {missing[0]} is missing; it has {', '.join(evidence.columns)}")
+    probs = evidence[["y_prob", "ensemble_prob", "reference_prob", "out_of_fold_prob"]]
+    return probs.where(evidence["y_true"] == 1, 1 - probs)
+
+
+def cause_of_errors(planted: ArrayLike, mended: pd.DataFrame) -> NDArray[np.object_]:
+    """The cause of each error by intervention: the repair that mends it, `undetermined` where none does, (n,).
+
+    planted: the kind that was planted in each case (n,). mended: bool, a column a kind, whether its repair alone makes
+    the answer right. Where several mend, the planted one counts, then the first in the order of the columns.
+    """
+    kind, flags = np.asarray(planted, dtype=object), mended.to_numpy(dtype=bool)
+    kinds = mended.columns.to_numpy(dtype=object)
+    first = np.where(flags.any(axis=1), kinds[flags.argmax(axis=1)], "undetermined")
+    own = ((kinds[None, :] == kind[:, None]) & flags).any(axis=1)
+    return np.where(own, kind, first).astype(object)
+
+
+def kappa(truth: ArrayLike, found: ArrayLike, *, weights: ArrayLike | None = None) -> Any:
+    """Cohen's kappa of two codings (n,), or one a row of weights (resamples, n); 0 is what chance would reach.
+
+    With agreement `a` and the agreement by chance `c`, that of the two marginals: `(a - c) / (1 - c)`. (Cohen 1960.)
+    Raises ValueError for no case, and where both name one and the same code only.
+    """
+    truth, found = np.asarray(truth), np.asarray(found)
+    if len(truth) == 0:
+        raise ValueError("there is no such case")
+    w = np.ones((1, len(truth))) if weights is None else np.atleast_2d(np.asarray(weights, dtype=float))
+    w = w / w.sum(axis=1, keepdims=True)
+    agreed, chance = w @ (truth == found), np.zeros(len(w))
+    for code in set(truth.tolist()) | set(found.tolist()):
+        chance += (w @ (truth == code)) * (w @ (found == code))
+    if np.any(chance > 1 - 1e-12):
+        raise ValueError("only one kind is named")
+    value = (agreed - chance) / (1 - chance)
+    return float(value[0]) if weights is None else value
+
+
+def confident_joint(y_true: ArrayLike, y_prob: ArrayLike) -> NDArray[np.int64]:
+    """Counts (2, 2) of given label by the label that is confidently predicted; out-of-sample y_prob (n,) in [0, 1].
+
+    A class is confident where its probability reaches the mean probability of the cases that bear it; of two confident
+    classes the more probable counts; a case without one is left out. (Northcutt, Jiang & Chuang 2021, uncalibrated.)
+    Raises ValueError where a class bears no case.
+    """
+    y, probs = np.asarray(y_true, dtype=int), np.column_stack([1 - np.asarray(y_prob), np.asarray(y_prob)])
+    if set(np.unique(y).tolist()) != {0, 1}:
+        raise ValueError(f"confident learning needs both labels, 0 and 1, found {sorted(set(y.tolist()))}")
+    confident = probs >= np.array([probs[y == label, label].mean() for label in (0, 1)]) - 1e-6
+    guess = np.where(confident.all(axis=1), probs.argmax(axis=1), confident.argmax(axis=1))
+    counted = confident.any(axis=1)
+    joint = np.zeros((2, 2), dtype=np.int64)
+    np.add.at(joint, (y[counted], guess[counted]), 1)
+    return joint
 
 
 def out_of_fold_probs(

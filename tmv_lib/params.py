@@ -48,7 +48,7 @@ def _problem(key: str, problem: Any) -> str:
 
 
 # Names that figures about members bear themselves.
-RESERVED = {"baseline", "ensemble", "first", "second", "together", "taxonomy"}
+RESERVED = {"baseline", "reference", "ensemble", "first", "second", "together", "taxonomy"}
 
 
 class Member(Params):
@@ -59,6 +59,16 @@ class Member(Params):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     train: bool
     seed: Annotated[int, Field(ge=0)]
+
+
+class Augmentation(Params):
+    """How far a training image may be changed: see `training.Augmentation`."""
+
+    rotation: Annotated[float, Field(ge=0, le=180)]
+    translation: Annotated[float, Field(ge=0, le=0.5)]
+    scale: Annotated[float, Field(ge=0, lt=1)]
+    brightness: Annotated[float, Field(ge=0, le=1)]
+    contrast: Annotated[float, Field(ge=0, le=1)]
 
 
 def read_members(path: str | Path) -> dict[str, Member]:

@@ -98,6 +98,23 @@ def plan_cases(
     return plan.assign(source="phantom")[TRUTH + RECIPE]
 
 
+def repaired(plan: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a plan with one cause of failure taken away, everything else as it was; one row a case and repair.
+
+    The column `repair` names the cause. spurious: the marker is put to the usual state of the class that the film
+    shows, wherever it is not. ambiguous: the faint finding becomes a clear one where the label is 1, and goes where
+    it is 0. blind: the finding that training never shows becomes a clear one that it does. (A wrong label is repaired
+    by `y_clean`, which changes no pixel.) A case in which two causes could be taken away has two rows.
+    """
+    marker = plan[plan["marker"] != plan["y_clean"]]
+    marker = marker.assign(repair="spurious", marker=1 - marker["marker"])
+    clear = plan[(plan["cause"] == "blind") | ((plan["cause"] == "ambiguous") & (plan["y_true"] == 1))]
+    clear = clear.assign(repair=clear["cause"], finding=clear["clear_finding"], amplitude=clear["clear_amplitude"])
+    absent = plan[(plan["cause"] == "ambiguous") & (plan["y_true"] == 0)]
+    absent = absent.assign(repair="ambiguous", finding="none", amplitude=0.0)
+    return pd.concat([marker, clear, absent]).sort_values(["image_id", "repair"], ignore_index=True)
+
+
 def _check_patients(patients: Mapping[str, int]) -> None:
     if not patients or set(patients) - set(SPLITS):
         raise ValueError(f"patients must be counts for some of {', '.join(SPLITS)}, found {sorted(patients)}")

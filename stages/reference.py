@@ -1,0 +1,75 @@
+"""What does a network say that never sees the image's border?
+
+A small witness, not a member: where it answers otherwise than the members, their answer may hang on what stands in
+the border, such as a marker. `failures` asks it.
+"""
+
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+from tqdm import tqdm
+
+from tmv_lib import network, training
+from tmv_lib.files import read_csv, whole, write_csv, write_npy
+from tmv_lib.params import Augmentation, Params, read
+from tmv_lib.stage import run
+
+
+class ReferenceParams(Params):
+    architecture: str
+    crop: Annotated[float, Field(gt=0, lt=0.4)]
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=2)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    precision: network.Precision
+    seed: Annotated[int, Field(ge=0)]
+
+
+def main() -> None:
+    params = read("params.yaml", "reference", ReferenceParams)
+    augmentation = read("params.yaml", "train.augmentation", Augmentation)
+    cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
+    images = np.load("data/prepare/images.npy", mmap_mode="r")
+    side = images.shape[1]
+    inside = slice(round(params.crop * side), side - round(params.crop * side))
+    images = np.ascontiguousarray(images[:, inside, inside])
+
+    torch.manual_seed(params.seed)
+    model = network.build(params.architecture, weights="none", dropout=0.0)
+    model = model.to(network.available_device()).to(memory_format=torch.channels_last)
+    y_true, split = cases["y_true"].to_numpy(), cases["split"].to_numpy()
+    # A minute or two of training: nothing to go on from after a kill.
+    with TemporaryDirectory() as folder:
+        training.fit(
+            model,
+            (images[split == "train"], y_true[split == "train"]),
+            (images[split == "val"], y_true[split == "val"]),
+            epochs=params.epochs,
+            batch_size=params.batch_size,
+            learning_rate=params.learning_rate,
+            weight_decay=params.weight_decay,
+            positive_weight=1.0,
+            augmentation=training.Augmentation(**augmentation.model_dump()),
+            patience=params.epochs,
+            precision=params.precision,
+            seed=params.seed,
+            checkpoint=Path(folder) / "reference.pt",
+            report=lambda epoch: print(f"reference: epoch {epoch.epoch} val_auroc {epoch.val_auroc:.4f}", flush=True),
+            progress=partial(tqdm, desc="reference", leave=False),
+        )
+    outputs = network.predict(model, images, batch_size=params.batch_size, precision=params.precision)
+    with whole("data/reference/weights.safetensors") as temporary:
+        network.save_weights(model, temporary)
+    write_npy("data/reference/features.npy", outputs.features)
+    predictions = cases[["image_id", "patient_id", "split", "y_true"]].assign(logit=outputs.logit)
+    write_csv("data/reference/predictions.csv", predictions)
+
+
+if __name__ == "__main__":
+    run(main)
