@@ -28,8 +28,6 @@ PLANTED = {
     "spurious": "spurious feature",
     "none": "undetermined",
 }
-
-
 REPAIRS = {"spurious": "spurious feature", "blind": "model blindness", "ambiguous": "clinical ambiguity"}
 SCORE = Path(failures.__file__).with_name("taxonomy.json")
 # Names, and what only the phantom's maker knows.
@@ -60,7 +58,7 @@ def main() -> None:
     phantom = set(everything["source"]) == {"phantom"}
     evidence, joint = gather(everything, images, members, params, rng)
     if phantom:
-        evidence["cause"] = oracle(everything, evidence, members)
+        evidence["cause"] = oracle(evidence, members)
     score = failures.Score(**json.loads(SCORE.read_text(encoding="utf-8")))
     rules = failures.Rules(params.against, params.doubt, params.neighbours_below, params.unusual, params.gap)
     errors = evidence[evidence["wrong"] & (evidence["split"] == "test")].reset_index(drop=True)
@@ -89,7 +87,7 @@ def main() -> None:
     write_metrics("metrics/failures.json", result)
 
 
-def oracle(everything: pd.DataFrame, evidence: pd.DataFrame, members: list[str]) -> np.ndarray:
+def oracle(evidence: pd.DataFrame, members: list[str]) -> np.ndarray:
     """The cause of every answer, were it wrong, by the phantom's repairs; a row of evidence each."""
     truth = read_csv("data/prepare/cases.csv", ["image_id", "cause", "y_clean"]).set_index("image_id")
     probs = {}
@@ -283,7 +281,7 @@ def draw(errors: pd.DataFrame, everything: pd.DataFrame, images: np.ndarray, mem
             panels = [(name, image, maps[name][place] * sign) for name in members]
             facts = f"truth {case.y_true}, ensemble {case.y_prob:.2f}"
             rows.append((facts, image, panels, case.reason))
-        figures.save(figures.case_sheet(rows, title=f"{kind}: needs {failures.NEEDS[kind]}"), sheet)
+        figures.save(figures.case_sheet(rows, title=f"{kind}\nneeds {failures.NEEDS[kind]}"), sheet)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,10 @@ def main() -> None:
     model = network.build(params.architecture, weights="none", dropout=0.0)
     model = model.to(network.available_device()).to(memory_format=torch.channels_last)
     y_true, split = cases["y_true"].to_numpy(), cases["split"].to_numpy()
+    if (split == "train").sum() < params.batch_size:
+        raise ValueError(
+            f"{(split == 'train').sum()} training images are less than reference.batch_size = {params.batch_size}"
+        )
     # A minute or two of training: nothing to go on from after a kill.
     with TemporaryDirectory() as folder:
         training.fit(

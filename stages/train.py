@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 import numpy as np
 import pandas as pd
 import torch
+from dvclive import Live
 from pydantic import Field
 from tqdm import tqdm
 
-from dvclive import Live
 from tmv_lib import network, training
 from tmv_lib.files import read_csv, whole, write_csv, write_npy
 from tmv_lib.foreign import foreign_images

@@ -107,15 +107,7 @@ def with_seeds(
 def lay_out(folder: Path, params: dict[str, Any], seeds: list[int]) -> dict[tuple[int, str], str]:
     """Bring a copy of the project up to date in `folder`; what DVC has done there stays. Names by (seed, member)."""
     members, names = with_seeds(params["members"], seeds)
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *PROJECT],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    for name in filter(os.path.isfile, listed.stdout.split("\0")):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(name, folder / name)
+    copy_project(folder)
     shutil.copytree("data/weights", folder / "data/weights", dirs_exist_ok=True)
     root = os.path.relpath(params["prepare"]["root"], folder)
     local = params["prepare"] if params["prepare"]["source"] == "phantom" else params["prepare"] | {"root": root}
@@ -127,6 +119,19 @@ def lay_out(folder: Path, params: dict[str, Any], seeds: list[int]) -> dict[tupl
         f"[core]\n    no_scm = true\n[cache]\n    dir = {cache}\n", encoding="utf-8"
     )
     return names
+
+
+def copy_project(folder: Path) -> None:
+    """Bring the files of the project's pipeline up to date in `folder`; what else lies there stays."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *PROJECT],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in filter(os.path.isfile, listed.stdout.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(name, folder / name)
 
 
 def dvc(*arguments: str, folder: Path, quiet: bool = False) -> str:

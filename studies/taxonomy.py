@@ -8,9 +8,6 @@ again, so delete the folder after a change of the evidence.
 
 import argparse
 import json
-import os
-import shutil
-import subprocess
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ import pandas as pd
 import yaml
 from tqdm import tqdm
 
-from studies.seeds import PROJECT, dvc
+from studies.seeds import copy_project, dvc
 from tmv_lib import failures
 from tmv_lib.files import read_csv, whole, write_csv
 from tmv_lib.reporting import figure, mean
@@ -80,15 +77,7 @@ def with_seed(params: dict[str, Any], seed: int, *, precision: str) -> dict[str,
 
 def lay_out(folder: Path, params: dict[str, Any]) -> None:
     """Bring a copy of the project up to date in `folder`; what DVC has done there stays."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *PROJECT],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    for name in filter(os.path.isfile, listed.stdout.split("\0")):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(name, folder / name)
+    copy_project(folder)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     # The copy is no git repository, and lies in one that ignores it.
     (folder / ".dvc/config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
@@ -141,7 +130,7 @@ def page(table: pd.DataFrame, found: pd.DataFrame, score: failures.Score) -> str
 
     def said(row: pd.Series, name: str) -> str:
         if pd.isna(row.get(name)):
-            return "not measurable"
+            return "no figure"
         return f"{row[name]:.2f} ({row[name + '_low']:.2f} to {row[name + '_high']:.2f})"
 
     columns = ["kappa", "kappa_where_it_decides", "kappa_of_the_rules", *(f"recall of {k}" for k in failures.KINDS[:4])]
@@ -150,11 +139,7 @@ def page(table: pd.DataFrame, found: pd.DataFrame, score: failures.Score) -> str
     for _, row in table.iterrows():
         cells = [row["seed"], str(row["n_errors"]), f"{row['decided']:.0%}", *(said(row, name) for name in columns)]
         lines.append(f"| {' | '.join(cells)} |")
-    crossed = pd.crosstab(found["cause"], found["best"]).reindex(
-        index=list(failures.KINDS), columns=list(failures.KINDS[:4]), fill_value=0
-    )
-    matrix = [f"| mended by \\ called | {' | '.join(crossed.columns)} |", f"|{' --- |' * (len(crossed.columns) + 1)}"]
-    matrix += [f"| {kind} | {' | '.join(map(str, row))} |" for kind, row in zip(crossed.index, crossed.to_numpy())]
+    likely, decided = matrix(found, "best"), matrix(found, "kind")
     fitted = ", ".join(f"{count} {kind}" for kind, count in score.provenance["n_errors"].items())
     return "\n".join(
         [
@@ -163,7 +148,8 @@ def page(table: pd.DataFrame, found: pd.DataFrame, score: failures.Score) -> str
             "Made by `make validate-taxonomy`. On the phantom the cause of an error is defined by intervention: it is",
             "the repair that mends this model's error on this case (the marker put to its usual state, a faint finding",
             "made clear or taken away, an unseen finding replaced by a seen one, the label cleaned). The score in",
-            f"`tmv_lib/taxonomy.json` was fitted on the errors of phantoms {', '.join(map(str, FIT))} ({fitted})",
+            f"`tmv_lib/taxonomy.json` was fitted on the errors of phantoms {', '.join(map(str, FIT))}",
+            f"({fitted})",
             f"and is asked here about phantoms {', '.join(map(str, FRESH))}: other patients, other trainings, test.",
             "Errors of the two members and of their mean; intervals over patients. kappa takes the most likely kind of",
             "every error that a repair mends; where it decides, that kind has a probability of 0.6 or more.",
@@ -172,14 +158,30 @@ def page(table: pd.DataFrame, found: pd.DataFrame, score: failures.Score) -> str
             "",
             "All errors of the fresh phantoms, what mended them against what they were called (most likely kind):",
             "",
-            *matrix,
+            *likely,
             "",
+            "The same where it decides, undetermined otherwise:",
+            "",
+            *decided,
+            "",
+            "No figure: there is no such error, or there are resamples of the patients in which it cannot be computed.",
             "Errors that no repair mends (last row) have no right answer among the four: any kind is wrong for them.",
             "The networks of this study were trained in"
             f" {score.provenance['precision']}; those of the default run in float32.",
             "",
         ]
     )
+
+
+def matrix(found: pd.DataFrame, column: str) -> list[str]:
+    """What mended the errors (rows) against what the column calls them, as a Markdown table."""
+    crossed = pd.crosstab(found["cause"], found[column])
+    crossed = crossed.reindex(index=list(failures.KINDS), columns=list(failures.KINDS), fill_value=0)
+    lines = [f"| mended by \\ called | {' | '.join(crossed.columns)} |", f"|{' --- |' * (len(crossed.columns) + 1)}"]
+    return [
+        *lines,
+        *(f"| {kind} | {' | '.join(map(str, row))} |" for kind, row in zip(crossed.index, crossed.to_numpy())),
+    ]
 
 
 if __name__ == "__main__":

@@ -116,8 +116,8 @@ def test_no_error_at_all_has_no_kind():
 
 def test_the_shipped_score_belongs_to_the_code():
     score = failures.Score(**json.loads(Path(failures.__file__).with_name("taxonomy.json").read_text(encoding="utf-8")))
-    found = failures.sort_errors(clear_errors(5)[0], score=score, rules=RULES)
-    assert set(found["best"]) <= set(failures.KINDS)
+    table, cause = clear_errors(30)
+    assert failures.kappa(cause, failures.sort_errors(table, score=score, rules=RULES)["best"]) > 0.4
     assert score.provenance["phantom_seeds"]
 
 
@@ -160,7 +160,6 @@ def test_the_confident_joint_is_cleanlabs(seed):
     peer = compute_confident_joint(y_true, np.column_stack([1 - y_prob, y_prob]), calibrate=False)
     found = failures.confident_joint(y_true, y_prob)
     assert found.sum() < 400  # not everybody is confident
-    # cleanlab counts a class that nobody is confident of as one on the diagonal; here both have theirs
     np.testing.assert_array_equal(found, peer)
 
 

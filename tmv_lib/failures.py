@@ -217,7 +217,7 @@ def kappa(truth: ArrayLike, found: ArrayLike, *, weights: ArrayLike | None = Non
     for code in set(truth.tolist()) | set(found.tolist()):
         chance += (w @ (truth == code)) * (w @ (found == code))
     if np.any(chance > 1 - 1e-12):
-        raise ValueError("only one kind is named")
+        raise ValueError("only one kind is named, by both, among all cases or in a resample of them")
     value = (agreed - chance) / (1 - chance)
     return float(value[0]) if weights is None else value
 
