@@ -42,6 +42,7 @@ def tiny(params: dict) -> dict:
         member["architecture"] = architecture
     params["train"]["epochs"] = params["reference"]["epochs"] = 2
     params["explanations"]["sanity_cases"] = 8
+    params["site"] |= {"permutations": 99, "draws": 20, "patients": [10, 20]}
     for section in params.values():
         if "resamples" in section:
             section["resamples"] = 100

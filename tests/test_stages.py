@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 ROOT = Path(__file__).parents[1]
 MEMBERS = ("densenet121", "net", "net_2")  # one name inside another
-AFTER_TRAINING = ("calibration", "baseline", "diversity", "uncertainty", "failures", "ensemble")
+AFTER_TRAINING = ("calibration", "site", "baseline", "diversity", "uncertainty", "failures", "ensemble")
 
 
 def made_cases(rng: np.random.Generator) -> pd.DataFrame:

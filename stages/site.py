@@ -1,0 +1,378 @@
+"""Is the place where it is used like the place it learned from?"""
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+from scipy.special import expit
+from sklearn.decomposition import PCA
+
+from tmv_lib.calibration import (
+    at_prevalence,
+    calibration_in_the_large,
+    calibration_slope,
+    calibration_test,
+    reliability_curve,
+)
+from tmv_lib.classification import accuracy, brier_score, confusion_counts, negative_log_likelihood
+from tmv_lib.files import join, read_csv, read_rows, whole, write_csv, write_metrics
+from tmv_lib.learning_curve import Labelled, bands, learning_curve
+from tmv_lib.params import Params, read, read_members
+from tmv_lib.prevalence import prevalence_by_confusion, prevalence_by_em
+from tmv_lib.reporting import adjust, by_class, counts, curve, figure
+from tmv_lib.selective import cases_needed
+from tmv_lib.shift import WORDS, domain_auc, kolmogorov_smirnov, name_shift, prevalence_difference
+from tmv_lib.stage import run
+from tmv_lib.triage import accepted, certify_sides, one_image_each
+from tmv_lib.updating import (
+    UPDATES,
+    closed_test,
+    cross_fitted_update,
+    interval,
+    patient_counts,
+    resampled_update,
+    site_folds,
+)
+
+CLASSES = {"negative": 0, "positive": 1}
+
+
+class SiteParams(Params):
+    components: Annotated[int, Field(ge=1)]
+    folds: Annotated[int, Field(ge=2, le=20)]
+    foldings: Annotated[int, Field(ge=1, le=50)]
+    permutations: Annotated[int, Field(ge=99)]
+    patients: list[Annotated[int, Field(ge=10)]]
+    draws: Annotated[int, Field(ge=20)]
+    risk: Annotated[float, Field(gt=0, lt=1)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    resamples: Annotated[int, Field(ge=100)]
+    seed: Annotated[int, Field(ge=0)]
+
+
+def main() -> None:
+    params = read("params.yaml", "site", SiteParams)
+    members = list(read_members("params.yaml"))
+    rng = np.random.default_rng(params.seed)
+    cases = gather(members)
+    test = cases[cases["split"] == "test"]
+    # labels of the site: its own split where it sent one, otherwise the test cases, each judged by the others
+    local = cases[cases["split"] == "local"] if "local" in set(cases["split"]) else test
+    at_site = set(local["patient_id"]) | set(test["patient_id"])
+    source = cases[cases["split"].isin(["val", "cal"]) & ~cases["patient_id"].isin(at_site)]
+
+    shift, name = shifted(source, local, members, params, rng)
+    metrics: dict[str, Any] = {"labels_from": "local" if local is not test else "test", "shift": shift}
+    metrics["shift"]["training_patients_at_the_site"] = known_patients(at_site)
+    metrics["prevalence"] = prevalence(source, local, test, members[0], name)
+    logits = cases.set_index("image_id")[[]]
+    for member in members:
+        shipped = cases.set_index("image_id")[f"logit_{member}"]
+        logits[f"site_logit_{member}"], logits[f"ceiling_logit_{member}"] = shipped, shipped
+        metrics[member] = three_columns(local, test, member, logits, params, rng)
+    metrics["ensemble"] = together(test, members, logits)
+    judged_on = None if local is test else labelled(test, members[0])
+    tried = learning_curve(
+        labelled(local, members[0]),
+        judged_on=judged_on,
+        source_logit=source[f"logit_{members[0]}"],
+        n_patients=params.patients,
+        n_draws=params.draws,
+        risk=params.risk,
+        delta=params.delta,
+        rng=rng,
+    )
+    banded = bands(tried)
+    metrics["learning_curve"] = bought(banded)
+    metrics["certificate"] = certificate(source, local, members[0], params, rng)
+
+    write_csv("data/site/cases.csv", logits.reset_index())
+    with whole("data/site/shift.json") as path:
+        verdict = {"name": name, "shifted": name != "none", "words": WORDS[name]}
+        path.write_text(json.dumps(verdict, indent=2) + "\n", encoding="utf-8")
+    write_csv("plots/site/learning_curve.csv", banded)
+    write_csv("plots/site/reliability.csv", reliability(cases, members, logits))
+    write_csv("plots/site/logits.csv", distributions(source, local, members[0]))
+    write_metrics("metrics/site.json", {"site": metrics})
+
+
+def gather(members: list[str]) -> pd.DataFrame:
+    """The cases outside train with calibrated logits of every member, and the first one's features as `pc_...`."""
+    everyone = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
+    cases = everyone[everyone["split"] != "train"].reset_index(drop=True)
+    calibrated = read_csv("data/calibration/cases.csv", ["image_id", *(f"logit_{name}" for name in members)])
+    predictions = read_csv(f"data/train/{members[0]}/predictions.csv", ["image_id", "split"])
+    path = f"data/train/{members[0]}/features.npy"
+    read_features = partial(read_rows, path, image_id=predictions["image_id"])
+    train = read_features(wanted=predictions.loc[predictions["split"] == "train", "image_id"])
+    mean, spread = train.mean(axis=0), train.std(axis=0)
+    spread[spread == 0] = 1
+    components = min(read("params.yaml", "site", SiteParams).components, *train.shape)
+    space = PCA(components, svd_solver="full").fit((train - mean) / spread)
+    features = space.transform((read_features(wanted=cases["image_id"]) - mean) / spread)
+    columns = [f"pc_{k}" for k in range(components)]
+    return join(cases, calibrated, pd.DataFrame(features, columns=columns).assign(image_id=cases["image_id"]))
+
+
+def labelled(cases: pd.DataFrame, member: str) -> Labelled:
+    """Truth, logit as shipped and patient of these cases."""
+    return Labelled(*(cases[name].to_numpy() for name in ("y_true", f"logit_{member}", "patient_id")))
+
+
+def known_patients(at_site: set[str]) -> int:
+    """How many of the site's patients the networks were trained on; should be 0."""
+    everyone = read_csv("data/prepare/cases.csv", ["patient_id", "split"])
+    return len(at_site & set(everyone.loc[everyone["split"] == "train", "patient_id"]))
+
+
+def shifted(
+    source: pd.DataFrame, site: pd.DataFrame, members: list[str], params: SiteParams, rng: np.random.Generator
+) -> tuple[dict[str, Any], str]:
+    """Every test of source against site, by Holm one family, and the name of what they found."""
+    both = pd.concat([source.assign(site=0), site.assign(site=1)])
+    dealt = {"n_permutations": params.permutations, "rng": rng}
+    folded = {**dealt, "n_folds": params.folds}
+    found: dict[str, Any] = {
+        name: counts(part["y_true"].to_numpy(), part["patient_id"].to_numpy())
+        for name, part in (("source", source), ("site", site))
+    }
+    parts = {"pooled": both, **{name: both[both["y_true"] == label] for name, label in CLASSES.items()}}
+    for name, part in parts.items():
+        who = (part["site"], part["patient_id"])
+        found[name] = {"features": tested(domain_auc, part.filter(like="pc_").to_numpy(), *who, **folded)}
+        for member in members:
+            found[name][f"logit_{member}"] = tested(kolmogorov_smirnov, part[f"logit_{member}"], *who, **dealt)
+    found["prevalence"] = tested(prevalence_difference, both["y_true"], both["site"], both["patient_id"], **dealt)
+    adjust(found)
+
+    def p_values(name: str) -> list[float]:
+        return [test["p_value_holm"] for test in found[name].values() if "p_value_holm" in test] or [1.0]
+
+    name = name_shift(
+        negative=p_values("negative"),
+        positive=p_values("positive"),
+        prevalence=found["prevalence"].get("p_value_holm", 1.0),
+        pooled=p_values("pooled"),
+    )
+    # of two parts of the source itself: must stay quiet, or the tests are not to be believed
+    inside = source.assign(site=(source["split"] == "cal").astype(int))
+    found["control"] = tested(
+        domain_auc, inside.filter(like="pc_").to_numpy(), inside["site"], inside["patient_id"], **folded
+    )
+    return found | {"name": name, "words": WORDS[name]}, name
+
+
+def tested(test: Any, *arrays: Any, **options: Any) -> dict[str, Any]:
+    """A shift test as it stands in the metrics file, or the reason why there is none."""
+    try:
+        return test(*arrays, **options)._asdict()
+    except ValueError as error:
+        return {"absent": str(error)}
+
+
+def prevalence(source: pd.DataFrame, local: pd.DataFrame, test: pd.DataFrame, member: str, name: str) -> dict[str, Any]:
+    """Shares of positives, counted and as estimated without labels, and whether correcting for them is allowed."""
+    logit, shipped = test[f"logit_{member}"].to_numpy(), float(source.loc[source["split"] == "val", "y_true"].mean())
+    held = source[source["split"] == "cal"]
+    found: dict[str, Any] = {"source": shipped, "site": float(local["y_true"].mean())}
+    found["estimated_by_em"] = prevalence_by_em(logit, source=shipped)
+    try:
+        found["estimated_by_confusion"] = prevalence_by_confusion(held["y_true"], held[f"logit_{member}"], logit)
+    except ValueError as error:
+        found["estimated_by_confusion_absent"] = str(error)
+    if name not in ("none", "prevalence"):
+        reason = f"refused: a correction for prevalence holds where nothing else differs. {WORDS[name]}"
+        return found | {"correction": reason}
+    if name == "none":
+        return found | {"correction": "not needed: no difference was found"}
+    corrected = at_prevalence(logit, source=shipped, target=found["site"])
+    before, after = (float(negative_log_likelihood(test["y_true"], z)) for z in (logit, corrected))
+    return found | {"correction": "allowed", "nll_as_shipped": before, "nll_corrected": after}
+
+
+def three_columns(
+    local: pd.DataFrame,
+    test: pd.DataFrame,
+    member: str,
+    logits: pd.DataFrame,
+    params: SiteParams,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """One member on the test cases as shipped, site-calibrated and at its ceiling; fills in the logits of both."""
+    y_true, shipped, groups = labelled(test, member)
+    chosen = closed_test(*labelled(local, member)[:2], groups=local["patient_id"])
+    found: dict[str, Any] = {
+        "update": {
+            "name": UPDATES[int(chosen.choice[0])],
+            "intercept": float(chosen.intercept[0]),
+            "slope": float(chosen.slope[0]),
+            "against_keep": float(chosen.against_keep[0]),
+            "against_intercept": float(chosen.against_intercept[0]),
+            "design_effect": float(chosen.design_effect[0]),
+        }
+    }
+    measured = partial(column, y_true, groups=groups, params=params, rng=rng)
+    found["as_shipped"] = measured(shipped)
+    if local is test:
+        folded = cross_fitted(test, member, params, rng)
+        found["update"]["times_chosen_cross_fitted"] = folded["times_chosen"]
+        calibrated = folded["logit"]
+        found["site_calibrated"] = measured(calibrated, intervals=False) | folded["intervals"]
+    else:
+        calibrated = chosen.intercept[0] + chosen.slope[0] * shipped
+        found["site_calibrated"] = measured(calibrated)
+        others = cross_fitted(local, member, params, rng)["logit"]
+        logits.loc[local["image_id"], f"site_logit_{member}"] = others
+    best = closed_test(y_true, shipped, groups=groups)
+    ceiling = best.intercept[0] + best.slope[0] * np.asarray(shipped)
+    found["ceiling"] = measured(ceiling, intervals=False)
+    logits.loc[test["image_id"], f"site_logit_{member}"] = calibrated
+    logits.loc[test["image_id"], f"ceiling_logit_{member}"] = ceiling
+    return found
+
+
+def cross_fitted(cases: pd.DataFrame, member: str, params: SiteParams, rng: np.random.Generator) -> dict[str, Any]:
+    """Each case updated by other patients, with intervals of the whole procedure; as shipped where they are too few."""
+    y_true, shipped, groups = labelled(cases, member)
+    n_patients = cases["patient_id"].nunique()
+    if n_patients < params.folds:
+        words = f"{n_patients} patients are fewer than the {params.folds} folds: the logits stay as shipped"
+        return {"logit": shipped, "times_chosen": {}, "intervals": {"intervals_absent": words}}
+    folds = site_folds(groups, n_folds=params.folds, n_foldings=params.foldings, rng=rng)
+    fitted = cross_fitted_update(y_true, shipped, groups=groups, folds=folds)
+    weights = patient_counts(groups, n_resamples=params.resamples, rng=rng)
+    resampled = resampled_update(y_true, shipped, groups=groups, folds=folds, weights=weights)
+    intervals: dict[str, Any] = {}
+    # slope and calibration-in-the-large of logits refitted in every resample are 1 and 0 but for rounding: no interval
+    for name in ("nll", "brier_score", "accuracy"):
+        intervals |= interval(name, FIGURES[name], y_true, resampled, weights)
+    return {"logit": fitted.logit, "times_chosen": fitted.times_chosen, "intervals": intervals}
+
+
+def of_probability(metric: Any, y_true: Any, logit: Any, *, weights: Any = None) -> Any:
+    """A metric of probabilities, of the logit."""
+    return metric(y_true, expit(logit), weights=weights)
+
+
+def of_decision(metric: Any, y_true: Any, logit: Any, *, weights: Any = None) -> Any:
+    """A metric of decisions at p > 0.5, of the logit."""
+    return metric(y_true, (np.asarray(logit) > 0).astype(int), weights=weights)
+
+
+FIGURES: dict[str, Callable[..., Any]] = {
+    "nll": negative_log_likelihood,
+    "brier_score": partial(of_probability, brier_score),
+    "accuracy": partial(of_decision, accuracy),
+    "slope": calibration_slope,
+    "in_the_large": calibration_in_the_large,
+}
+
+
+def column(
+    y_true: np.ndarray,
+    logit: np.ndarray,
+    *,
+    groups: np.ndarray,
+    params: SiteParams,
+    rng: np.random.Generator,
+    intervals: bool = True,
+) -> dict[str, Any]:
+    """Calibration and decisions at p > 0.5 of one logit on the test cases; an ECE beside its noise floor."""
+    decided = (logit > 0).astype(int)
+    _, false_positive, false_negative, _ = confusion_counts(y_true, decided)
+    found: dict[str, Any] = {"false_positive": false_positive, "false_negative": false_negative}
+    resampling: dict[str, Any] = {"groups": groups, "n_resamples": params.resamples, "rng": rng}
+    for name, metric in FIGURES.items():
+        found |= figure(name, metric, y_true, logit, interval=intervals, **resampling)
+    if intervals:
+        found |= by_class(y_true, decided, **resampling)
+    return found | {"ece": calibration_test(y_true, expit(logit), rng=rng)._asdict()}
+
+
+def together(test: pd.DataFrame, members: list[str], logits: pd.DataFrame) -> dict[str, Any]:
+    """The mean of the members' probabilities in three columns: its errors, and how often the members disagree."""
+    y_true, here = test["y_true"].to_numpy(), logits.loc[test["image_id"]]
+    shipped = test.set_index("image_id")[[f"logit_{name}" for name in members]]
+    found: dict[str, Any] = {}
+    for name, part in (
+        ("as_shipped", shipped),
+        ("site_calibrated", here.filter(like="site_logit_")),
+        ("ceiling", here.filter(like="ceiling_logit_")),
+    ):
+        y_prob, decided = expit(part.to_numpy()).mean(axis=1), part.to_numpy() > 0
+        _, false_positive, false_negative, _ = confusion_counts(y_true, (y_prob > 0.5).astype(int))
+        found[name] = {"false_positive": false_positive, "false_negative": false_negative}
+        found[name] |= {"accuracy": float(accuracy(y_true, (y_prob > 0.5).astype(int)))}
+        found[name] |= {"disagree": int((decided != decided[:, :1]).any(axis=1).sum())}
+    return found
+
+
+def bought(banded: pd.DataFrame) -> dict[str, Any]:
+    """The learning curve as it stands in the metrics file: measure, number of patients, median and band."""
+    found: dict[str, Any] = {}
+    for row in banded.to_dict("records"):
+        found.setdefault(row["measure"], {})[f"{row['n']}"] = {k: float(row[k]) for k in ("median", "low", "high")}
+    return found
+
+
+def certificate(
+    source: pd.DataFrame, local: pd.DataFrame, member: str, params: SiteParams, rng: np.random.Generator
+) -> dict[str, Any]:
+    """What one labelled image of each local patient guarantees of the model as shipped, a side at a time."""
+    single = local.iloc[one_image_each(local["patient_id"], rng=rng)]
+    y_true, logit, _ = labelled(single, member)
+    sides = certify_sides(y_true, logit, source_logit=source[f"logit_{member}"], risk=params.risk, delta=params.delta)
+    found: dict[str, Any] = {
+        "population": f"patients to come at this site, drawn like these {len(single)}, one image of each",
+        "risk": params.risk,
+        "delta": params.delta,
+        "coverage": float(accepted(logit, sides).mean()),
+    }
+    for name, side, there in (("positive", sides.positive, logit > 0), ("negative", sides.negative, logit <= 0)):
+        if side.certified:
+            found[name] = {"threshold": float(side.threshold), "n": side.n_accepted, "errors": side.errors}
+            found[name]["words"] = f"at most {params.risk:.0%} of these decisions are wrong"
+            continue
+        needed = cases_needed(params.risk, params.delta / 2)
+        wrong = int(((logit > 0) != y_true)[there].sum())
+        found[name] = {
+            "words": f"nothing can be certified: {int(there.sum())} patients are decided this way, {wrong} of them "
+            f"wrongly; it takes {needed} without an error, {cases_needed(params.risk, params.delta / 2, errors=1)} "
+            "with one"
+        }
+    return found
+
+
+def reliability(cases: pd.DataFrame, members: list[str], logits: pd.DataFrame) -> pd.DataFrame:
+    """Reliability where it was calibrated (`cal`, other patients) and at the site, as shipped and site-calibrated."""
+    diagrams = []
+    for member in members:
+        cal, test = (cases[cases["split"] == split] for split in ("cal", "test"))
+        site_logit = logits.loc[test["image_id"], f"site_logit_{member}"].to_numpy()
+        for phase, part, logit in (
+            ("source", cal, cal[f"logit_{member}"]),
+            ("site, as shipped", test, test[f"logit_{member}"]),
+            ("site, site-calibrated", test, site_logit),
+        ):
+            found = reliability_curve(part["y_true"], expit(logit), n_bins=10)
+            diagrams.append(pd.DataFrame(found._asdict()).assign(series=member, phase=phase))
+    return pd.concat(diagrams)
+
+
+def distributions(source: pd.DataFrame, site: pd.DataFrame, member: str) -> pd.DataFrame:
+    """Distribution functions of the logit as shipped, by place and class."""
+    steps = []
+    for place, part in (("source", source), ("site", site)):
+        for name, label in CLASSES.items():
+            logit = np.sort(part.loc[part["y_true"] == label, f"logit_{member}"].to_numpy())
+            share = (1 + np.arange(logit.size)) / max(logit.size, 1)
+            steps.append(curve(f"{name}, {place}", logit=logit, share=share))
+    return pd.concat(steps)
+
+
+if __name__ == "__main__":
+    run(main)

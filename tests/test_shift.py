@@ -1,0 +1,133 @@
+import time
+
+import numpy as np
+import pytest
+from scipy.stats import ks_2samp
+
+from tmv_lib.reporting import adjust
+from tmv_lib.shift import domain_auc, kolmogorov_smirnov, name_shift, prevalence_difference
+from tmv_lib.statistics import auroc
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def place(rng, n_patients, *, prevalence=0.4, moved=(0.0, 0.0), start=0, d=6):
+    """Patients of one place with one to three images each; `moved` shifts the features of negatives and positives."""
+    patient = np.repeat(np.arange(n_patients), rng.integers(1, 4, n_patients)) + start
+    y = (rng.random(n_patients) < prevalence)[patient - start].astype(int)
+    own = rng.normal(size=(n_patients, d))[patient - start]
+    features = y[:, None] * 1.5 + own + 0.5 * rng.normal(size=(len(patient), d))
+    return features + np.where(y == 1, moved[1], moved[0])[:, None] * (np.arange(d) < 2), y, patient
+
+
+def named(rng, *, n=150, permutations=199, **elsewhere):
+    """The name that the stage would give, from one source and one site."""
+    (x0, y0, p0), (x1, y1, p1) = place(rng, n), place(rng, n, start=n, **elsewhere)
+    x, y, p = np.vstack([x0, x1]), np.r_[y0, y1], np.r_[p0, p1]
+    site = np.r_[np.zeros(len(y0)), np.ones(len(y1))]
+    options = {"n_permutations": permutations, "rng": rng}
+
+    def tests(there):
+        of_features = domain_auc(x[there], site[there], p[there], n_folds=5, **options)
+        of_logits = kolmogorov_smirnov(x[there].sum(axis=1), site[there], p[there], **options)
+        return {"features": of_features._asdict(), "logit": of_logits._asdict()}
+
+    found = {"pooled": tests(y >= 0), "negative": tests(y == 0), "positive": tests(y == 1)}
+    found["prevalence"] = prevalence_difference(y, site, p, **options)._asdict()
+    adjust(found)
+    parts = ("pooled", "negative", "positive")
+    p_values = {part: [test["p_value_holm"] for test in found[part].values()] for part in parts}
+    return name_shift(**p_values, prevalence=found["prevalence"]["p_value_holm"])
+
+
+def test_identical_places_stay_quiet():
+    alarms = sum(named(np.random.default_rng(seed), n=60) != "none" for seed in range(100))
+    assert alarms <= 10
+
+
+@pytest.mark.parametrize(
+    ("expected", "elsewhere"),
+    [
+        ("none", {}),
+        ("prevalence", {"prevalence": 0.75}),
+        ("both_classes", {"moved": (1.2, 1.2)}),
+        ("negative_class", {"moved": (1.2, 0.0)}),
+        ("positive_class", {"moved": (0.0, 1.2)}),
+    ],
+)
+def test_each_shift_is_named_in_seventeen_of_twenty_seeds(expected, elsewhere):
+    right = sum(named(np.random.default_rng(seed), **elsewhere) == expected for seed in range(20))
+    assert right >= 17
+
+
+def test_the_statistic_is_the_auroc_within_folds_and_blind_to_what_says_nothing(rng):
+    (x0, _, p0), (x1, _, p1) = place(rng, 60), place(rng, 60, start=60, moved=(5.0, 5.0))
+    site = np.r_[np.zeros(len(x0)), np.ones(len(x1))]
+    options = {"n_folds": 5, "n_permutations": 99}
+    seen = domain_auc(np.vstack([x0, x1]), site, np.r_[p0, p1], rng=np.random.default_rng(0), **options)
+    assert seen.observed > 0.99
+    assert seen.p_value == pytest.approx(0.01)
+    nothing = domain_auc(np.zeros((len(site), 3)), site, np.r_[p0, p1], rng=np.random.default_rng(0), **options)
+    assert nothing.observed == 0.5
+    assert nothing.p_value == 1
+
+
+def test_order_of_rows_does_not_matter_to_the_distances(rng):
+    v, site, p = rng.normal(size=80), np.repeat([0, 1], 40), np.arange(80)
+    shuffled = rng.permutation(80)
+    first = kolmogorov_smirnov(v, site, p, n_permutations=99, rng=np.random.default_rng(1))
+    second = kolmogorov_smirnov(
+        v[shuffled], site[shuffled], p[shuffled], n_permutations=99, rng=np.random.default_rng(1)
+    )
+    assert first.observed == pytest.approx(second.observed)
+
+
+def test_kolmogorov_smirnov_is_scipys(rng):
+    v = np.round(rng.normal(size=90), 1)  # with ties
+    site = np.repeat([0, 1], [40, 50])
+    found = kolmogorov_smirnov(v, site, np.arange(90), n_permutations=999, rng=rng)
+    theirs = ks_2samp(v[site == 0], v[site == 1], method="exact")
+    assert found.observed == pytest.approx(theirs.statistic)
+    assert found.p_value == pytest.approx(theirs.pvalue, abs=0.06)
+
+
+def test_images_of_one_patient_are_no_evidence():
+    """Twenty images each of ten patients differ a lot between places, as any two groups of ten patients do."""
+    alarms = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        level, patient = rng.normal(size=20), np.repeat(np.arange(20), 20)
+        v = level[patient] + 0.1 * rng.normal(size=400)
+        alarms += kolmogorov_smirnov(v, patient >= 10, patient, n_permutations=99, rng=rng).p_value <= 0.05
+    assert alarms <= 6
+
+
+def test_bad_input_is_named(rng):
+    x, _, p = place(rng, 12)
+    options = {"n_folds": 5, "n_permutations": 99, "rng": rng}
+    with pytest.raises(ValueError, match="patient 0 belongs to the site and to the source"):
+        domain_auc(np.zeros((4, 2)), [0, 1, 0, 1], [0, 0, 1, 2], **options)
+    with pytest.raises(ValueError, match="needs 5 patients of each place, one a fold, found 3"):
+        domain_auc(x, p >= 9, p, **options)
+    with pytest.raises(ValueError, match="found those of one alone"):
+        domain_auc(x, np.ones(len(p)), p, **options)
+    with pytest.raises(ValueError, match="features must be finite"):
+        domain_auc(np.full((len(p), 2), np.nan), p >= 6, p, **options)
+
+
+def test_999_permutations_of_624_cases_take_less_than_a_minute(rng):
+    x, site, p = rng.normal(size=(1024, 32)), np.repeat([0, 1], [400, 624]), np.arange(1024)
+    start = time.perf_counter()
+    domain_auc(x, site, p, n_folds=5, n_permutations=999, rng=rng)
+    assert time.perf_counter() - start < 60
+
+
+def test_auroc_of_one_fold_each_is_the_mean_over_pairs(rng):
+    """With scores that do not depend on the fold the statistic lies close to the plain AUROC."""
+    x, site, p = rng.normal(size=(400, 1)), np.repeat([0, 1], 200), np.arange(400)
+    x[site == 1] += 1
+    found = domain_auc(x, site, p, n_folds=5, n_permutations=1, rng=rng)
+    assert found.observed == pytest.approx(auroc(site, x[:, 0]), abs=0.01)

@@ -1,0 +1,112 @@
+import time
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from scipy.stats import chi2
+from sklearn.linear_model import LogisticRegression
+
+from tmv_lib.classification import negative_log_likelihood
+from tmv_lib.updating import UPDATES, closed_test, cross_fitted_update, interval, patient_counts, resampled_update
+from tmv_lib.updating import site_folds as fold_by_patient
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def world(rng, n, *, intercept=0.0, slope=1.0, images=1):
+    """Patients whose true logit is intercept + slope z, each with `images` images of one truth."""
+    z = rng.normal(0, 2, n)
+    y = (rng.random(n) < expit(intercept + slope * z)).astype(int)
+    return np.repeat(y, images), np.repeat(z, images), np.repeat(np.arange(n), images)
+
+
+def test_true_logits_are_kept_in_93_percent_of_2000_repeats():
+    kept = 0
+    for seed in range(2000):
+        y, z, groups = world(np.random.default_rng(seed), 300)
+        kept += closed_test(y, z, groups=groups).choice[0] == 0
+    assert kept / 2000 >= 0.93
+
+
+def test_several_images_a_patient_do_not_make_it_update_more_often():
+    kept = 0
+    for seed in range(400):
+        y, z, groups = world(np.random.default_rng(seed), 200, images=3)
+        kept += closed_test(y, z, groups=groups).choice[0] == 0
+    assert kept / 400 >= 0.93
+
+
+@pytest.mark.parametrize(("intercept", "slope", "expected"), [(-2.0, 1.0, "intercept"), (0.0, 0.4, "both")])
+def test_the_smallest_sufficient_update_is_chosen(intercept, slope, expected):
+    chosen = []
+    for seed in range(50):
+        y, z, groups = world(np.random.default_rng(seed), 500, intercept=intercept, slope=slope)
+        chosen.append(UPDATES[closed_test(y, z, groups=groups).choice[0]])
+    assert chosen.count(expected) >= 45
+
+
+def test_statistics_are_those_of_maximum_likelihood(rng):
+    y, z, groups = world(rng, 400, intercept=0.5, slope=0.8)
+    found = closed_test(y, z, groups=groups)
+    line = LogisticRegression(C=1e8, tol=1e-10, max_iter=1000).fit(z[:, None], y)
+    loss = [400 * negative_log_likelihood(y, t) for t in (z, line.intercept_[0] + line.coef_[0, 0] * z)]
+    assert found.against_keep[0] == pytest.approx(2 * (loss[0] - loss[1]), rel=0.01)
+    assert (found.choice[0] == 0) == (found.against_keep[0] < chi2.ppf(0.95, 2))
+
+
+def test_an_update_leaves_the_ranking(rng):
+    y, z, groups = world(rng, 300, intercept=1, slope=0.5)
+    found = closed_test(y, z, groups=groups)
+    assert found.slope[0] > 0
+
+
+def test_a_huge_shift_does_not_diverge(rng):
+    y, z, groups = world(rng, 200, intercept=-6, slope=0.5)
+    found = closed_test(y, 8 * z + 20, groups=groups)
+    assert negative_log_likelihood(y, found.intercept + found.slope * (8 * z + 20)) < 0.7
+
+
+def test_flipping_one_patients_labels_leaves_its_own_probabilities_bit_identical(rng):
+    y, z, groups = world(rng, 80, intercept=-1, slope=0.6, images=2)
+    folds = fold_by_patient(groups, n_folds=5, n_foldings=3, rng=np.random.default_rng(3))
+    flipped = np.where(groups == 7, 1 - y, y)
+    before = cross_fitted_update(y, z, groups=groups, folds=folds).logit
+    after = cross_fitted_update(flipped, z, groups=groups, folds=folds).logit
+    np.testing.assert_array_equal(before[groups == 7], after[groups == 7])
+    assert (before != after).any()
+
+
+def test_one_class_and_few_cases_leave_the_logit_alone(rng):
+    z = rng.normal(size=10)
+    found = closed_test(np.ones(10), z, groups=np.arange(10))
+    assert (found.choice[0], found.intercept[0], found.slope[0]) == (0, 0, 1)
+    with pytest.raises(ValueError, match=r"number of patients \(4\), found 5"):
+        fold_by_patient(np.arange(4), n_folds=5, n_foldings=1, rng=rng)
+
+
+def test_resampled_by_one_copy_each_is_the_procedure_itself(rng):
+    y, z, groups = world(rng, 60, intercept=1)
+    folds = fold_by_patient(groups, n_folds=5, n_foldings=2, rng=rng)
+    own = resampled_update(y, z, groups=groups, folds=folds, weights=np.ones((2, len(y))))
+    np.testing.assert_allclose(own[0], cross_fitted_update(y, z, groups=groups, folds=folds).logit)
+    counts = patient_counts(groups, n_resamples=50, rng=rng)
+    assert (counts.sum(axis=1) == len(y)).all()
+
+
+def test_an_interval_that_a_resample_lacks_is_absent_with_its_reason():
+    def fails(*_, **__):
+        raise ValueError("one class only")
+
+    assert interval("nll", fails, [0, 1], np.zeros((2, 2)), np.ones((2, 2))) == {
+        "nll_interval_absent": "one class only"
+    }
+
+
+def test_a_million_cases_within_five_seconds(rng):
+    y, z, groups = world(rng, 1_000_000, intercept=0.3)
+    start = time.perf_counter()
+    assert UPDATES[closed_test(y, z, groups=groups).choice[0]] == "intercept"
+    assert time.perf_counter() - start < 5

@@ -1,0 +1,87 @@
+"""What a number of local patients buys: the closed test and the certificates, over many draws of patients."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.special import expit
+
+from tmv_lib.calibration import expected_calibration_error
+from tmv_lib.classification import negative_log_likelihood
+from tmv_lib.statistics import FloatArray, as_binary, as_finite
+from tmv_lib.triage import accepted, certify_sides, one_image_each
+from tmv_lib.updating import UPDATES, closed_test
+
+MOST = 0.75  # share of the patients that may teach where the rest must judge
+
+
+class Labelled(NamedTuple):
+    """Cases with their truth (n,) in {0, 1}, logit as shipped (n,) and patient (n,)."""
+
+    y_true: FloatArray
+    logit: FloatArray
+    groups: np.ndarray
+
+
+def learning_curve(
+    local: Labelled,
+    *,
+    judged_on: Labelled | None,
+    source_logit: ArrayLike,
+    n_patients: list[int],
+    n_draws: int,
+    risk: float,
+    delta: float,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """A row a draw and number of local patients: what their labels make of the model on patients they do not hold.
+
+    In each draw patients are taken in random order, the first n of them teach, for every n, so that sizes are
+    compared within a draw. judged_on: the cases that judge, in every draw all of them; where None, the patients beyond
+    the largest n, the same for all n: an ECE grows with the noise of few cases, and must not grow along the curve for
+    that. The logits that n labels make are judged by `nll`, `accuracy`, `ece` (15 bins of equal width) and `cost`
+    (1 a wrong decision, everybody decided); the logit as shipped by `coverage`, the share of images whose decision is
+    certified by one image of each of n patients (`certify_sides`). n = 0 is the model as shipped; `update` the choice.
+
+    n_patients: sizes, of which those are left out that are more than the local patients or, where no other cases
+    judge, more than three quarters of them. Raises ValueError where none is left.
+    """
+    y, z = as_binary(local.y_true), as_finite(local.logit, name="logit")
+    patient, names = pd.factorize(np.asarray(local.groups))
+    most = len(names) * (1 if judged_on else MOST)
+    sizes = [n for n in sorted(n_patients) if n <= most]
+    if not sizes:
+        raise ValueError(f"a learning curve from {min(n_patients)} patients needs more than the {len(names)} there are")
+    rows = []
+    for draw in range(n_draws):
+        rank = rng.permutation(len(names))[patient]
+        single = one_image_each(patient, rng=rng)
+        teach = rank < np.array(sizes)[:, None]
+        update = closed_test(y, z, groups=patient, weights=teach)
+        if judged_on:
+            truth, shipped = as_binary(judged_on.y_true), as_finite(judged_on.logit, name="logit")
+        else:
+            truth, shipped = y[rank >= sizes[-1]], z[rank >= sizes[-1]]
+        rows.append({"draw": draw, "n": 0, "update": UPDATES[0], "coverage": 0.0, **_judged(truth, shipped)})
+        for k, n in enumerate(sizes):
+            here = single[teach[k, single]]
+            sides = certify_sides(y[here], z[here], source_logit=source_logit, risk=risk, delta=delta)
+            found = _judged(truth, update.intercept[k] + update.slope[k] * shipped)
+            coverage = float(accepted(shipped, sides).mean())
+            rows.append({"draw": draw, "n": n, "update": UPDATES[update.choice[k]], "coverage": coverage, **found})
+    return pd.DataFrame(rows)
+
+
+def bands(curve: pd.DataFrame) -> pd.DataFrame:
+    """Median and 5 to 95 % over the draws of a learning curve: `measure`, `n`, `median`, `low`, `high`, a row each."""
+    long = curve.melt("n", ["nll", "accuracy", "ece", "cost", "coverage"], var_name="measure")
+    grouped = long.groupby(["measure", "n"], sort=False)["value"]
+    ends = {"median": 0.5, "low": 0.05, "high": 0.95}
+    return pd.DataFrame({name: grouped.quantile(level) for name, level in ends.items()}).reset_index()
+
+
+def _judged(y: FloatArray, logit: FloatArray) -> dict[str, float]:
+    wrong = float(((logit > 0) != y).mean())
+    ece = float(expected_calibration_error(y, expit(logit)))
+    return {"nll": float(negative_log_likelihood(y, logit)), "accuracy": 1 - wrong, "ece": ece, "cost": wrong}
