@@ -75,19 +75,12 @@ def main() -> None:
         logits[f"site_logit_{member}"], logits[f"ceiling_logit_{member}"] = shipped, shipped
         metrics[member] = three_columns(local, test, member, logits, params, rng)
     metrics["ensemble"] = together(test, members, logits)
-    judged_on = None if local is test else labelled(test, members[0])
-    tried = learning_curve(
-        labelled(local, members[0]),
-        judged_on=judged_on,
-        source_logit=source[f"logit_{members[0]}"],
-        n_patients=params.patients,
-        n_draws=params.draws,
-        risk=params.risk,
-        delta=params.delta,
-        rng=rng,
-    )
-    banded = bands(tried)
-    metrics["learning_curve"] = bought(banded)
+    try:
+        banded = bands(learn(local, test, source, members[0], params, rng))
+        metrics["learning_curve"] = bought(banded)
+    except ValueError as error:
+        banded = pd.DataFrame(columns=["measure", "n", "median", "low", "high"])
+        metrics["learning_curve"] = {"absent": str(error)}
     metrics["certificate"] = certificate(source, local, members[0], params, rng)
 
     write_csv("data/site/cases.csv", logits.reset_index())
@@ -309,6 +302,27 @@ def together(test: pd.DataFrame, members: list[str], logits: pd.DataFrame) -> di
         found[name] |= {"accuracy": float(accuracy(y_true, (y_prob > 0.5).astype(int)))}
         found[name] |= {"disagree": int((decided != decided[:, :1]).any(axis=1).sum())}
     return found
+
+
+def learn(
+    local: pd.DataFrame,
+    test: pd.DataFrame,
+    source: pd.DataFrame,
+    member: str,
+    params: SiteParams,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """What the labels of n patients make of the model, judged by the test cases that did not teach."""
+    return learning_curve(
+        labelled(local, member),
+        judged_on=None if local is test else labelled(test, member),
+        source_logit=source[f"logit_{member}"],
+        n_patients=params.patients,
+        n_draws=params.draws,
+        risk=params.risk,
+        delta=params.delta,
+        rng=rng,
+    )
 
 
 def bought(banded: pd.DataFrame) -> dict[str, Any]:

@@ -46,5 +46,5 @@ def test_the_correction_is_bayes_rule(rng):
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="both classes are needed at the source"):
         prevalence_by_confusion([1, 1], [1, 2], [0.5])
-    with pytest.raises(ValueError, match="positives must be decided positive more often"):
+    with pytest.raises(ValueError, match="positive more often among positives"):
         prevalence_by_confusion([1, 0], [-1, 2], [0.5])

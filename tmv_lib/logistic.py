@@ -27,7 +27,7 @@ def fit_logistic(
 
     Each step is halved until the loss does not rise: a full Newton step overshoots where probabilities are near 0
     and 1, and can end far away from the optimum without any sign of it. A row's answer depends to the last bit on its
-    own outcomes and weights alone, whatever the others hold. Raises ValueError for a ridge that is not above 0, and
+    own outcomes and weights alone, whatever as many other rows hold. Raises ValueError for a ridge that is not above 0, and
     where 200 steps do not reach the optimum.
     """
     x = np.asarray(design, dtype=float)
