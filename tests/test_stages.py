@@ -236,3 +236,77 @@ def test_subgroups_are_the_columns_of_the_case_table(tmp_path, monkeypatch):
     assert set(found["subgroups"]) == {"germ: bacteria", "germ: none", "germ: virus"}
     assert sum(group["n_errors"] for group in found["subgroups"].values()) == found["n_errors"]
     assert all(0 <= group["above_the_rest_p_value_holm"] <= 1 for group in found["subgroups"].values())
+
+
+def test_the_site_of_local_patients_is_calibrated_on_them_alone(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    half = (cases["split"] == "test") & (cases["patient_id"].str[1:].astype(int) % 4 < 2)
+    for path in (tmp_path / "data/prepare/cases.csv", *(tmp_path / "data/train").glob("*/predictions.csv")):
+        table = pd.read_csv(path).set_index("image_id")
+        table.loc[cases.loc[half, "image_id"], "split"] = "local"
+        table.reset_index().to_csv(path, index=False)
+    run_stages(tmp_path, monkeypatch, "calibration", "site")
+    before, found = pd.read_csv("data/site/cases.csv").set_index("image_id"), metrics(tmp_path, "site")["site"]
+    assert found["labels_from"] == "local"
+    path = tmp_path / "data/prepare/cases.csv"
+    table = pd.read_csv(path)
+    table["y_true"] = np.where(table["split"] == "test", 1 - table["y_true"], table["y_true"])
+    table.to_csv(path, index=False)
+    run_stages(tmp_path, monkeypatch, "site")
+    after = pd.read_csv("data/site/cases.csv").set_index("image_id")
+    columns = [f"site_logit_{name}" for name in MEMBERS]
+    pd.testing.assert_frame_equal(before[columns], after[columns])  # the truth of the test cases plays no part
+
+
+def test_flipping_one_patient_moves_nothing_as_shipped_and_not_its_own_logit(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    run_stages(tmp_path, monkeypatch, "calibration", "site")
+    before = pd.read_csv("data/site/cases.csv").set_index("image_id")
+    shipped = pd.read_csv("data/calibration/cases.csv")
+    patient = cases.loc[cases["split"] == "test", "patient_id"].iloc[0]
+    own = cases.loc[cases["patient_id"] == patient, "image_id"]
+    path = tmp_path / "data/prepare/cases.csv"
+    table = pd.read_csv(path)
+    table.loc[table["patient_id"] == patient, "y_true"] = 1 - table["y_true"]
+    table.to_csv(path, index=False)
+    run_stages(tmp_path, monkeypatch, "site")
+    after = pd.read_csv("data/site/cases.csv").set_index("image_id")
+    pd.testing.assert_series_equal(before.loc[own, "site_logit_net"], after.loc[own, "site_logit_net"])
+    pd.testing.assert_frame_equal(shipped, pd.read_csv("data/calibration/cases.csv"))
+    held = cases.loc[cases["split"] == "cal", "image_id"]
+    expected = shipped.set_index("image_id").loc[held, "logit_net"]
+    np.testing.assert_allclose(after.loc[held, "site_logit_net"], expected)
+
+
+def test_a_site_too_small_to_say_anything_says_so(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    test = cases[cases["split"] == "test"]
+    kept = pd.concat([test[test["y_true"] == label].sort_values("patient_id").head(4) for label in (0, 1)])
+    dropped = set(test["image_id"]) - set(kept["image_id"])
+    for path in (tmp_path / "data/prepare/cases.csv", *(tmp_path / "data/train").glob("*/predictions.csv")):
+        table = pd.read_csv(path)
+        there = ~table["image_id"].isin(dropped)
+        table[there].to_csv(path, index=False)
+        if path.name == "predictions.csv":
+            features = np.load(path.with_name("features.npy"))
+            np.save(path.with_name("features.npy"), features[there.to_numpy()])
+    run_stages(tmp_path, monkeypatch, "calibration", "site")
+    found = metrics(tmp_path, "site")["site"]
+    assert "needs 5 patients of each place" in found["shift"]["pooled"]["features"]["absent"]
+    assert found["shift"]["name"] == "none"
+    assert "fewer than the 5 folds" in found["net"]["site_calibrated"]["intervals_absent"]
+    assert "needs more than the 4 there are" in found["learning_curve"]["absent"]
+    assert "nothing can be certified" in found["certificate"]["positive"]["words"]
+
+
+def test_a_site_that_is_the_training_data_is_counted(tmp_path, monkeypatch):
+    made_tables(tmp_path, separation=1.0)
+    run_stages(tmp_path, monkeypatch, "calibration")
+    path = tmp_path / "data/prepare/cases.csv"
+    table = pd.read_csv(path)
+    train = table.loc[table["split"] == "train", "patient_id"].unique()
+    test = table.loc[table["split"] == "test", "patient_id"].unique()
+    table["patient_id"] = table["patient_id"].replace(dict(zip(test[:7], train[:7], strict=True)))
+    table.to_csv(path, index=False)
+    run_stages(tmp_path, monkeypatch, "site")
+    assert metrics(tmp_path, "site")["site"]["shift"]["training_patients_at_the_site"] == 7

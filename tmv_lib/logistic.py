@@ -27,8 +27,8 @@ def fit_logistic(
 
     Each step is halved until the loss does not rise: a full Newton step overshoots where probabilities are near 0
     and 1, and can end far away from the optimum without any sign of it. A row's answer depends to the last bit on its
-    own outcomes and weights alone, whatever as many other rows hold. Raises ValueError for a ridge that is not above 0, and
-    where 200 steps do not reach the optimum.
+    own outcomes and weights alone, whatever as many other rows hold. Raises ValueError for a ridge that is not above
+    0, and where 200 steps do not reach the optimum.
     """
     x = np.asarray(design, dtype=float)
     y, w = np.atleast_2d(np.asarray(y_true, dtype=float)), np.atleast_2d(np.asarray(weights, dtype=float))
