@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro plots test lint fresh bench shuffled-labels seeds intervals validate-taxonomy
+.PHONY: repro plots test lint fresh bench shuffled-labels planted-marker seeds intervals validate-taxonomy
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -27,6 +27,9 @@ bench: $(BIN)/.installed-bench  ## ours beside its peers: docs/speed.md; fails w
 
 shuffled-labels: $(BIN)/.installed  ## do maps change when there was nothing to learn? docs/shuffled_labels.csv; needs `make repro`
 	python -m studies.shuffled_labels
+
+planted-marker: $(BIN)/.installed  ## do the border's instruments catch a network that reads a marker? docs/planted_marker.csv
+	python -m studies.planted_marker
 
 seeds: $(BIN)/.installed .git  ## other training seeds: docs/seeds.md; trains each member once a seed, and goes on after a kill
 	python -m studies.seeds

@@ -11,7 +11,7 @@ import yaml
 from scipy.special import ndtr
 from scipy.stats import ttest_ind
 
-from studies import intervals, seeds, taxonomy
+from studies import intervals, planted_marker, seeds, taxonomy
 from tmv_lib import failures
 from tmv_lib.calibration import calibration_in_the_large, calibration_slope, expected_calibration_error
 from tmv_lib.reporting import mean
@@ -278,3 +278,16 @@ def test_agreement_by_shuffled_evidence_is_that_of_chance():
     text = taxonomy.page(rows, found, score)
     assert f"{row['kappa']:.2f} (" in text
     assert "| shuffled signals | 800 |" in text
+
+
+def test_the_border_catches_a_trained_network_that_reads_a_marker_and_no_other():
+    """A short version of `make planted-marker`: two networks, each trained for some seconds."""
+    patients = {"train": 260, "val": 40, "cal": 10, "test": 60}
+    asked = {
+        name: planted_marker.ask(world, patients=patients, epochs=4, seed=0)
+        for name, world in planted_marker.WORLDS.items()
+    }
+    by_marker, by_finding = (found.columns for found in asked.values())
+    assert by_marker["border_flips"].mean() > 0.15
+    assert by_finding["border_flips"].mean() < 0.1
+    assert np.nanmean(by_marker["border"]) > np.nanmean(by_finding["border"]) + 0.1
