@@ -4,6 +4,7 @@
 `resampling` holds `n_resamples` and `rng` of `tmv_lib.statistics.bootstrap`.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -43,7 +44,7 @@ class Prices(NamedTuple):
     def verdict(self) -> str:
         """Whether deferral can pay at these prices, in words."""
         if self.chow_threshold > 0:
-            return f"deferral can pay: if the probabilities are true, it does below a certainty of {self.chow_threshold:.2f}"
+            return f"deferral can pay: with true probabilities it does below a certainty of {self.chow_threshold:.2f}"
         most = deferral.chow_review_price(0, **self.errors)
         return (
             f"deferral never pays: a review costs {self.review:g}, an automatic decision is expected to cost at most"
@@ -56,7 +57,7 @@ def summary(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str,
     y_true, y_pred, groups = (cases[name].to_numpy() for name in ("y_true", "decision", "patient_id"))
     deferred = cases["deferred"].to_numpy()
     wrong, decided = y_pred != y_true, ~deferred
-    resampled = partial(figure, groups=groups, **resampling)
+    resampled: Callable[..., dict[str, Any]] = partial(figure, groups=groups, **resampling)
     found: dict[str, Any] = {
         "n": len(cases),
         "errors_deciding_all": int(wrong.sum()),
@@ -110,7 +111,7 @@ def by_subgroup(cases: pd.DataFrame, named: pd.DataFrame, **resampling: Any) -> 
             entry["errors_left"] = int(wrong[kept].sum())
             entry |= figure("coverage", mean, decided[inside].astype(float), groups=groups[inside], **resampling)
             entry |= figure("selective_risk", mean, wrong[kept], groups=groups[kept], **resampling)
-            widened = figure("widened", _widened, wrong, inside, decided, groups=groups, **resampling)
+            widened: dict[str, Any] = figure("widened", _widened, wrong, inside, decided, groups=groups, **resampling)
             if "widened" in widened:
                 entry["gap_deciding_all"] = float(_gap(wrong, inside, np.ones(len(wrong))))
                 entry["gap_decided"] = float(_gap(wrong, inside, decided.astype(float)))
@@ -220,7 +221,9 @@ def certified(
     return found, promises, drawn
 
 
-def _told(certificate: selective.Certificate, error: FloatArray, kappa: FloatArray, **limits: float) -> dict[str, Any]:
+def _told(
+    certificate: selective.Certificate, error: FloatArray, kappa: FloatArray, *, risk: float, delta: float
+) -> dict[str, Any]:
     if certificate.certified:
         return {
             "certified": True,
@@ -231,11 +234,11 @@ def _told(certificate: selective.Certificate, error: FloatArray, kappa: FloatArr
         }
     ordered = error[np.argsort(-kappa, kind="stable")]
     without_error = int(ordered.argmax()) if ordered.any() else len(ordered)
-    wanted = selective.cases_wanted(error, kappa, **limits)
+    wanted = selective.cases_wanted(error, kappa, risk=risk, delta=delta)
     words = (
         f"Nothing can be certified with {len(error)} calibration patients: the surest {without_error} of them hold no"
-        f" error, and at most {limits['risk']:.0%} errors with {1 - limits['delta']:.0%} confidence needs"
-        f" {selective.cases_needed(**limits)} without an error at a threshold fixed beforehand. "
+        f" error, and at most {risk:.0%} errors with {1 - delta:.4g} confidence needs"
+        f" {selective.cases_needed(risk, delta)} without an error at a threshold fixed beforehand. "
     )
     words += (
         "No number of such patients would do: even the surest err too often."
