@@ -130,7 +130,7 @@ def main() -> None:
 
 
 def calibrations(cases: pd.DataFrame, members: list[str], knobs: DeferralParams) -> dict[str, pd.DataFrame]:
-    """The calibrated logits of each member as shipped and, where `site` has run, calibrated at the site and its ceiling."""
+    """Each member's calibrated logits: as shipped and, where `site` has run, as calibrated at the site, and the ceiling."""
     logits = {"as_shipped": cases[[f"logit_{name}" for name in members]].set_axis(members, axis=1)}
     if not Path(SITE).exists() and knobs.calibration == "shipped":
         return logits
