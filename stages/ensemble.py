@@ -130,7 +130,7 @@ def main() -> None:
 
 
 def calibrations(cases: pd.DataFrame, members: list[str], knobs: DeferralParams) -> dict[str, pd.DataFrame]:
-    """Each member's calibrated logits: as shipped and, where `site` has run, as calibrated at the site, and the ceiling."""
+    """Each member's calibrated logits: as shipped and, where `site` has run, as calibrated there and the ceiling."""
     logits = {"as_shipped": cases[[f"logit_{name}" for name in members]].set_axis(members, axis=1)}
     if not Path(SITE).exists() and knobs.calibration == "shipped":
         return logits
@@ -166,7 +166,7 @@ def kinds(test: pd.DataFrame) -> pd.Series:
     """The kind of failure of each case, by `failures`; "" where the ensemble does not err at p > 0.5."""
     errors = read_csv("data/failures/errors.csv", ["image_id", "model", "kind"])
     own = errors[errors["model"] == "ensemble"].set_index("image_id")["kind"]
-    return test["image_id"].map(own).fillna("")
+    return test["image_id"].map(own.astype(object)).astype(object).fillna("")
 
 
 def cost_optimal(chosen: pd.DataFrame, test: pd.DataFrame, prices: policy.Prices) -> dict[str, Any]:
