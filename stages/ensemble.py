@@ -1,6 +1,8 @@
 """Which cases go to a doctor, and what does that buy?"""
 
+import json
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -10,7 +12,7 @@ from scipy.special import expit, logit
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
-from tmv_lib import deferral, figures, selective
+from tmv_lib import deferral, figures, policy, selective
 from tmv_lib.calibration import calibration_in_the_large, calibration_test, expected_calibration_error
 from tmv_lib.classification import accuracy, negative_log_likelihood
 from tmv_lib.files import join, read_csv, write_csv, write_metrics
@@ -19,6 +21,9 @@ from tmv_lib.reporting import by_class, counts, curve, figure, mean
 from tmv_lib.stage import run
 from tmv_lib.statistics import auroc, patient_folds, rank_among
 
+SITE = "data/site/cases.csv"
+SHIFT = "data/site/shift.json"
+NO_SITE = f"{SITE}: no such file; the stage `site` makes it"
 THRESHOLDS = np.linspace(0, 1, 101)
 
 
@@ -31,64 +36,151 @@ class EnsembleParams(Params):
 
 class DeferralParams(Params):
     threshold: Annotated[float, Field(ge=0, le=1)]
+    budget: Annotated[float, Field(ge=0, le=1)] | None
+    calibration: Literal["shipped", "site"]
     false_negative: Annotated[float, Field(gt=0)]
     false_positive: Annotated[float, Field(gt=0)]
     review: Annotated[float, Field(ge=0)]
+    reader_sensitivity: Annotated[float, Field(gt=0, le=1)]
+    reader_specificity: Annotated[float, Field(gt=0, le=1)]
     risk: Annotated[float, Field(gt=0, lt=1)]
     delta: Annotated[float, Field(gt=0, lt=1)]
+    audit: Annotated[int, Field(ge=500)]
 
 
 def main() -> None:
     params = read("params.yaml", "ensemble", EnsembleParams)
-    policy = read("params.yaml", "deferral", DeferralParams)
+    knobs = read("params.yaml", "deferral", DeferralParams)
     members = list(read_members("params.yaml"))
     rng = np.random.default_rng(params.seed)
+    resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
     cases, signals = gather(members)
+    fits = calibrations(cases, members, knobs)
     val, cal, test = ((cases["split"] == split).to_numpy() for split in ("val", "cal", "test"))
+    if cases["y_true"][val].nunique() < 2:
+        raise ValueError("data/prepare/cases.csv: split val must hold both classes, the ensemble is fitted on it")
+    complete = deferral.complete_signals(signals, fitted=val)
+    signals = complete.table
+    prices = policy.Prices(
+        knobs.false_negative, knobs.false_positive, knobs.review, knobs.reader_sensitivity, knobs.reader_specificity
+    )
 
-    combined = combine(cases, members, val)
-    y_prob = combined[params.combine]
-    cross_fitted = combine_cross_fitted(cases[val], members, params, rng)[params.combine]
-    costs = {"cost_fn": policy.false_negative, "cost_fp": policy.false_positive}
-    margin = deferral.certainty(y_prob, **costs)
+    fold = cross_fitted_prob(cases[val], members, params, rng)
     learned = deferral.learned_certainty(
         cases["y_true"][val],
-        cross_fitted,
+        fold,
         signals[val].to_numpy(),
         groups=cases["patient_id"][val],
         n_folds=params.folds,
         rng=rng,
-        **costs,
+        **prices.errors,
     )
-    scores = {"margin": margin, "learned": learned.kappa(y_prob, signals.to_numpy()), "plain": np.abs(2 * y_prob - 1)}
-    used = "learned" if learned.beats_margin else "margin"
-    cases = cases.assign(
-        y_prob=y_prob,
-        kappa=scores[used],
-        decision=deferral.cheapest_decision(y_prob, **costs),
-        deferred=deferral.decide(scores[used], threshold=policy.threshold),
-        y_prob_baseline=cases[f"y_prob_{members[0]}"],
-        baseline=deferral.cheapest_decision(cases[f"y_prob_{members[0]}"], **costs),
-    )
-    cases["reason"] = reasons(cases, signals, val, close=margin < policy.threshold)
-    certificate = certify(cases, val, cal, test, params, policy, rng)
+    # Where a threshold is chosen: no case of validation is judged by what its own patient fitted.
+    fold_kappa = learned.out_of_fold if learned.beats_margin else deferral.certainty(fold, **prices.errors)
+    chosen = decide(cases[val], fold, fold_kappa, prices, threshold=0)
+    if knobs.budget is not None:
+        knobs = knobs.model_copy(update={"threshold": deferral.threshold_for_budget(fold_kappa, budget=knobs.budget)})
+
+    def judged(logits: pd.DataFrame) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], pd.DataFrame]:
+        combined = combine(cases, logits, val)
+        y_prob = combined[params.combine]
+        scores = {
+            "margin": deferral.certainty(y_prob, **prices.errors),
+            "learned": learned.kappa(y_prob, signals.to_numpy()),
+            "plain": np.abs(2 * y_prob - 1),
+        }
+        kappa = scores["learned" if learned.beats_margin else "margin"]
+        return combined, scores, decide(cases, y_prob, kappa, prices, threshold=knobs.threshold)
+
+    used = "site_calibrated" if knobs.calibration == "site" else "as_shipped"
+    columns = {name: policy.summary(judged(logits)[2][test], prices, **resampling) for name, logits in fits.items()}
+    combined, scores, cases = judged(fits[used])
+    votes = np.column_stack([deferral.cheapest_decision(expit(fits[used][name]), **prices.errors) for name in members])
+    cases = cases.assign(y_prob_baseline=expit(fits[used][members[0]]), baseline=votes[:, 0])
+    cases["reason"] = reasons(cases, signals, val, close=scores["margin"] < knobs.threshold)
+    on_test = {name: score[test] for name, score in scores.items()}
+
+    guarantee, audit = certify(cases, chosen, cal, test, params, knobs, rng)
+    found = bought(cases[test], prices, knobs, params, rng)
+    found |= {"score": "learned" if learned.beats_margin else "margin", "learned": explained(learned, signals)}
+    found |= {"signals_missing": complete.n_missing, "signals_left_out": ", ".join(complete.absent) or "none"}
+    found["cost_optimal"] = cost_optimal(chosen, cases[test], prices)
+    found["ranking"] = rankings(cases[test], on_test, params, rng)
+    found["calibration_of_decided"] = calibration_of_decided(cases[test], params, rng)
+    found["disagreement"] = policy.disagreement(cases[test], votes[test], **resampling)
+    found["subgroups"] = subgroups(cases[test], resampling)
+    found["failures"] = policy.caught(cases[test], kinds(cases[test]), **resampling)
     metrics = {
         "ensemble": ways_to_combine(
-            cases[test], {name: prob[test] for name, prob in combined.items()}, members, params, rng
+            cases[test], fits[used][test], {name: p[test] for name, p in combined.items()}, members, params, rng
         ),
-        "deferral": bought(cases[test], policy, params, rng)
-        | {"score": used, "learned": explained(learned, signals)}
-        | {"ranking": rankings(cases[test], {name: score[test] for name, score in scores.items()}, params, rng)},
-        "guarantee": certificate,
+        "deferral": found | columns | ({} if len(fits) > 1 else {"site_calibrated_absent": NO_SITE}),
+        "guarantee": guarantee,
     }
-    metrics["deferral"]["calibration_of_decided"] = calibration_of_decided(cases[test], params, rng)
     kept = ["image_id", "y_prob", "kappa", "decision", "deferred", "reason"]
     write_csv("data/ensemble/cases.csv", cases[kept])
-    sweep = swept(cases[test], cases[val], policy)
+    sweep = swept(cases[test], chosen, prices)
     write_csv("plots/ensemble/threshold.csv", sweep)
-    write_csv("plots/ensemble/risk_coverage.csv", risk_coverage(cases[test], {k: v[test] for k, v in scores.items()}))
-    figures.save(figures.trust_card(sentences(metrics, policy), sweep), "plots/ensemble/trust_card.png")
+    write_csv("plots/ensemble/risk_coverage.csv", risk_coverage(cases[test], on_test))
+    write_csv("plots/ensemble/audit.csv", audit)
+    grid = np.arange(1, 100) / 100
+    write_csv("plots/ensemble/net_benefit.csv", policy.net_benefits(cases[test], prices, threshold_probs=grid))
+    figures.save(figures.trust_card(sentences(metrics, knobs), sweep), "plots/ensemble/trust_card.png")
     write_metrics("metrics/ensemble.json", metrics)
+
+
+def calibrations(cases: pd.DataFrame, members: list[str], knobs: DeferralParams) -> dict[str, pd.DataFrame]:
+    """Each member's calibrated logits: as shipped and, where `site` has run, as calibrated there and the ceiling."""
+    logits = {"as_shipped": cases[[f"logit_{name}" for name in members]].set_axis(members, axis=1)}
+    if not Path(SITE).exists() and knobs.calibration == "shipped":
+        return logits
+    kinds = {"site_calibrated": "site_logit", "ceiling": "ceiling_logit"}
+    site = read_csv(SITE, ["image_id", *(f"{kind}_{name}" for kind in kinds.values() for name in members)])
+    site = join(cases[["image_id"]], site)
+    for name, kind in kinds.items():
+        logits[name] = site[[f"{kind}_{member}" for member in members]].set_axis(members, axis=1)
+    return logits
+
+
+def decide(
+    cases: pd.DataFrame, y_prob: np.ndarray, kappa: np.ndarray, prices: policy.Prices, *, threshold: float
+) -> pd.DataFrame:
+    """The cases with probability, certainty, cheapest decision, and whether each is deferred."""
+    return cases.assign(
+        y_prob=y_prob,
+        kappa=kappa,
+        decision=deferral.cheapest_decision(y_prob, **prices.errors),
+        deferred=deferral.decide(kappa, threshold=threshold),
+    )
+
+
+def subgroups(test: pd.DataFrame, resampling: dict[str, Any]) -> dict[str, Any]:
+    """Coverage and risk by class and by every column of the case table that names subgroups."""
+    table = pd.read_csv("data/prepare/cases.csv", dtype={"image_id": str}).set_index("image_id").loc[test["image_id"]]
+    named = table[policy.subgroup_columns(table)].reset_index(drop=True)
+    found = policy.by_subgroup(test.reset_index(drop=True), named, **resampling)
+    return found if len(named.columns) else found | {"absent": "the case table has no subgroup column, class excepted"}
+
+
+def kinds(test: pd.DataFrame) -> pd.Series:
+    """The kind of failure of each case, by `failures`; "" where the ensemble does not err at p > 0.5."""
+    errors = read_csv("data/failures/errors.csv", ["image_id", "model", "kind"])
+    own = errors[errors["model"] == "ensemble"].set_index("image_id")["kind"]
+    return test["image_id"].map(own.astype(object)).astype(object).fillna("")
+
+
+def cost_optimal(chosen: pd.DataFrame, test: pd.DataFrame, prices: policy.Prices) -> dict[str, Any]:
+    """The threshold that is cheapest on validation, what it promised there, and what it costs on test."""
+    found: dict[str, Any] = {}
+    for name, cases in (("validation", chosen), ("test", test)):
+        y_true = cases["y_true"].to_numpy()
+        sweep = deferral.threshold_sweep(
+            y_true, cases["y_prob"], cases["kappa"], thresholds=THRESHOLDS, **prices.of(y_true)
+        ).set_index("threshold", drop=False)
+        found.setdefault("threshold", deferral.cost_optimal_threshold(sweep))
+        row = sweep.loc[found["threshold"]]
+        found |= {f"{name}_{key}": float(row[key]) for key in ("failure_cost", "coverage")}
+    return found
 
 
 def gather(members: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -96,11 +188,10 @@ def gather(members: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
     cases = cases[cases["split"] != "train"].reset_index(drop=True)
     columns = [f"{kind}_{name}" for name in members for kind in ("mutual_information", "distance")]
-    doubt = read_csv("data/uncertainty/cases.csv", ["image_id", "disagreement", *columns])
-    explained = read_csv("data/explanations/cases.csv", ["image_id", *(f"border_effect_{name}" for name in members)])
-    # A constant map has no rank correlation with anything, an empty field: it counts as fully unstable.
-    moved = pd.read_csv("data/stability/cases.csv", dtype={"image_id": str}).fillna(1.0)
-    moved = moved[["image_id", *(f"instability_{name}" for name in members)]]
+    # A field may be empty: a constant map has no stability. What is missing is said, and never made up.
+    doubt = read_signals("data/uncertainty/cases.csv", ["disagreement", *columns])
+    explained = read_signals("data/explanations/cases.csv", [f"border_effect_{name}" for name in members])
+    moved = read_signals("data/stability/cases.csv", [f"instability_{name}" for name in members])
     kinds = ("y_prob", "logit", "cross_fitted_logit")
     calibrated = read_csv("data/calibration/cases.csv", ["image_id", *(f"{k}_{m}" for m in members for k in kinds)])
     table = join(cases, calibrated, doubt, explained, moved)
@@ -110,34 +201,41 @@ def gather(members: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return table, table[names]
 
 
-def combine(cases: pd.DataFrame, members: list[str], val: np.ndarray) -> dict[str, np.ndarray]:
-    """The ensemble's probability in three ways; stacking is fitted on validation."""
-    probs = cases[[f"y_prob_{name}" for name in members]].to_numpy()
-    logits = cases[[f"logit_{name}" for name in members]].to_numpy()
-    stack = LogisticRegression().fit(logits[val], cases["y_true"][val])
+def read_signals(path: str, columns: list[str]) -> pd.DataFrame:
+    """`image_id` and these columns, whose fields may be empty. Raises ValueError naming a file or column not there."""
+    read_csv(path, ["image_id"])
+    table = pd.read_csv(path, dtype={"image_id": str})
+    if lacking := [name for name in columns if name not in table]:
+        raise ValueError(f"{path}: signal {lacking[0]} is missing; the columns are {', '.join(table.columns)}")
+    return table[["image_id", *columns]]
+
+
+def combine(cases: pd.DataFrame, logits: pd.DataFrame, val: np.ndarray) -> dict[str, np.ndarray]:
+    """The ensemble's probability in three ways; stacking is fitted on validation. logits: a column a member."""
+    stack = LogisticRegression().fit(logits[val].to_numpy(), cases["y_true"][val])
     return {
-        "mean_probability": probs.mean(axis=1),
-        "mean_logit": expit(logits.mean(axis=1)),
-        "stacking": stack.predict_proba(logits)[:, 1],
+        "mean_probability": expit(logits.to_numpy()).mean(axis=1),
+        "mean_logit": expit(logits.to_numpy().mean(axis=1)),
+        "stacking": stack.predict_proba(logits.to_numpy())[:, 1],
     }
 
 
-def combine_cross_fitted(
+def cross_fitted_prob(
     val: pd.DataFrame, members: list[str], params: EnsembleParams, rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """The same for validation itself, each case by calibrators and a stack that other patients fitted."""
+) -> np.ndarray:
+    """The ensemble's probability of validation itself, each case by what other patients fitted."""
     logits = val[[f"cross_fitted_logit_{name}" for name in members]].to_numpy()
+    if params.combine == "mean_probability":
+        return np.asarray(expit(logits).mean(axis=1))
+    if params.combine == "mean_logit":
+        return np.asarray(expit(logits.mean(axis=1)))
     y_true = val["y_true"].to_numpy()
     fold = patient_folds(y_true, val["patient_id"], n_folds=params.folds, rng=rng)
     stacked = np.empty(len(val))
     for k in range(params.folds):
         stack = LogisticRegression().fit(logits[fold != k], y_true[fold != k])
         stacked[fold == k] = stack.predict_proba(logits[fold == k])[:, 1]
-    return {
-        "mean_probability": expit(logits).mean(axis=1),
-        "mean_logit": expit(logits.mean(axis=1)),
-        "stacking": stacked,
-    }
+    return stacked
 
 
 def reasons(cases: pd.DataFrame, signals: pd.DataFrame, val: np.ndarray, *, close: np.ndarray) -> pd.Series:
@@ -154,12 +252,16 @@ def reasons(cases: pd.DataFrame, signals: pd.DataFrame, val: np.ndarray, *, clos
         ranks = np.stack([rank_among(signals[name].to_numpy(), signals[name].to_numpy()[val]) for name in columns])
         for place in np.flatnonzero(ranks.max(axis=0) > 0.9):
             found[place].append(sentence)
+    gaps = signals.filter(regex="^missing_").to_numpy().any(axis=1)
+    for place in np.flatnonzero(gaps):
+        found[place].append("a signal could not be measured")
     said = pd.Series(["; ".join(words) or "several signals together" for words in found])
     return said.where(cases["deferred"], "")
 
 
 def ways_to_combine(
     test: pd.DataFrame,
+    logits: pd.DataFrame,
     combined: dict[str, np.ndarray],
     members: list[str],
     params: EnsembleParams,
@@ -169,7 +271,7 @@ def ways_to_combine(
     y_true, groups = test["y_true"].to_numpy(), test["patient_id"].to_numpy()
     found: dict[str, Any] = counts(y_true, groups) | {"combine": params.combine}
     resampled = partial(figure, groups=groups, n_resamples=params.resamples, rng=rng)
-    for name, prob in {**{name: test[f"y_prob_{name}"].to_numpy() for name in members}, **combined}.items():
+    for name, prob in {**{name: expit(logits[name].to_numpy()) for name in members}, **combined}.items():
         clipped = np.clip(prob, 1e-6, 1 - 1e-6)
         found[name] = {"ece": expected_calibration_error(y_true, prob)}
         found[name] |= resampled("auroc", auroc, y_true, prob, stratify=y_true)
@@ -179,22 +281,21 @@ def ways_to_combine(
 
 
 def bought(
-    test: pd.DataFrame, policy: DeferralParams, params: EnsembleParams, rng: np.random.Generator
+    test: pd.DataFrame, at: policy.Prices, knobs: DeferralParams, params: EnsembleParams, rng: np.random.Generator
 ) -> dict[str, Any]:
     """What the policy decides, how well, and what it costs against others, at the threshold."""
     y_true, decision, deferred, baseline = (
         test[name].to_numpy().astype(int) for name in ("y_true", "decision", "deferred", "baseline")
     )
     groups = test["patient_id"].to_numpy()
-    prices = {"cost_fn": policy.false_negative, "cost_fp": policy.false_positive, "review": policy.review}
+    prices = at.of(y_true)
     resampled = partial(figure, groups=groups, n_resamples=params.resamples, rng=rng)
     decided = deferred == 0
-    found: dict[str, Any] = counts(y_true, groups) | {"threshold": policy.threshold}
+    found: dict[str, Any] = counts(y_true, groups) | {"threshold": knobs.threshold}
     found |= resampled("coverage", mean, decided.astype(float))
     found["deferral_rate"] = 1 - found["coverage"]
-    # Chow's rule: a case goes to a doctor where deciding it is expected to cost more than a review.
-    most = deferral.chow_review_price(0, cost_fn=policy.false_negative, cost_fp=policy.false_positive)
-    found["chow_threshold"] = max(0.0, 1 - policy.review / most)
+    found |= {"chow_threshold": at.chow_threshold, "words": at.verdict()}
+    found |= {} if knobs.budget is None else {"budget": knobs.budget}
     found |= figure(
         "selective_risk",
         mean,
@@ -240,8 +341,21 @@ def bought(
     found["plain_margin_deferral_cost"] = deferral.failure_cost(y_true, decision, deferred=plain, **prices)
     if deferred.any():
         found["break_even_review_price"] = deferral.break_even_review_price(
-            y_true, decision, deferred, cost_fn=policy.false_negative, cost_fp=policy.false_positive
+            y_true, decision, deferred, sensitivity=at.sensitivity, specificity=at.specificity, **at.errors
         )
+    found["doctor_reads_all_cost"] = float(np.mean(prices["review"]))
+    benefit = partial(deferral.net_benefit, odds=at.cost_fp / at.cost_fn)
+    found |= resampled(
+        "net_benefit",
+        lambda y, decision, deferred, referral, *, weights=None: benefit(
+            y, decision, deferred=deferred, referral=referral, weights=weights
+        ),
+        y_true,
+        decision,
+        deferred,
+        prices["review"] / at.cost_fn,
+    )
+    found |= resampled("net_benefit_deciding_all", benefit, y_true, decision)
     return found
 
 
@@ -271,7 +385,7 @@ def rankings(
     error, groups = (test["decision"] != test["y_true"]).astype(int).to_numpy(), test["patient_id"].to_numpy()
     resampled = partial(figure, groups=groups, n_resamples=params.resamples, rng=rng)
     found: dict[str, Any] = {"n_errors": int(error.sum())}
-    for name, kappa in scores.items():
+    for name, kappa in {**scores, "random": np.zeros(len(error)), "oracle": -error.astype(float)}.items():
         found[name] = {}
         for metric in (selective.aurc, selective.eaurc, selective.augrc):
             found[name] |= resampled(metric.__name__, metric, error, kappa)
@@ -292,63 +406,56 @@ def explained(learned: deferral.LearnedCertainty, signals: pd.DataFrame) -> dict
 
 def certify(
     cases: pd.DataFrame,
-    val: np.ndarray,
+    chosen: pd.DataFrame,
     cal: np.ndarray,
     test: np.ndarray,
     params: EnsembleParams,
-    policy: DeferralParams,
+    knobs: DeferralParams,
     rng: np.random.Generator,
-) -> dict[str, Any]:
-    """The certified operating point: found on `cal`, one image a patient, and how it fares on the test split."""
-    error = (cases["decision"] != cases["y_true"]).astype(int).to_numpy()
-    kappa = cases["kappa"].to_numpy()
-    # Images of one patient are not independent: one of each, drawn by lot.
-    drawn = cases[cal].sample(frac=1, random_state=rng).drop_duplicates("patient_id").index.to_numpy()
-    least = selective.cases_needed(policy.risk, policy.delta)
-    found: dict[str, Any] = {
-        "risk": policy.risk,
-        "delta": policy.delta,
-        "population": "cases exchangeable with the cal split, one image a patient",
-        "n_patients": len(drawn),
-        "cases_needed_without_error": least,
-    }
-    start = min(1.0, selective.cases_needed(policy.risk, policy.delta, errors=2) / len(drawn))
-    grid = selective.coverage_grid(kappa[val], start=start, n_steps=20)
-    for name, certificate in (
-        ("ltt", selective.certify_ltt(error[drawn], kappa[drawn], risk=policy.risk, delta=policy.delta, grid=grid)),
-        ("sgr", selective.certify_sgr(error[drawn], kappa[drawn], risk=policy.risk, delta=policy.delta)),
-    ):
-        found[name] = {"certified": certificate.certified}
-        if not certificate.certified:
-            ordered = error[drawn][np.argsort(-kappa[drawn], kind="stable")]
-            without_error = int(ordered.argmax()) if ordered.any() else len(ordered)
-            found[name]["words"] = (
-                f"Nothing can be certified with {len(drawn)} calibration patients: the surest {without_error} of them"
-                f" hold no error, and at most {policy.risk:.0%} errors with {1 - policy.delta:.0%} confidence needs"
-                f" {least} without an error. Who needs a guarantee sends every case to a doctor."
-            )
-            continue
-        accepted = kappa[test] >= certificate.threshold
-        found[name] |= {
-            "threshold": certificate.threshold,
-            "cal_coverage": certificate.coverage,
-            "cal_errors": certificate.errors,
-            "cal_accepted": certificate.n_accepted,
-            "test_coverage": float(accepted.mean()),
-        }
-        if accepted.any():
-            found[name] |= figure(
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The certified operating points, found on `cal`, how they fare on test, and the audit with its diagram."""
+    limits = {"risk": knobs.risk, "delta": knobs.delta}
+    found, promises, drawn = policy.certified(cases[cal], chosen, rng=rng, **limits)
+    for side, promise in promises.items():
+        seen = cases[test] if side == "pooled" else cases[test & (cases["decision"] == (side == "positive")).to_numpy()]
+        for name in ("ltt", "sgr"):
+            certificate = getattr(promise, name)
+            if not certificate.certified or seen.empty:
+                continue
+            accepted = seen[seen["kappa"] >= certificate.threshold]
+            found[side][name]["test_coverage"] = len(accepted) / len(seen)
+            found[side][name] |= figure(
                 "test_selective_risk",
                 mean,
-                error[test][accepted].astype(float),
-                groups=cases["patient_id"].to_numpy()[test][accepted],
+                (accepted["decision"] != accepted["y_true"]).to_numpy(dtype=float),
+                groups=accepted["patient_id"].to_numpy(),
                 n_resamples=params.resamples,
                 rng=rng,
             )
-    return found
+    found |= {name: found["pooled"][name] for name in ("ltt", "sgr")}
+    found["words"] = standing(knobs)
+    found["audit"], audit = policy.audited(
+        drawn, {"cal": drawn, "test": cases[test]}, promises["pooled"], draws=knobs.audit, rng=rng, **limits
+    )
+    return found, audit
 
 
-def sentences(metrics: dict[str, Any], policy: DeferralParams) -> list[tuple[str, str]]:
+def standing(knobs: DeferralParams) -> str:
+    """Whether the guarantee can hold on test, in words."""
+    if knobs.calibration == "site":
+        return (
+            "The guarantee lapses on test: its probabilities were cross-fitted there, which describes a procedure and"
+            " not one policy, and carries no certificate."
+        )
+    if not Path(SHIFT).exists():
+        return f"Whether test is a place like the calibration split was not measured ({SHIFT}: no such file)."
+    shift = json.loads(Path(SHIFT).read_text(encoding="utf-8"))
+    if shift["shifted"]:
+        return f"The guarantee lapses here, the site is another place than the source: {shift['words']}"
+    return f"No shift was found at {shift['name']}: {shift['words']} The guarantee holds if its cases are exchangeable."
+
+
+def sentences(metrics: dict[str, Any], knobs: DeferralParams) -> list[tuple[str, str]]:
     """The trust card's questions and answers, for the clinician."""
     found, ensemble, ltt = metrics["deferral"], metrics["ensemble"], metrics["guarantee"]["ltt"]
     combined = ensemble[ensemble["combine"]]
@@ -357,7 +464,7 @@ def sentences(metrics: dict[str, Any], policy: DeferralParams) -> list[tuple[str
         (
             "When should I use this?",
             f"Of 100 cases like these it decides {100 * found['coverage']:.0f} and hands"
-            f" {100 * found['deferral_rate']:.0f} to a doctor (threshold {policy.threshold:g}; if its probabilities are"
+            f" {100 * found['deferral_rate']:.0f} to a doctor (threshold {knobs.threshold:g}; if its probabilities are"
             f" true, {found['chow_threshold']:.2f} is the cheapest at these costs).",
         ),
         (
@@ -373,25 +480,25 @@ def sentences(metrics: dict[str, Any], policy: DeferralParams) -> list[tuple[str
         (
             "What does that buy?",
             f"Failure cost {found['failure_cost']:.3f} a case; against the baseline model deciding all:"
-            f" {between(reduction, 'reduction')} less. Costs assumed: missed disease {policy.false_negative:g},"
-            f" false alarm {policy.false_positive:g}, review {policy.review:g}.",
+            f" {between(reduction, 'reduction')} less. Costs assumed: missed disease {knobs.false_negative:g},"
+            f" false alarm {knobs.false_positive:g}, review {knobs.review:g}.",
         ),
         (
             "How good is it at reading?",
             f"AUROC {between(combined, 'auroc', percent=False)} on {found['n']} test images.",
         ),
-        ("What is guaranteed?", promise(ltt, policy)),
+        ("What is guaranteed?", promise(ltt, knobs)),
     ]
 
 
-def promise(ltt: dict[str, Any], policy: DeferralParams) -> str:
+def promise(ltt: dict[str, Any], knobs: DeferralParams) -> str:
     """The guarantee in words: what it says, for whom, and whether the test split bears it out."""
     if not ltt["certified"]:
         return str(ltt["words"])
-    broken = ltt.get("test_selective_risk_low", 0.0) > policy.risk
+    broken = ltt.get("test_selective_risk_low", 0.0) > knobs.risk
     return (
-        f"For cases like those of the calibration split, and for no other place: with {1 - policy.delta:.0%}"
-        f" confidence at most {policy.risk:.0%} errors among those decided with a certainty of at least"
+        f"For cases like those of the calibration split, and for no other place: with {1 - knobs.delta:.0%}"
+        f" confidence at most {knobs.risk:.0%} errors among those decided with a certainty of at least"
         f" {ltt['threshold']:.2f}. Of the test split that is {ltt['test_coverage']:.0%}, and"
         f" {between(ltt, 'test_selective_risk')} of these were wrong."
         + (" The test split is another place: do not rely on this guarantee there." if broken else "")
@@ -408,15 +515,15 @@ def between(found: dict[str, Any], name: str, *, percent: bool = True) -> str:
     )
 
 
-def swept(test: pd.DataFrame, val: pd.DataFrame, policy: DeferralParams) -> pd.DataFrame:
+def swept(test: pd.DataFrame, val: pd.DataFrame, at: policy.Prices) -> pd.DataFrame:
     """Failure cost and deferral rate at each threshold: on validation, where a threshold is chosen, and on test.
 
     Beside test, random and oracle deferral at the same rate.
     """
-    prices = {"cost_fn": policy.false_negative, "cost_fp": policy.false_positive, "review": policy.review}
     rows = []
     for name, split in (("validation", val), ("test", test)):
         y_true, decision = split["y_true"].to_numpy(), split["decision"].to_numpy()
+        prices = at.of(y_true)
         sweep = deferral.threshold_sweep(
             y_true, split["y_prob"].to_numpy(), split["kappa"].to_numpy(), thresholds=THRESHOLDS, **prices
         )

@@ -1,6 +1,7 @@
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
@@ -12,12 +13,17 @@ from tmv_lib.deferral import (
     certainty,
     cheapest_decision,
     chow_review_price,
+    chow_threshold,
+    complete_signals,
+    cost_optimal_threshold,
     decide,
     error_cost,
     failure_cost,
     learned_certainty,
+    net_benefit,
     oracle_deferral_cost,
     random_deferral_cost,
+    referral_cost,
     threshold_for_budget,
     threshold_sweep,
 )
@@ -338,3 +344,52 @@ def test_bad_signals(rng):
     for signals in (np.ones(4), np.ones((3, 2)), np.full((4, 2), np.nan)):
         with pytest.raises(ValueError, match="signals must be finite"):
             learned_certainty([0, 1, 0, 1], np.full(4, 0.4), signals, groups=range(4), n_folds=2, rng=rng, **COSTS)
+
+
+def test_a_doctor_who_errs_makes_a_referral_dearer(rng):
+    y_true, p = calibrated_cases(rng, 400)
+    perfect = referral_cost(y_true, review=0.25, sensitivity=1, specificity=1, **COSTS)
+    assert (perfect == 0.25).all()
+    price = referral_cost(y_true, review=0.25, sensitivity=0.8, specificity=0.9, **COSTS)
+    assert price[y_true == 1] == pytest.approx(1.25)
+    assert price[y_true == 0] == pytest.approx(0.35)
+    y_pred = cheapest_decision(p, **COSTS)
+    assert failure_cost(y_true, y_pred, review=price, deferred=np.ones(400), **COSTS) == pytest.approx(price.mean())
+
+
+@pytest.mark.parametrize(("sensitivity", "specificity"), [(1.0, 1.0), (0.9, 0.8)])
+def test_deferral_pays_below_the_threshold_of_chow_and_never_above(sensitivity, specificity):
+    p_star = 1 / 6  # the case of least certainty: a decision costs R_max = 5/6
+    doctor = {"sensitivity": sensitivity, "specificity": specificity}
+    for review in (0.1, 0.25, 0.9):
+        referral = review + 5 * (1 - sensitivity) * p_star + (1 - specificity) * (1 - p_star)
+        t = chow_threshold(review, **COSTS, **doctor)
+        assert t == pytest.approx(max(0, 1 - referral / (5 / 6)))
+
+
+def test_net_benefit_is_prevalence_less_the_failure_cost_of_a_missed_positive(rng):
+    y_true, p = calibrated_cases(rng, 400)
+    y_pred = cheapest_decision(p, **COSTS)
+    deferred = decide(certainty(p, **COSTS), threshold=0.5)
+    price = referral_cost(y_true, review=0.25, sensitivity=0.9, specificity=0.8, **COSTS)
+    found = net_benefit(y_true, y_pred, odds=1 / 5, referral=price / 5, deferred=deferred)
+    cost = failure_cost(y_true, y_pred, review=price, deferred=deferred, **COSTS)
+    assert found == pytest.approx(y_true.mean() - cost / 5)
+    # Vickers & Elkin: TP/n - FP/n odds
+    tp, fp = (y_true * y_pred).sum(), ((1 - y_true) * y_pred).sum()
+    assert net_benefit(y_true, y_pred, odds=0.2) == pytest.approx(tp / 400 - 0.2 * fp / 400)
+
+
+def test_a_missing_signal_is_said_and_not_made_up():
+    signals = pd.DataFrame({"a": [1.0, np.nan, 3.0, np.nan], "b": [np.nan, np.nan, 1.0, 2.0], "c": [1.0, 2, 3, 4]})
+    found = complete_signals(signals, fitted=np.array([True, True, False, False]))
+    assert found.absent == ["b"]
+    assert found.n_missing == {"a": 2}
+    assert found.table["a"].tolist() == [1, 1, 3, 1]
+    assert found.table["missing_a"].tolist() == [0, 1, 0, 1]
+    assert list(found.table) == ["a", "c", "missing_a"]
+
+
+def test_the_cost_optimal_threshold_defers_fewest_of_the_cheapest():
+    sweep = threshold_sweep([1, 0], [0.9, 0.1], [0.9, 0.95], thresholds=[0, 0.5, 0.92], **PRICED)
+    assert cost_optimal_threshold(sweep) == 0

@@ -1,4 +1,5 @@
 from itertools import permutations
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -7,10 +8,13 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
 from tmv_lib.selective import (
+    audit_certificates,
     augrc,
     aurc,
+    best_start,
     binomial_upper_bound,
     cases_needed,
+    cases_wanted,
     certify_ltt,
     certify_sgr,
     coverage_grid,
@@ -281,3 +285,78 @@ def test_other_bad_values():
         coverage_grid([0.1, 0.2], start=0, n_steps=3)
     with pytest.raises(ValueError, match="n_steps"):
         coverage_grid([0.1, 0.2], start=0.5, n_steps=0)
+
+
+def test_the_audit_gives_what_each_drawn_set_certifies_on_its_own():
+    error, confidence = tied_cases(np.random.default_rng(1), 400)
+    options = {"risk": 0.25, "delta": 0.1}
+    grid = np.array([0.9, 0.7, 0.5, 0.3])
+    audits = audit_certificates(error, confidence, grid=grid, n=300, draws=40, rng=np.random.default_rng(5), **options)
+    counts = np.random.default_rng(5).multinomial(300, np.full(400, 1 / 400), size=40)
+    for k, row in enumerate(counts):
+        drawn = np.repeat(error, row), np.repeat(confidence, row)
+        one = {"ltt": certify_ltt(*drawn, grid=grid, **options), "sgr": certify_sgr(*drawn, **options)}
+        for name, certificate in one.items():
+            assert audits[name].threshold[k] == certificate.threshold
+            accepted = confidence >= certificate.threshold
+            risk = error[accepted].mean() if accepted.any() else 0
+            assert audits[name].risk[k] == pytest.approx(risk)
+            assert audits[name].violated[k] == (risk > 0.25)
+
+
+def test_the_audit_of_500_sets_is_quick_and_a_valid_guarantee_passes_it(rng):
+    error, confidence = sampled_site(rng, 624, lambda c: 0.3 * (1 - c))
+    grid = np.linspace(0, 0.7, 20)
+    start = perf_counter()
+    audits = audit_certificates(error, confidence, risk=0.1, delta=0.1, grid=grid, n=624, draws=500, rng=rng)
+    assert perf_counter() - start < 1
+    for audit in audits.values():
+        assert audit.violated.mean() <= 0.1 + 3 * np.sqrt(0.09 / 500)
+        assert (audit.coverage > 0).mean() > 0.8
+
+
+def test_a_certificate_used_at_a_worse_place_fails_the_audit(rng):
+    source, worse = sampled_site(rng, 600, lambda c: 0.1 * (1 - c)), sampled_site(rng, 600, lambda c: 0.4 * (1 - c))
+    audits = audit_certificates(
+        *source, risk=0.1, delta=0.1, grid=np.linspace(0, 0.7, 20), n=600, draws=500, rng=rng, population=worse
+    )
+    assert all(audit.violated.mean() > 0.5 for audit in audits.values())
+
+
+def test_cases_wanted_are_about_enough(rng):
+    error, confidence = sampled_site(rng, 2000, lambda c: np.full_like(c, 0.02))
+    wanted = cases_wanted(error, confidence, risk=0.05, delta=0.1)
+    assert 45 <= wanted <= 300
+    assert cases_wanted(np.ones(50), np.arange(50), risk=0.05, delta=0.1) is None
+
+
+def test_a_start_leaves_room_for_the_errors_that_other_cases_show():
+    confidence = np.linspace(0, 1, 1000)
+    needed = [cases_needed(0.05, 0.1, errors) / 1000 for errors in range(11)]
+    assert best_start(np.zeros(1000), confidence, n=1000, risk=0.05, delta=0.1) in needed
+    assert best_start(np.zeros(1000), confidence, n=20, risk=0.05, delta=0.1) == 1
+
+
+def test_mapie_walks_as_far():
+    control = pytest.importorskip("mapie.risk_control")
+    for seed in range(20):
+        error, confidence = sampled_site(np.random.default_rng(seed), 500, lambda c: 0.3 * (1 - c) ** 2)
+        grid = np.linspace(0.8, 0, 41)
+        accepted = [confidence >= t for t in grid]
+        p_values = np.array(
+            [binomtest(int(error[a].sum()), int(a.sum()), 0.06, alternative="less").pvalue for a in accepted]
+        )
+        rejected = control.control_fwer(p_values, 0.1, fwer_method="fixed_sequence")
+        ours = certify_ltt(error, confidence, risk=0.06, delta=0.1, grid=grid)
+        assert ours.threshold == (grid[max(rejected)] if len(rejected) else np.inf)
+
+
+def test_a_million_cases_take_seconds(rng):
+    error, confidence = sampled_site(rng, 1_000_000, lambda c: 0.2 * (1 - c))
+    start = perf_counter()
+    risk_coverage_curve(error, confidence)
+    for area in AREAS:
+        area(error, confidence)
+    assert certify_sgr(error, confidence, risk=0.05, delta=0.1).certified
+    assert certify_ltt(error, confidence, risk=0.05, delta=0.1, grid=np.linspace(0, 0.9, 20)).certified
+    assert perf_counter() - start < 10

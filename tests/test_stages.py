@@ -71,7 +71,7 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
 
 
 def run_stages(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str, failures: dict | None = None, **deferral: float
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str, failures: dict | None = None, **deferral: object
 ) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     member = next(iter(params["members"].values()))
@@ -310,3 +310,43 @@ def test_a_site_that_is_the_training_data_is_counted(tmp_path, monkeypatch):
     table.to_csv(path, index=False)
     run_stages(tmp_path, monkeypatch, "site")
     assert metrics(tmp_path, "site")["site"]["shift"]["training_patients_at_the_site"] == 7
+
+
+def made_site(folder: Path, cases: pd.DataFrame, *, shifted: bool) -> None:
+    """What `site` would leave: there the probabilities know the truth."""
+    later = cases[cases["split"] != "train"]
+    known = np.where(later["y_true"] == 1, 6.0, -6.0)
+    columns = {f"{kind}_logit_{name}": known for name in MEMBERS for kind in ("site", "ceiling")}
+    (folder / "data/site").mkdir()
+    later[["image_id"]].assign(**columns).sample(frac=1, random_state=0).to_csv(
+        folder / "data/site/cases.csv", index=False
+    )
+    (folder / "data/site/shift.json").write_text(json.dumps({"name": "ward", "shifted": shifted, "words": "darker."}))
+
+
+def test_the_policy_is_told_as_shipped_and_as_calibrated_at_the_site(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    run_stages(tmp_path, monkeypatch, *(name for name in AFTER_TRAINING if name != "site"))
+    assert "site_calibrated_absent" in metrics(tmp_path, "ensemble")["deferral"]
+    with pytest.raises(ValueError, match=r"data/site/cases\.csv: no such file"):
+        run_stages(tmp_path, monkeypatch, "ensemble", calibration="site")
+    made_site(tmp_path, cases, shifted=True)
+    run_stages(tmp_path, monkeypatch, "ensemble")
+    found = metrics(tmp_path, "ensemble")
+    assert found["deferral"]["site_calibrated"]["errors_deciding_all"] == 0
+    assert found["deferral"]["ceiling"]["errors_deciding_all"] == 0
+    assert found["deferral"]["as_shipped"]["errors_deciding_all"] == found["deferral"]["errors_deciding_all"] > 0
+    assert found["guarantee"]["words"] == "The guarantee lapses at ward, which is another place: darker."
+    run_stages(tmp_path, monkeypatch, "ensemble", calibration="site")
+    found = metrics(tmp_path, "ensemble")
+    assert found["deferral"]["errors_deciding_all"] == 0
+    assert "lapses on test" in found["guarantee"]["words"]
+
+
+def test_a_budget_sets_the_threshold_and_a_dear_review_never_pays(tmp_path, monkeypatch):
+    made_tables(tmp_path, separation=1.0)
+    run_stages(tmp_path, monkeypatch, *AFTER_TRAINING, budget=0.0, review=2.0)
+    found = metrics(tmp_path, "ensemble")["deferral"]
+    assert found["words"].startswith("deferral never pays")
+    assert found["threshold"] < 0.3
+    assert found["chow_threshold"] == 0

@@ -1,7 +1,7 @@
 """Which cases go to a doctor, and what that costs.
 
-Costs are in one unit, that of the reader's choice: `cost_fn` of a missed positive, `cost_fp` of a false alarm,
-`review` of one referral (with the reader's own expected errors in it, where the reader is not perfect).
+Costs are in one unit, that of whoever pays: `cost_fn` of a missed positive, `cost_fp` of a false alarm, `review` of one
+referral: a number, or one a case (n,) where the doctor's own expected errors are in it (`referral_cost`).
 `R_max = cost_fn cost_fp / (cost_fn + cost_fp)` is the most that the cheaper decision can be expected to cost.
 
 The automatic decision is the one that is cheaper in expectation, p > cost_fp / (cost_fn + cost_fp), and not p > 0.5:
@@ -65,6 +65,44 @@ def chow_review_price(threshold: float, *, cost_fn: float, cost_fp: float) -> fl
     return (1 - threshold) * cost_fn * _indifference(cost_fn, cost_fp)
 
 
+def chow_threshold(
+    review: float, *, cost_fn: float, cost_fp: float, sensitivity: float = 1.0, specificity: float = 1.0
+) -> float:
+    """The threshold at which a referral is expected to cost what the automatic decision costs, in [0, 1].
+
+    Of the case of least certainty, p = p*, with a doctor of this sensitivity and specificity in [0, 1]: a referral
+    costs review + R_max (2 - sensitivity - specificity), the decision R_max, so that t = sensitivity + specificity - 1
+    - review / R_max (Youden's index, less the price). With a perfect doctor this is Chow's rule for every case.
+    0: deferral never pays, for no case is a decision expected to cost more than a referral.
+
+    >>> round(chow_threshold(0.25, cost_fn=5, cost_fp=1), 3), chow_threshold(1, cost_fn=5, cost_fp=1)
+    (0.7, 0.0)
+    """
+    _as_review(review, n=1)
+    _check_share("sensitivity", sensitivity)
+    _check_share("specificity", specificity)
+    most = cost_fn * _indifference(cost_fn, cost_fp)
+    return float(np.clip(sensitivity + specificity - 1 - review / most, 0, 1))
+
+
+def referral_cost(
+    y_true: ArrayLike, *, cost_fn: float, cost_fp: float, review: float, sensitivity: float, specificity: float
+) -> FloatArray:
+    """What a referral of each case is expected to cost: the review, and the errors of the doctor who reads it; (n,).
+
+    sensitivity, specificity: of the doctor on deferred cases, in [0, 1]; 1 is a doctor who does not err.
+
+    >>> referral_cost([1, 0], cost_fn=5, cost_fp=1, review=0.25, sensitivity=0.9, specificity=0.8).round(2).tolist()
+    [0.75, 0.45]
+    """
+    y_true = as_binary(y_true)
+    _check_costs(cost_fn, cost_fp)
+    _check_share("sensitivity", sensitivity)
+    _check_share("specificity", specificity)
+    missed, alarmed = cost_fn * (1 - sensitivity) * y_true, cost_fp * (1 - specificity) * (1 - y_true)
+    return _as_review(review, n=y_true.size) + missed + alarmed
+
+
 def error_cost(y_true: ArrayLike, y_pred: ArrayLike, *, cost_fn: float, cost_fp: float) -> FloatArray:
     """What deciding each case automatically did cost: cost_fn, cost_fp or 0; (n,)."""
     y_true = as_binary(y_true)
@@ -79,7 +117,7 @@ def failure_cost(
     *,
     cost_fn: float,
     cost_fp: float,
-    review: float,
+    review: ArrayLike,
     deferred: ArrayLike | None = None,
     weights: ArrayLike | None = None,
 ) -> Any:
@@ -95,21 +133,31 @@ def failure_cost(
     1.5625
     """
     cost = error_cost(y_true, y_pred, cost_fn=cost_fn, cost_fp=cost_fp)
-    _check_review(review)
+    price = _as_review(review, n=cost.size)
     if deferred is not None:
-        cost = np.where(as_binary(deferred, name="deferred", n=cost.size) == 1, review, cost)
+        cost = np.where(as_binary(deferred, name="deferred", n=cost.size) == 1, price, cost)
     weights = as_weights(weights, n=cost.size)
     return weights @ cost / weights.sum(axis=-1)
 
 
 def break_even_review_price(
-    y_true: ArrayLike, y_pred: ArrayLike, deferred: ArrayLike, *, cost_fn: float, cost_fp: float
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    deferred: ArrayLike,
+    *,
+    cost_fn: float,
+    cost_fp: float,
+    sensitivity: float = 1.0,
+    specificity: float = 1.0,
 ) -> float:
     """The review price at which deferring these cases costs as much as deciding all: cost avoided per referral.
 
-    Raises ValueError where nobody is deferred.
+    sensitivity, specificity: of the doctor who reads them. Below 0 where the doctor's errors on these cases cost more
+    than the automatic ones: no price pays then. Raises ValueError where nobody is deferred.
     """
-    cost = error_cost(y_true, y_pred, cost_fn=cost_fn, cost_fp=cost_fp)
+    costs = {"cost_fn": cost_fn, "cost_fp": cost_fp}
+    cost = error_cost(y_true, y_pred, **costs)
+    cost = cost - referral_cost(y_true, review=0, sensitivity=sensitivity, specificity=specificity, **costs)
     mask = as_binary(deferred, name="deferred", n=cost.size) == 1
     if not mask.any():
         raise ValueError("no case is deferred: there is no price at which referrals break even")
@@ -124,7 +172,7 @@ def threshold_sweep(
     thresholds: ArrayLike,
     cost_fn: float,
     cost_fp: float,
-    review: float,
+    review: ArrayLike,
 ) -> pd.DataFrame:
     """One row a threshold: what is decided, how well, and what the policy costs. The decision is the cheapest one.
 
@@ -136,14 +184,14 @@ def threshold_sweep(
     y_pred = cheapest_decision(as_finite(y_prob, name="y_prob", n=y_true.size), cost_fn=cost_fn, cost_fp=cost_fp)
     kappa = as_finite(kappa, name="kappa", n=y_true.size, low=0, high=1)
     thresholds = as_finite(thresholds, name="thresholds", low=0, high=1)
-    _check_review(review)
+    price = _as_review(review, n=y_true.size)
 
     missed, alarmed = y_true * (1 - y_pred), (1 - y_true) * y_pred
     order = np.argsort(kappa)
-    per_case = np.stack([np.ones(y_true.size), y_true, missed, alarmed])[:, order]
-    below = np.concatenate([np.zeros((4, 1)), per_case.cumsum(axis=1)], axis=1)
+    per_case = np.stack([np.ones(y_true.size), y_true, missed, alarmed, price])[:, order]
+    below = np.concatenate([np.zeros((5, 1)), per_case.cumsum(axis=1)], axis=1)
     deferred = below[:, np.searchsorted(kappa[order], thresholds, side="left")]
-    n_decided, positives, misses, alarms = below[:, -1:] - deferred
+    n_decided, positives, misses, alarms, _ = below[:, -1:] - deferred
     negatives, errors, n = n_decided - positives, misses + alarms, y_true.size
 
     return pd.DataFrame(
@@ -156,9 +204,15 @@ def threshold_sweep(
             "specificity": _share(negatives - alarms, negatives),
             "errors_left": errors.astype(int),
             "errors_avoided": (missed.sum() + alarmed.sum() - errors).astype(int),
-            "failure_cost": (cost_fn * misses + cost_fp * alarms + review * deferred[0]) / n,
+            "failure_cost": (cost_fn * misses + cost_fp * alarms + deferred[4]) / n,
         }
     )
+
+
+def cost_optimal_threshold(sweep: pd.DataFrame) -> float:
+    """The threshold of a `threshold_sweep` with the least failure cost; where several have it, the smallest."""
+    cheapest = sweep[sweep["failure_cost"] <= sweep["failure_cost"].min() + 1e-12]
+    return float(cheapest["threshold"].min())
 
 
 def threshold_for_budget(kappa: ArrayLike, *, budget: float) -> float:
@@ -176,7 +230,7 @@ def random_deferral_cost(
     deferral_rate: ArrayLike,
     cost_fn: float,
     cost_fp: float,
-    review: float,
+    review: ArrayLike,
 ) -> FloatArray:
     """Expected failure cost when this share of cases is deferred by lot: (1 - r) cost of deciding all + r review.
 
@@ -184,7 +238,7 @@ def random_deferral_cost(
     """
     rate = as_finite(deferral_rate, name="deferral_rate", low=0, high=1)
     everything = failure_cost(y_true, y_pred, cost_fn=cost_fn, cost_fp=cost_fp, review=review)
-    return (1 - rate) * everything + rate * review
+    return (1 - rate) * everything + rate * float(np.asarray(review, dtype=float).mean())
 
 
 def oracle_deferral_cost(
@@ -194,17 +248,78 @@ def oracle_deferral_cost(
     deferral_rate: ArrayLike,
     cost_fn: float,
     cost_fp: float,
-    review: float,
+    review: ArrayLike,
 ) -> FloatArray:
-    """Failure cost when the dearest errors are deferred first, then the cheaper ones: no policy can do better.
+    """Failure cost when the cases are deferred first whose referral saves most: no policy can do better.
 
     deferral_rate: (k,) in [0, 1]; a share that is no whole number of cases mixes its two neighbours. Returns (k,).
     """
     rate = as_finite(deferral_rate, name="deferral_rate", low=0, high=1)
-    _check_review(review)
-    cost = np.sort(error_cost(y_true, y_pred, cost_fn=cost_fn, cost_fp=cost_fp))
-    left = np.append(np.cumsum(cost)[::-1], 0)  # left[D]: what the n - D cheapest cases cost
-    return np.interp(rate * cost.size, np.arange(cost.size + 1), left) / cost.size + rate * review
+    cost = error_cost(y_true, y_pred, cost_fn=cost_fn, cost_fp=cost_fp)
+    saved = np.sort(cost - _as_review(review, n=cost.size))[::-1]
+    left = cost.sum() - np.append(0, np.cumsum(saved))  # left[D]: to pay with D referrals
+    return np.interp(rate * cost.size, np.arange(cost.size + 1), left) / cost.size
+
+
+def net_benefit(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    odds: float,
+    referral: ArrayLike = 0.0,
+    deferred: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+) -> Any:
+    """Net benefit (Vickers & Elkin 2006) with deferral: true positives a case, less what they were bought with.
+
+    (TP - odds FP) / n - (what the referrals cost) / n, in true positives a case. A referral counts as found by a
+    doctor who does not err, less `referral`: its cost over cost_fn, a number or one a case, the doctor's own expected
+    errors in it. With odds = cost_fp / cost_fn it equals prevalence - failure cost / cost_fn.
+
+    odds: p / (1 - p) of the threshold probability, > 0: the false alarms that one missed positive is worth, inverted.
+    Returns a float, or an array (resamples,).
+    """
+    y_true = as_binary(y_true)
+    y_pred = as_binary(y_pred, name="y_pred", n=y_true.size)
+    if not 0 < odds < np.inf:
+        raise ValueError(f"odds must be positive and finite, found {odds}")
+    price = _as_review(referral, n=y_true.size)
+    benefit = y_true * y_pred - odds * (1 - y_true) * y_pred
+    if deferred is not None:
+        benefit = np.where(as_binary(deferred, name="deferred", n=y_true.size) == 1, y_true - price, benefit)
+    weights = as_weights(weights, n=y_true.size)
+    return weights @ benefit / weights.sum(axis=-1)
+
+
+class CompleteSignals(NamedTuple):
+    """Signals without gaps, and how many values each lacked.
+
+    table: the signals, a missing value replaced by the median of the cases fitted on, and behind them a column
+        `missing_<signal>` of 0 and 1 for each signal that is missing there for some.
+    n_missing: of each signal with gaps, among all cases.
+    absent: signals that no case fitted on has; they are left out.
+    """
+
+    table: pd.DataFrame
+    n_missing: dict[str, int]
+    absent: list[str]
+
+
+def complete_signals(signals: pd.DataFrame, *, fitted: BoolArray) -> CompleteSignals:
+    """Say where a signal is missing instead of guessing what it would have been; `fitted` (n,) marks the cases to learn
+    from.
+
+    Where a signal is missing for the reason that makes a case doubtful (a constant map has no stability), the extra
+    column lets `learned_certainty` find that out; where it is missing for no reason, its coefficient stays near 0.
+    """
+    absent = [name for name in signals if signals.loc[fitted, name].isna().all()]
+    kept = signals.drop(columns=absent)
+    gaps = kept.isna()
+    table = kept.fillna(kept[fitted].median())
+    for name in kept.columns[gaps[fitted].any()]:
+        table[f"missing_{name}"] = gaps[name].astype(float)
+    n_missing = {name: int(count) for name, count in gaps.sum().items() if count}
+    return CompleteSignals(table, n_missing, absent)
 
 
 class LearnedCertainty(NamedTuple):
@@ -364,9 +479,14 @@ def _check_costs(cost_fn: float, cost_fp: float) -> None:
             raise ValueError(f"{name} must be positive and finite, found {cost}")
 
 
-def _check_review(review: float) -> None:
-    if not 0 <= review < np.inf:
-        raise ValueError(f"review must be at least 0 and finite, found {review}")
+def _as_review(review: ArrayLike, *, n: int) -> FloatArray:
+    """The price of each referral (n,), from one number or one a case."""
+    price = np.asarray(review, dtype=float)
+    if price.shape not in ((), (n,)):
+        raise ValueError(f"review must be a number or one value a case ({n}), found shape {price.shape}")
+    if not ((price >= 0) & (price < np.inf)).all():
+        raise ValueError(f"review must be at least 0 and finite, found {price[~((price >= 0) & (price < np.inf))][0]}")
+    return np.broadcast_to(price, n)
 
 
 def _check_share(name: str, value: float) -> None:

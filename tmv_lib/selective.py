@@ -9,7 +9,7 @@ from math import ceil, inf, log2
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainccinv, digamma
 from scipy.stats import binom
 
@@ -43,6 +43,20 @@ class Certificate(NamedTuple):
     risk_bound: float
 
 
+class Audit(NamedTuple):
+    """What the certificates of many calibration sets are worth in a population, one value a set, each (draws,).
+
+    threshold: certified, infinite where nothing was. coverage, risk: share of the population that it accepts, and the
+    error rate among these, 0 where it accepts nobody. violated: the risk is above the one that was guaranteed.
+    """
+
+    threshold: FloatArray
+    coverage: FloatArray
+    risk: FloatArray
+    violated: NDArray[np.bool_]
+
+
+_CELLS_AT_ONCE = 2**21  # calibration sets are drawn so many cases at a time: 16 MiB
 _NO_CERTIFICATE = Certificate(False, inf, 0.0, 0, 0, 1.0, 1.0)
 
 
@@ -213,6 +227,123 @@ def certify_sgr(error: ArrayLike, confidence: ArrayLike, *, risk: float, delta: 
         p_value = float(binom.cdf(n_errors, n_accepted, risk))
         best = Certificate(True, float(thresholds[middle]), n_accepted / n, n_errors, n_accepted, p_value, bound)
     return best
+
+
+def best_start(error: ArrayLike, confidence: ArrayLike, *, n: int, risk: float, delta: float) -> float:
+    """The share in (0, 1] at which a `coverage_grid` should start for n calibration cases, by cases other than these.
+
+    A first step with room for e errors must accept `cases_needed(risk, delta, e)` of the n. For e = 0 to 10 the chance
+    to pass is P(Bin(that many, r) <= e), r = (errors + 1/2) / (accepted + 1) at this share of the cases given; the
+    likeliest wins, the smaller one where two are alike. 1 where n is too small for any.
+    """
+    _, accepted, errors = _accepted(error, confidence)
+    share, chance = 1.0, 0.0
+    for allowed in range(11):
+        needed = cases_needed(risk, delta, allowed)
+        if needed > n:
+            break
+        place = min(int(np.searchsorted(accepted, needed / n * accepted[-1])), len(accepted) - 1)
+        rate = (errors[place] + 0.5) / (accepted[place] + 1)
+        if (passes := float(binom.cdf(allowed, needed, rate))) > chance:
+            share, chance = needed / n, passes
+    return share
+
+
+def cases_wanted(error: ArrayLike, confidence: ArrayLike, *, risk: float, delta: float) -> int | None:
+    """About how many calibration cases it would take to certify anything, decided and deferred ones together.
+
+    Were the error rates r = (errors + 1/2) / (accepted + 1) seen at each coverage the true ones: the least n with
+    P(Bin(n, risk) <= ceil(r n)) <= delta, over the coverage; the least of all coverages. An extrapolation, no
+    guarantee. None where no coverage has an error rate below `risk`, or more than a million accepted would be needed.
+    """
+    _check_share("risk", risk)
+    _check_share("delta", delta)
+    _, accepted, errors = _accepted(error, confidence)
+    places = np.unique(np.linspace(0, len(accepted) - 1, 200).astype(int))
+    rate = ((errors + 0.5) / (accepted + 1))[places, None]
+    n = np.unique(np.geomspace(1, 1_000_000, 600).astype(int))
+    enough = binom.cdf(np.ceil(rate * n), n, risk) <= delta
+    found = enough.any(axis=1)
+    if not found.any():
+        return None
+    wanted = n[enough[found].argmax(axis=1)] / (accepted[places][found] / accepted[-1])
+    return ceil(wanted.min())
+
+
+def audit_certificates(
+    error: ArrayLike,
+    confidence: ArrayLike,
+    *,
+    risk: float,
+    delta: float,
+    grid: ArrayLike,
+    n: int,
+    draws: int,
+    rng: np.random.Generator,
+    population: tuple[ArrayLike, ArrayLike] | None = None,
+) -> dict[str, Audit]:
+    """`certify_ltt` and `certify_sgr` on `draws` calibration sets of n cases, drawn with replacement from these.
+
+    The truth is the whole `population`, a pair of error and confidence; these very cases where it is left out. A valid
+    certificate is violated in at most a share `delta` of the draws. (Drawing without replacement, with the cases left
+    over as truth, misleads: the two are then not independent.)
+
+    Returns the `Audit` of "ltt" and of "sgr".
+    """
+    _check_share("risk", risk)
+    _check_share("delta", delta)
+    if n < 1 or draws < 1:
+        raise ValueError(f"n and draws must be at least 1, found {n} and {draws}")
+    thresholds = np.unique(as_finite(grid, name="grid"))[::-1]
+    size = as_binary(error, name="error").size
+    certified: dict[str, list[FloatArray]] = {"ltt": [], "sgr": []}
+    batch = max(1, _CELLS_AT_ONCE // size)
+    for start in range(0, draws, batch):
+        counts = rng.multinomial(n, np.full(size, 1 / size), size=min(batch, draws - start))
+        distinct, accepted, errors = _accepted(error, confidence, counts)
+        certified["ltt"].append(_walk(thresholds, distinct, accepted, errors, risk=risk, delta=delta))
+        certified["sgr"].append(_search(distinct, accepted, errors, risk=risk, delta=delta))
+    truth = _accepted(*(population or (error, confidence)))
+    return {name: _judged(np.concatenate(found), *truth, risk=risk) for name, found in certified.items()}
+
+
+def _walk(
+    thresholds: FloatArray, distinct: FloatArray, accepted: FloatArray, errors: FloatArray, *, risk: float, delta: float
+) -> FloatArray:
+    """`certify_ltt` for each row of accepted and errors (draws, distinct): the certified threshold, or infinity."""
+    position = np.searchsorted(-distinct, -thresholds, side="right")
+    n_accepted, n_errors = (np.pad(counts, ((0, 0), (1, 0)))[:, position] for counts in (accepted, errors))
+    passed = binom.cdf(n_errors, n_accepted, risk) <= delta
+    walked = np.logical_and.accumulate(passed, axis=1).sum(axis=1)
+    return np.append(inf, thresholds)[walked]
+
+
+def _search(distinct: FloatArray, accepted: FloatArray, errors: FloatArray, *, risk: float, delta: float) -> FloatArray:
+    """`certify_sgr` for each row: the search runs over the confidences that the row holds."""
+    rows = np.arange(len(accepted))
+    held = np.diff(accepted, axis=1, prepend=0) > 0
+    place = np.argsort(~held, axis=1, kind="stable")  # column of the row's k-th confidence
+    low, high = np.zeros(len(rows), dtype=int), held.sum(axis=1) - 1
+    n_steps = max(1, ceil(log2(accepted[0, -1])))
+    best = np.full(len(rows), inf)
+    for _ in range(n_steps):
+        open_ = low <= high
+        middle = np.where(open_, (low + high) // 2, 0)
+        column = place[rows, middle]
+        # the exact bound lies at or below `risk` where P(Bin(n, risk) <= errors) <= delta / steps
+        met = open_ & (binom.cdf(errors[rows, column], accepted[rows, column], risk) <= delta / n_steps)
+        best = np.where(met, distinct[column], best)
+        low, high = np.where(met, middle + 1, low), np.where(open_ & ~met, middle - 1, high)
+    return best
+
+
+def _judged(
+    threshold: FloatArray, distinct: FloatArray, accepted: FloatArray, errors: FloatArray, *, risk: float
+) -> Audit:
+    position = np.searchsorted(-distinct, -threshold, side="right")
+    n_accepted, n_errors = np.append(0, accepted)[position], np.append(0, errors)[position]
+    true_risk = np.divide(n_errors, n_accepted, out=np.zeros(len(threshold)), where=n_accepted > 0)
+    return Audit(threshold, n_accepted / accepted[-1], true_risk, true_risk > risk)
 
 
 def _accepted(

@@ -1,0 +1,299 @@
+"""What a deferral policy does on the cases of one split: figures with intervals, for whom, and what is guaranteed.
+
+`cases` has a row an image: `patient_id`, `y_true`, `y_prob`, `kappa`, `decision` (0 or 1), `deferred` (boolean).
+`resampling` holds `n_resamples` and `rng` of `tmv_lib.statistics.bootstrap`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from tmv_lib import deferral, selective
+from tmv_lib.classification import accuracy
+from tmv_lib.reporting import figure, mean
+from tmv_lib.statistics import FloatArray, wilson_interval
+
+NO_SUBGROUP = ("image_id", "patient_id", "split", "source", "cause", "clear_finding")
+MOST_SUBGROUPS = 20
+
+
+class Prices(NamedTuple):
+    """What errors and referrals cost, and how well the doctor reads what is referred: `sensitivity`, `specificity`."""
+
+    cost_fn: float
+    cost_fp: float
+    review: float
+    sensitivity: float = 1.0
+    specificity: float = 1.0
+
+    @property
+    def errors(self) -> dict[str, float]:
+        return {"cost_fn": self.cost_fn, "cost_fp": self.cost_fp}
+
+    @property
+    def chow_threshold(self) -> float:
+        return deferral.chow_threshold(**self._asdict())
+
+    def of(self, y_true: np.ndarray) -> dict[str, Any]:
+        """`cost_fn`, `cost_fp` and the `review` of each case, the doctor's expected errors in it."""
+        return self.errors | {"review": deferral.referral_cost(y_true, **self._asdict())}
+
+    def verdict(self) -> str:
+        """Whether deferral can pay at these prices, in words."""
+        if self.chow_threshold > 0:
+            return f"deferral can pay: with true probabilities it does below a certainty of {self.chow_threshold:.2f}"
+        most = deferral.chow_review_price(0, **self.errors)
+        return (
+            f"deferral never pays: a review costs {self.review:g}, an automatic decision is expected to cost at most"
+            f" {most:.3g}, and the doctor reads with sensitivity {self.sensitivity:g}, specificity {self.specificity:g}"
+        )
+
+
+def summary(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str, Any]:
+    """Errors, accuracy, coverage, selective risk and failure cost of one policy."""
+    y_true, y_pred, groups = (cases[name].to_numpy() for name in ("y_true", "decision", "patient_id"))
+    deferred = cases["deferred"].to_numpy()
+    wrong, decided = y_pred != y_true, ~deferred
+    resampled: Callable[..., dict[str, Any]] = partial(figure, groups=groups, **resampling)
+    found: dict[str, Any] = {
+        "n": len(cases),
+        "errors_deciding_all": int(wrong.sum()),
+        "errors_left": int(wrong[decided].sum()),
+    }
+    found |= resampled("accuracy", accuracy, y_true, (cases["y_prob"].to_numpy() > 0.5).astype(int))
+    found |= resampled("coverage", mean, decided.astype(float))
+    found |= figure("selective_risk", mean, wrong[decided].astype(float), groups=groups[decided], **resampling)
+    cost = np.where(deferred, prices.of(y_true)["review"], deferral.error_cost(y_true, y_pred, **prices.errors))
+    return found | resampled("failure_cost", mean, cost)
+
+
+def disagreement(cases: pd.DataFrame, votes: np.ndarray, **resampling: Any) -> dict[str, Any]:
+    """What becomes of the cases on which the members disagree; votes (n, members), the decision of each alone."""
+    differ = votes.min(axis=1) != votes.max(axis=1)
+    wrong, deferred = (cases["decision"] != cases["y_true"]).to_numpy(), cases["deferred"].to_numpy()
+    groups = cases["patient_id"].to_numpy()
+    found: dict[str, Any] = {"n": int(differ.sum())}
+    for name, inside in (("agree", ~differ), ("disagree", differ)):
+        found[name] = {"n": int(inside.sum()), "n_errors": int(wrong[inside].sum())}
+        found[name] |= figure("error_rate", mean, wrong[inside].astype(float), groups=groups[inside], **resampling)
+        found[name] |= figure(
+            "deferral_rate", mean, deferred[inside].astype(float), groups=groups[inside], **resampling
+        )
+    found |= figure("share_of_errors", mean, differ[wrong].astype(float), groups=groups[wrong], **resampling)
+    return found
+
+
+def subgroup_columns(cases: pd.DataFrame) -> list[str]:
+    """The columns of words, with two to twenty different ones, that name a subgroup."""
+    words = cases.select_dtypes(["object", "string"])
+    return [name for name in words if name not in NO_SUBGROUP and 2 <= words[name].nunique() <= MOST_SUBGROUPS]
+
+
+def by_subgroup(cases: pd.DataFrame, named: pd.DataFrame, **resampling: Any) -> dict[str, Any]:
+    """Coverage and risk in each class and subgroup, and whether deferral widens its gap to the rest.
+
+    named: words (n, columns), rows as in `cases`. `gap_deciding_all` is the subgroup's error rate less that of the
+    rest when every case is decided, `gap_decided` the same among the decided, `widened` how much farther the second
+    lies from 0; its interval is not corrected for the number of subgroups.
+    """
+    named = named.assign(y_true=np.where(cases["y_true"] == 1, "positive", "negative"))
+    wrong = (cases["decision"] != cases["y_true"]).to_numpy(dtype=float)
+    decided = ~cases["deferred"].to_numpy()
+    groups, found = cases["patient_id"].to_numpy(), {}
+    for column in named:
+        for value in sorted(named[column].dropna().unique()):
+            inside = (named[column] == value).to_numpy()
+            kept = inside & decided
+            entry: dict[str, Any] = {"n": int(inside.sum()), "n_errors": int(wrong[inside].sum())}
+            entry["errors_left"] = int(wrong[kept].sum())
+            entry |= figure("coverage", mean, decided[inside].astype(float), groups=groups[inside], **resampling)
+            entry |= figure("selective_risk", mean, wrong[kept], groups=groups[kept], **resampling)
+            widened: dict[str, Any] = figure("widened", _widened, wrong, inside, decided, groups=groups, **resampling)
+            if "widened" in widened:
+                entry["gap_deciding_all"] = float(_gap(wrong, inside, np.ones(len(wrong))))
+                entry["gap_decided"] = float(_gap(wrong, inside, decided.astype(float)))
+                low, high = widened["widened_low"], widened["widened_high"]
+                entry["words"] = (
+                    "deferral widens the gap"
+                    if low > 0
+                    else "deferral narrows the gap"
+                    if high < 0
+                    else "not told apart"
+                )
+            found[f"{column}: {value}"] = entry | widened
+    return found
+
+
+def _gap(wrong: FloatArray, inside: np.ndarray, weights: FloatArray) -> Any:
+    within, rest = weights * inside, weights * ~inside
+    return within @ wrong / within.sum(axis=-1) - rest @ wrong / rest.sum(axis=-1)
+
+
+def _widened(wrong: FloatArray, inside: np.ndarray, decided: np.ndarray, *, weights: Any = None) -> Any:
+    w = np.ones(len(wrong)) if weights is None else weights
+    return np.abs(_gap(wrong, inside, w * decided)) - np.abs(_gap(wrong, inside, w))
+
+
+def caught(cases: pd.DataFrame, kinds: pd.Series, **resampling: Any) -> dict[str, Any]:
+    """Of each kind of failure (n,), "" where there is none: how many errors are deferred, left, or decided rightly.
+
+    The kinds are those of errors at p > 0.5; with unequal costs the cheapest decision puts some of them right and makes
+    others, which have no kind ("without a kind").
+    """
+    wrong, deferred = (cases["decision"] != cases["y_true"]).to_numpy(), cases["deferred"].to_numpy()
+    kind = np.where(wrong & (kinds.to_numpy() == ""), "without a kind", kinds.to_numpy())
+    found: dict[str, Any] = {}
+    for name in sorted(set(kind) - {""}):
+        here = kind == name
+        found[name] = {"n": int(here.sum()), "deferred": int((here & deferred).sum())}
+        found[name]["left"] = int((here & wrong & ~deferred).sum())
+        found[name]["decided_rightly"] = int((here & ~wrong & ~deferred).sum())
+        groups = cases["patient_id"].to_numpy()[here]
+        found[name] |= figure("caught", mean, deferred[here].astype(float), groups=groups, **resampling)
+    return found
+
+
+def net_benefits(cases: pd.DataFrame, prices: Prices, *, threshold_probs: FloatArray) -> pd.DataFrame:
+    """Decision curve: net benefit at each threshold probability in (0, 1), with and without deferral.
+
+    Decisions are p > threshold probability; the referrals are those of the policy, at their price in missed positives.
+    """
+    y_true, y_prob = cases["y_true"].to_numpy(), cases["y_prob"].to_numpy()
+    referral = prices.of(y_true)["review"] / prices.cost_fn
+    rows = []
+    for p in threshold_probs:
+        benefit = partial(deferral.net_benefit, y_true, odds=p / (1 - p))
+        decision = (y_prob > p).astype(int)
+        rows += [
+            ("policy", p, benefit(decision, referral=referral, deferred=cases["deferred"])),
+            ("ensemble decides all", p, benefit(decision)),
+            ("all called positive", p, benefit(np.ones(len(cases)))),
+            ("nobody called positive", p, 0.0),
+        ]
+    return pd.DataFrame(rows, columns=["series", "threshold_prob", "net_benefit"])
+
+
+class Promise(NamedTuple):
+    """The certificates of one side by both methods, and the grid that Learn-then-Test walked."""
+
+    ltt: selective.Certificate
+    sgr: selective.Certificate
+    grid: FloatArray
+
+
+def certified(
+    cal: pd.DataFrame, other: pd.DataFrame, *, risk: float, delta: float, rng: np.random.Generator
+) -> tuple[dict[str, Any], dict[str, Promise], pd.DataFrame]:
+    """Certify pooled decisions at delta, and the positive and the negative ones each at delta / 2, from `cal`.
+
+    other: cases that chose the grid, none of them in `cal`. Images of one patient are not independent: one of each is
+    drawn by lot. Returns the figures, the promises by side, and the drawn cases.
+    """
+    drawn = cal.sample(frac=1, random_state=rng).drop_duplicates("patient_id")
+    found: dict[str, Any] = {"risk": risk, "delta": delta, "n_patients": len(drawn)}
+    found["population"] = "cases exchangeable with the cal split, one image a patient"
+    promises = {}
+    for side, level in (("pooled", delta), ("positive", delta / 2), ("negative", delta / 2)):
+        own, before = (
+            rows if side == "pooled" else rows[rows["decision"] == (side == "positive")] for rows in (drawn, other)
+        )
+        needed = selective.cases_needed(risk, level)
+        entry: dict[str, Any] = {"n_patients": len(own), "delta": level, "cases_needed_without_error": needed}
+        if own.empty or before.empty:
+            found[side] = entry | {"words": "Nothing can be certified: there is no such decision."}
+            continue
+        error, kappa = (own["decision"] != own["y_true"]).to_numpy(dtype=float), own["kappa"].to_numpy()
+        wrong = (before["decision"] != before["y_true"]).to_numpy(dtype=float)
+        limits = {"risk": risk, "delta": level}
+        start = selective.best_start(wrong, before["kappa"], n=len(own), **limits)
+        grid = selective.coverage_grid(before["kappa"], start=start, n_steps=20)
+        promises[side] = Promise(
+            selective.certify_ltt(error, kappa, grid=grid, **limits),
+            selective.certify_sgr(error, kappa, **limits),
+            grid,
+        )
+        for name in ("ltt", "sgr"):
+            entry[name] = _told(getattr(promises[side], name), error, kappa, **limits)
+        found[side] = entry
+    return found, promises, drawn
+
+
+def _told(
+    certificate: selective.Certificate, error: FloatArray, kappa: FloatArray, *, risk: float, delta: float
+) -> dict[str, Any]:
+    if certificate.certified:
+        return {
+            "certified": True,
+            "threshold": certificate.threshold,
+            "cal_coverage": certificate.coverage,
+            "cal_errors": certificate.errors,
+            "cal_accepted": certificate.n_accepted,
+        }
+    ordered = error[np.argsort(-kappa, kind="stable")]
+    without_error = int(ordered.argmax()) if ordered.any() else len(ordered)
+    wanted = selective.cases_wanted(error, kappa, risk=risk, delta=delta)
+    words = (
+        f"Nothing can be certified with {len(error)} calibration patients: the surest {without_error} of them hold no"
+        f" error, and at most {risk:.0%} errors with {1 - delta:.4g} confidence needs"
+        f" {selective.cases_needed(risk, delta)} without an error at a threshold fixed beforehand. "
+    )
+    words += (
+        "No number of such patients would do: even the surest err too often."
+        if wanted is None
+        else f"If their error rates stay what they are, it would take about {wanted} patients."
+    )
+    return {"certified": False, "words": words + " Who needs a guarantee sends every case to a doctor."}
+
+
+def audited(
+    source: pd.DataFrame,
+    populations: dict[str, pd.DataFrame],
+    promise: Promise,
+    *,
+    risk: float,
+    delta: float,
+    draws: int,
+    rng: np.random.Generator,
+) -> tuple[dict[str, Any], pd.DataFrame]:
+    """How often certificates drawn from `source` are violated in each population, and the sorted true risks to plot."""
+    error, kappa = ((source["decision"] != source["y_true"]).to_numpy(dtype=float), source["kappa"].to_numpy())
+    found: dict[str, Any] = {"draws": draws, "n": len(source)}
+    plotted = []
+    for place, cases in populations.items():
+        truth = ((cases["decision"] != cases["y_true"]).to_numpy(dtype=float), cases["kappa"].to_numpy())
+        audits = selective.audit_certificates(
+            error,
+            kappa,
+            risk=risk,
+            delta=delta,
+            grid=promise.grid,
+            n=len(source),
+            draws=draws,
+            rng=rng,
+            population=truth,
+        )
+        found[place] = {}
+        for name, audit in audits.items():
+            violated = int(audit.violated.sum())
+            low, high = (float(end) for end in wilson_interval(violated, draws))
+            found[place][name] = {
+                "violation_rate": violated / draws,
+                "violation_rate_low": low,
+                "violation_rate_high": high,
+                "certified_share": float(np.isfinite(audit.threshold).mean()),
+                "mean_coverage": float(audit.coverage.mean()),
+            }
+            plotted.append(
+                pd.DataFrame(
+                    {
+                        "series": f"{name}, used on {place}",
+                        "share_of_draws": np.arange(1, draws + 1) / draws,
+                        "true_risk": np.sort(audit.risk),
+                    }
+                )
+            )
+    limit = pd.DataFrame({"series": "limit", "share_of_draws": [0.0, 1.0], "true_risk": [risk, risk]})
+    return found, pd.concat([*plotted, limit])
