@@ -452,7 +452,7 @@ def standing(knobs: DeferralParams) -> str:
     shift = json.loads(Path(SHIFT).read_text(encoding="utf-8"))
     if shift["shifted"]:
         return f"The guarantee lapses here, the site is another place than the source: {shift['words']}"
-    return f"No shift was found at {shift['name']}: {shift['words']} The guarantee holds if its cases are exchangeable."
+    return f"{shift['words']} The guarantee holds if its cases are exchangeable."
 
 
 def sentences(metrics: dict[str, Any], knobs: DeferralParams) -> list[tuple[str, str]]:

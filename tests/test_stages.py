@@ -336,7 +336,9 @@ def test_the_policy_is_told_as_shipped_and_as_calibrated_at_the_site(tmp_path, m
     assert found["deferral"]["site_calibrated"]["errors_deciding_all"] == 0
     assert found["deferral"]["ceiling"]["errors_deciding_all"] == 0
     assert found["deferral"]["as_shipped"]["errors_deciding_all"] == found["deferral"]["errors_deciding_all"] > 0
-    assert found["guarantee"]["words"] == "The guarantee lapses at ward, which is another place: darker."
+    assert (
+        found["guarantee"]["words"] == "The guarantee lapses here, the site is another place than the source: darker."
+    )
     run_stages(tmp_path, monkeypatch, "ensemble", calibration="site")
     found = metrics(tmp_path, "ensemble")
     assert found["deferral"]["errors_deciding_all"] == 0
