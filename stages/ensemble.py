@@ -10,16 +10,15 @@ import pandas as pd
 from pydantic import Field
 from scipy.special import expit, logit
 from scipy.stats import rankdata
-from sklearn.linear_model import LogisticRegression
 
-from tmv_lib import deferral, figures, policy, selective
+from tmv_lib import deferral, figures, fitted_policy, policy, selective
 from tmv_lib.calibration import calibration_in_the_large, calibration_test, expected_calibration_error
 from tmv_lib.classification import accuracy, negative_log_likelihood
 from tmv_lib.files import join, read_csv, write_csv, write_metrics
 from tmv_lib.params import Params, read, read_members
 from tmv_lib.reporting import by_class, counts, curve, figure, mean
 from tmv_lib.stage import run
-from tmv_lib.statistics import auroc, patient_folds, rank_among
+from tmv_lib.statistics import auroc, patient_folds
 
 SITE = "data/site/cases.csv"
 SHIFT = "data/site/shift.json"
@@ -82,7 +81,8 @@ def main() -> None:
         knobs = knobs.model_copy(update={"threshold": deferral.threshold_for_budget(fold_kappa, budget=knobs.budget)})
 
     def judged(logits: pd.DataFrame) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], pd.DataFrame]:
-        combined = combine(cases, logits, val)
+        stack = fitted_policy.fit_stack(cases["y_true"][val], logits[val])
+        combined = fitted_policy.combine(logits, stack=stack)
         y_prob = combined[params.combine]
         scores = {
             "margin": deferral.certainty(y_prob, **prices.errors),
@@ -97,7 +97,8 @@ def main() -> None:
     combined, scores, cases = judged(fits[used])
     votes = np.column_stack([deferral.cheapest_decision(expit(fits[used][name]), **prices.errors) for name in members])
     cases = cases.assign(y_prob_baseline=expit(fits[used][members[0]]), baseline=votes[:, 0])
-    cases["reason"] = reasons(cases, signals, val, close=scores["margin"] < knobs.threshold)
+    said = fitted_policy.reasons(signals, signals[val], close=scores["margin"] < knobs.threshold)
+    cases["reason"] = np.where(cases["deferred"], said, "")
     on_test = {name: score[test] for name, score in scores.items()}
 
     guarantee, audit = certify(cases, chosen, cal, test, params, knobs, rng)
@@ -119,6 +120,20 @@ def main() -> None:
     }
     kept = ["image_id", "y_prob", "kappa", "decision", "deferred", "reason"]
     write_csv("data/ensemble/cases.csv", cases[kept])
+    names = ["constant", "log_odds_of_error", *signals.columns]
+    fitted = fitted_policy.FittedPolicy(
+        members,
+        knobs.calibration,
+        params.combine,
+        fitted_policy.fit_stack(cases["y_true"][val], fits[used][val]),
+        **prices.errors,
+        threshold=knobs.threshold,
+        weights=dict(zip(names, learned.weights.tolist(), strict=True)) if learned.beats_margin else {},
+        medians=complete.medians,
+        gaps=complete.gaps,
+    )
+    fitted_policy.write_policy("data/ensemble/policy.json", fitted)
+    write_csv("data/ensemble/validation.csv", signals[val].assign(image_id=cases["image_id"]))
     sweep = swept(cases[test], chosen, prices)
     write_csv("plots/ensemble/threshold.csv", sweep)
     write_csv("plots/ensemble/risk_coverage.csv", risk_coverage(cases[test], on_test))
@@ -210,16 +225,6 @@ def read_signals(path: str, columns: list[str]) -> pd.DataFrame:
     return table[["image_id", *columns]]
 
 
-def combine(cases: pd.DataFrame, logits: pd.DataFrame, val: np.ndarray) -> dict[str, np.ndarray]:
-    """The ensemble's probability in three ways; stacking is fitted on validation. logits: a column a member."""
-    stack = LogisticRegression().fit(logits[val].to_numpy(), cases["y_true"][val])
-    return {
-        "mean_probability": expit(logits.to_numpy()).mean(axis=1),
-        "mean_logit": expit(logits.to_numpy().mean(axis=1)),
-        "stacking": stack.predict_proba(logits.to_numpy())[:, 1],
-    }
-
-
 def cross_fitted_prob(
     val: pd.DataFrame, members: list[str], params: EnsembleParams, rng: np.random.Generator
 ) -> np.ndarray:
@@ -233,30 +238,9 @@ def cross_fitted_prob(
     fold = patient_folds(y_true, val["patient_id"], n_folds=params.folds, rng=rng)
     stacked = np.empty(len(val))
     for k in range(params.folds):
-        stack = LogisticRegression().fit(logits[fold != k], y_true[fold != k])
-        stacked[fold == k] = stack.predict_proba(logits[fold == k])[:, 1]
+        stack = fitted_policy.fit_stack(y_true[fold != k], logits[fold != k])
+        stacked[fold == k] = fitted_policy.combine(logits[fold == k], stack=stack)["stacking"]
     return stacked
-
-
-def reasons(cases: pd.DataFrame, signals: pd.DataFrame, val: np.ndarray, *, close: np.ndarray) -> pd.Series:
-    """Why a case is deferred: a margin too small, and every signal above nine tenths of validation."""
-    words = {
-        "disagreement": "members disagree",
-        "mutual_information": "unsure under dropout",
-        "instability": "unstable explanation",
-        "distance": "unlike the training images",
-    }
-    found: list[list[str]] = [["close to the decision boundary"] if near else [] for near in close]
-    for kind, sentence in words.items():
-        columns = [name for name in signals if name.startswith(kind)]
-        ranks = np.stack([rank_among(signals[name].to_numpy(), signals[name].to_numpy()[val]) for name in columns])
-        for place in np.flatnonzero(ranks.max(axis=0) > 0.9):
-            found[place].append(sentence)
-    gaps = signals.filter(regex="^missing_").to_numpy().any(axis=1)
-    for place in np.flatnonzero(gaps):
-        found[place].append("a signal could not be measured")
-    said = pd.Series(["; ".join(words) or "several signals together" for words in found])
-    return said.where(cases["deferred"], "")
 
 
 def ways_to_combine(

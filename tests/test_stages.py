@@ -10,6 +10,9 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
+from stages import ensemble
+from tmv_lib import deferral, fitted_policy
+
 ROOT = Path(__file__).parents[1]
 MEMBERS = ("densenet121", "net", "net_2")  # one name inside another
 AFTER_TRAINING = ("calibration", "site", "baseline", "diversity", "uncertainty", "failures", "ensemble")
@@ -71,13 +74,19 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
 
 
 def run_stages(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str, failures: dict | None = None, **deferral: object
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *names: str,
+    failures: dict | None = None,
+    ensemble: dict | None = None,
+    **deferral: object,
 ) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     member = next(iter(params["members"].values()))
     params["members"] = dict.fromkeys(MEMBERS, member)
     params["deferral"] |= deferral
     params["failures"] |= failures or {}
+    params["ensemble"] |= ensemble or {}
     for section in params.values():
         if "resamples" in section:
             section["resamples"] = 100
@@ -352,3 +361,36 @@ def test_a_budget_sets_the_threshold_and_a_dear_review_never_pays(tmp_path, monk
     assert found["words"].startswith("deferral never pays")
     assert found["threshold"] < 0.3
     assert found["chow_threshold"] == 0
+
+
+def test_the_policy_on_disk_says_of_a_case_what_the_stage_said(tmp_path, monkeypatch):
+    made_tables(tmp_path, separation=1.0)
+    run_stages(tmp_path, monkeypatch, *(name for name in AFTER_TRAINING if name != "ensemble"))
+    cases, signals = ensemble.gather(list(MEMBERS))
+    logits = cases[[f"logit_{name}" for name in MEMBERS]].set_axis(list(MEMBERS), axis=1)
+    rows = np.flatnonzero(cases["split"] == "test")[::-1]  # other cases beside it play no part
+    fit = deferral.learned_certainty
+    for learned, combine, knobs in (
+        (False, "mean_probability", {"budget": 0.4}),
+        (False, "stacking", {"threshold": 0.8}),
+        (True, "mean_logit", {"false_negative": 2.0, "threshold": 0.8}),
+    ):
+        monkeypatch.setattr(deferral, "learned_certainty", lambda *a, **k: fit(*a, **k)._replace(beats_margin=learned))  # noqa: B023
+        run_stages(tmp_path, monkeypatch, "ensemble", ensemble={"combine": combine}, **knobs)
+        said = pd.read_csv("data/ensemble/cases.csv", keep_default_na=False).iloc[rows]
+        policy, reference = fitted_policy.read_policy("data/ensemble/policy.json"), "data/ensemble/validation.csv"
+        again = fitted_policy.judge(policy, logits.iloc[rows], signals.iloc[rows], pd.read_csv(reference))
+        assert bool(policy.weights) == learned
+        for name in ("y_prob", "kappa"):
+            np.testing.assert_allclose(again[name], said[name], atol=1e-7)
+        for name in ("decision", "deferred", "reason"):
+            assert again[name].tolist() == said[name].tolist()
+        assert 0 < again["deferred"].mean() < 1
+
+
+def test_a_policy_that_is_not_there_or_of_another_version_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"policy\.json: no such file; `make repro`"):
+        fitted_policy.read_policy(tmp_path / "policy.json")
+    (tmp_path / "policy.json").write_text('{"members": []}')
+    with pytest.raises(ValueError, match="no policy of this version"):
+        fitted_policy.read_policy(tmp_path / "policy.json")

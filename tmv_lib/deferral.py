@@ -298,11 +298,14 @@ class CompleteSignals(NamedTuple):
         `missing_<signal>` of 0 and 1 for each signal that is missing there for some.
     n_missing: of each signal with gaps, among all cases.
     absent: signals that no case fitted on has; they are left out.
+    medians, gaps: what `fill_signals` needs to do the same to new cases.
     """
 
     table: pd.DataFrame
     n_missing: dict[str, int]
     absent: list[str]
+    medians: dict[str, float]
+    gaps: list[str]
 
 
 def complete_signals(signals: pd.DataFrame, *, fitted: BoolArray) -> CompleteSignals:
@@ -314,12 +317,19 @@ def complete_signals(signals: pd.DataFrame, *, fitted: BoolArray) -> CompleteSig
     """
     absent = [name for name in signals if signals.loc[fitted, name].isna().all()]
     kept = signals.drop(columns=absent)
-    gaps = kept.isna()
-    table = kept.fillna(kept[fitted].median())
-    for name in kept.columns[gaps[fitted].any()]:
-        table[f"missing_{name}"] = gaps[name].astype(float)
-    n_missing = {name: int(count) for name, count in gaps.sum().items() if count}
-    return CompleteSignals(table, n_missing, absent)
+    missing = kept.isna()
+    medians = {str(name): float(value) for name, value in kept[fitted].median().items()}
+    gaps = [str(name) for name in kept.columns[missing[fitted].any()]]
+    n_missing = {str(name): int(count) for name, count in missing.sum().items() if count}
+    return CompleteSignals(fill_signals(kept, medians=medians, gaps=gaps), n_missing, absent, medians, gaps)
+
+
+def fill_signals(signals: pd.DataFrame, *, medians: dict[str, float], gaps: list[str]) -> pd.DataFrame:
+    """The signals that `medians` names, a missing one replaced by its median, and a column `missing_<signal>` of 0 and
+    1 for each one in `gaps`.
+    """
+    kept = signals[list(medians)]
+    return kept.fillna(medians).assign(**{f"missing_{name}": kept[name].isna().astype(float) for name in gaps})
 
 
 class LearnedCertainty(NamedTuple):
@@ -346,8 +356,24 @@ class LearnedCertainty(NamedTuple):
 
     def kappa(self, y_prob: ArrayLike, signals: ArrayLike) -> FloatArray:
         """The learned certainty of new cases, (n,) in [0, 1]."""
-        cases = _describe(y_prob, signals, cost_fn=self.cost_fn, cost_fp=self.cost_fp)
-        return _learned_kappa(cases, self.scaler, self.coefficients)
+        return learned_certainty_of(y_prob, signals, self.weights, cost_fn=self.cost_fn, cost_fp=self.cost_fp)
+
+    @property
+    def weights(self) -> FloatArray:
+        """The coefficients a unit of each regressor instead of a standard deviation, (2 + signals,)."""
+        slopes = self.coefficients[1:] / self.scaler.scale_
+        return np.append(self.coefficients[0] - slopes @ self.scaler.mean_, slopes)
+
+
+def learned_certainty_of(
+    y_prob: ArrayLike, signals: ArrayLike, weights: ArrayLike, *, cost_fn: float, cost_fp: float
+) -> FloatArray:
+    """kappa of new cases (n,) in [0, 1] by the weights (2 + k,) of a `LearnedCertainty`; signals (n, k), finite."""
+    cases = _describe(y_prob, signals, cost_fn=cost_fn, cost_fp=cost_fp)
+    constant, *slopes = np.asarray(weights, dtype=float)
+    if len(slopes) != cases.design.shape[1]:
+        raise ValueError(f"weights must be {1 + cases.design.shape[1]} numbers, found {1 + len(slopes)}")
+    return _kappa(cases, cases.log_odds + constant + cases.design @ slopes)
 
 
 def learned_certainty(
@@ -449,8 +475,11 @@ def _fit(cases: _Cases, error: FloatArray) -> tuple[StandardScaler, FloatArray]:
 
 
 def _learned_kappa(cases: _Cases, scaler: StandardScaler, coefficients: FloatArray) -> FloatArray:
-    eta = cases.log_odds + coefficients[0] + scaler.transform(cases.design) @ coefficients[1:]
-    # kappa = 1 - (cost of the error / R_max) P(error)
+    return _kappa(cases, cases.log_odds + coefficients[0] + scaler.transform(cases.design) @ coefficients[1:])
+
+
+def _kappa(cases: _Cases, eta: FloatArray) -> FloatArray:
+    # kappa = 1 - (cost of the error / R_max) P(error),  eta the log odds of the error
     return np.clip(1 - cases.stake * expit(eta), 0, 1)
 
 
