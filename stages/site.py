@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 from scipy.special import expit
-from sklearn.decomposition import PCA
 
 from tmv_lib.calibration import (
     at_prevalence,
@@ -25,7 +24,7 @@ from tmv_lib.params import Params, read, read_members
 from tmv_lib.prevalence import prevalence_by_confusion, prevalence_by_em
 from tmv_lib.reporting import adjust, by_class, counts, curve, figure
 from tmv_lib.selective import cases_needed
-from tmv_lib.shift import WORDS, domain_auc, kolmogorov_smirnov, name_shift, prevalence_difference
+from tmv_lib.shift import WORDS, domain_auc, feature_space, kolmogorov_smirnov, name_shift, prevalence_difference
 from tmv_lib.stage import run
 from tmv_lib.triage import accepted, certify_sides, one_image_each
 from tmv_lib.updating import (
@@ -102,12 +101,9 @@ def gather(members: list[str]) -> pd.DataFrame:
     path = f"data/train/{members[0]}/features.npy"
     read_features = partial(read_rows, path, image_id=predictions["image_id"])
     train = read_features(wanted=predictions.loc[predictions["split"] == "train", "image_id"])
-    mean, spread = train.mean(axis=0), train.std(axis=0)
-    spread[spread == 0] = 1
-    components = min(read("params.yaml", "site", SiteParams).components, *train.shape)
-    space = PCA(components, svd_solver="full").fit((train - mean) / spread)
-    features = space.transform((read_features(wanted=cases["image_id"]) - mean) / spread)
-    columns = [f"pc_{k}" for k in range(components)]
+    space = feature_space(train, n_components=read("params.yaml", "site", SiteParams).components)
+    features = space(read_features(wanted=cases["image_id"]))
+    columns = [f"pc_{k}" for k in range(features.shape[1])]
     return join(cases, calibrated, pd.DataFrame(features, columns=columns).assign(image_id=cases["image_id"]))
 
 

@@ -41,7 +41,7 @@ def main() -> None:
     params = read("params.yaml", "stability", StabilityParams)
     members = read_members("params.yaml")
     everything, images = read_cases(members)
-    rng, changes = np.random.default_rng(params.seed), mild(params)
+    rng, changes = np.random.default_rng(params.seed), stability.mild(params.model_dump(), seed=params.seed)
     table, logits, metrics = [everything[["image_id"]]], [], {}
     similar, detectors, crossed = [], [], []
     for name, member in members.items():
@@ -86,19 +86,6 @@ def write_rows(plot: str, rows: list[dict[str, Any]], **names: str) -> None:
     """Write rows of a diagram under the names of what they show; there may be none."""
     table = pd.DataFrame(rows, columns=["series", "row", "value", "low", "high"])
     write_csv(f"plots/stability/{plot}.csv", table.rename(columns=names))
-
-
-def mild(params: StabilityParams) -> dict[str, stability.Perturbation]:
-    """The changes that should not matter."""
-    return {
-        f"rotation +{params.rotation:g}°": stability.rotation(params.rotation),
-        f"rotation -{params.rotation:g}°": stability.rotation(-params.rotation),
-        "translation": stability.translation(params.translation),
-        "brightness": stability.brightness(params.brightness),
-        "contrast": stability.contrast(params.contrast),
-        "noise": stability.noise(params.noise, seed=params.seed),
-        "blur": stability.blur(params.blur),
-    }
 
 
 def read_cases(members: dict[str, Member]) -> tuple[pd.DataFrame, np.ndarray]:

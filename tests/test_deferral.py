@@ -381,13 +381,21 @@ def test_net_benefit_is_prevalence_less_the_failure_cost_of_a_missed_positive(rn
 
 
 def test_a_missing_signal_is_said_and_not_made_up():
-    signals = pd.DataFrame({"a": [1.0, np.nan, 3.0, np.nan], "b": [np.nan, np.nan, 1.0, 2.0], "c": [1.0, 2, 3, 4]})
-    found = complete_signals(signals, fitted=np.array([True, True, False, False]))
+    signals = pd.DataFrame({"a": [1.0, np.nan, 3.0, np.nan], "b": [np.nan, np.nan, np.nan, 2.0], "c": [1.0, 2, 3, 4]})
+    found = complete_signals(signals, fitted=np.array([True, True, True, False]))
     assert found.absent == ["b"]
     assert found.n_missing == {"a": 2}
-    assert found.table["a"].tolist() == [1, 1, 3, 1]
+    assert found.table["a"].tolist() == [1, 2, 3, 2]
     assert found.table["missing_a"].tolist() == [0, 1, 0, 1]
     assert list(found.table) == ["a", "c", "missing_a"]
+
+
+def test_rounding_is_no_signal():
+    rounding = 1e-9 * np.random.default_rng(0).normal(size=4)
+    signals = pd.DataFrame({"same_of_every_image": -0.5 + rounding, "varies": [0.1, 0.1001, 0.1, 0.1002]})
+    found = complete_signals(signals, fitted=np.ones(4, dtype=bool))
+    assert found.absent == ["same_of_every_image"]
+    assert list(found.table) == ["varies"]
 
 
 def test_the_cost_optimal_threshold_defers_fewest_of_the_cheapest():

@@ -12,9 +12,23 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from stages import ensemble
+from tmv_lib import deferral, prediction
 
 ROOT = Path(__file__).parents[1]
-TRACKED = ["dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/plots", "stages", "tmv_lib"]
+TRACKED = [
+    "dvc.yaml",
+    "params.yaml",
+    ".gitignore",
+    ".dvcignore",
+    ".dvc/config",
+    ".dvc/plots",
+    "stages",
+    "tmv_lib",
+    "predict.py",
+]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 
@@ -168,3 +182,71 @@ def test_an_image_added_reruns_prepare(scratch):
     assert len(np.load(scratch / "data/prepare/images.npy")) == 120
     made_images(scratch / "mine", 31)
     assert "mine" in run(scratch, "dvc", "status", "prepare")
+
+
+def of_test(project: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    """The test split as `prepare` left it: its rows of the case table, and its images."""
+    cases = pd.read_csv(project / "data/prepare/cases.csv", dtype={"image_id": str, "patient_id": str})
+    there = (cases["split"] == "test").to_numpy()
+    return cases[there].reset_index(drop=True), np.load(project / "data/prepare/images.npy")[there]
+
+
+def test_an_image_is_judged_as_the_test_split_was_by_the_learned_certainty(scratch, monkeypatch):
+    changed(scratch, "deferral", threshold=0.4, calibration="shipped")
+    fit = deferral.learned_certainty
+    monkeypatch.setattr(deferral, "learned_certainty", lambda *a, **k: fit(*a, **k)._replace(beats_margin=True))
+    monkeypatch.chdir(scratch)
+    ensemble.main()
+    system = prediction.load(scratch)
+    prediction.check(system)
+    cases, images = of_test(scratch)
+    scored = prediction.score(system, images[::-1]).cases[::-1].reset_index(drop=True)
+    said = cases_of(scratch).loc[cases["image_id"]].reset_index()
+    for name in ("y_prob", "kappa"):
+        np.testing.assert_allclose(scored[name], said[name], atol=1e-5)
+    for name in ("decision", "deferred", "reason"):
+        assert scored[name].tolist() == said[name].fillna("").tolist()
+    assert scored["deferred"].any()
+    assert len(set(scored["kappa"].round(4))) > 10  # the signals tell the cases apart
+    weights = scratch / "data/train/densenet121/weights.safetensors"
+    save_file({name: value * 1.1 for name, value in load_file(weights).items()}, weights)
+    with pytest.raises(ValueError, match=r"logit_densenet121 of image .* on record"):
+        prediction.check(prediction.load(scratch))
+
+
+def test_predict_writes_a_row_an_image_and_one_a_patient(project, tmp_path):
+    cases, images = of_test(project)
+    rows = []
+    for row, image in zip(cases.head(8).itertuples(), images[:8], strict=True):
+        Image.fromarray(image).save(tmp_path / f"{row.image_id}.png")
+        rows.append(f"{row.image_id}.png,{row.patient_id}")
+    (tmp_path / "torn.png").write_bytes((tmp_path / f"{cases['image_id'][0]}.png").read_bytes()[:60])
+    rows.append(f"torn.png,{cases['patient_id'][0]}")
+    (tmp_path / "new.csv").write_text("path,patient_id\n" + "\n".join(rows))
+    printed = run(
+        project, "python", "-m", "predict", str(tmp_path / "new.csv"), "--out", str(tmp_path / "out/said.csv")
+    )
+    assert "could not be read: torn.png: not a readable image" in printed
+    said = pd.read_csv(tmp_path / "out/said.csv", keep_default_na=False).set_index("image_id")
+    before = cases_of(project).loc[cases["image_id"].head(8)]
+    np.testing.assert_allclose(said["y_prob"].head(8).astype(float), before["y_prob"], atol=1e-6)
+    assert said["decision"].head(8).astype(int).tolist() == before["decision"].tolist()
+    assert said.loc["torn.png", ["answer", "y_prob", "decision"]].tolist() == ["to a doctor", "", ""]
+    patients = pd.read_csv(tmp_path / "out/said_patients.csv").set_index("patient_id")
+    assert patients["n_images"].sum() == 9
+    assert patients.loc[cases["patient_id"][0], "answer"] == "to a doctor"
+    batch = json.loads((tmp_path / "out/said_batch.json").read_text(encoding="utf-8"))
+    assert (batch["images"]["n"], batch["n_unreadable"]) == (9, 1)
+    assert batch["likeness"]["words"].startswith("Too few to say")
+    assert run(project, "git", "status", "--porcelain") == ""
+
+
+def test_predict_without_trained_members_says_which_command_makes_them(project, tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(ROOT / "predict.py", tmp_path)
+    shutil.copytree(ROOT / "tmv_lib", tmp_path / "tmv_lib")
+    printed = run(tmp_path, "python", "-m", "predict", "images", "--out", "said.csv", fails=True)
+    assert "error: data/ensemble/policy.json: no such file; `make repro` trains the members" in printed
+    printed = run(project, "python", "-m", "predict", str(tmp_path / "nowhere"), "--out", "said.csv", fails=True)
+    assert "nowhere: no such folder or CSV" in printed
+    assert not (project / "said.csv").exists()

@@ -131,3 +131,15 @@ def test_auroc_of_one_fold_each_is_the_mean_over_pairs(rng):
     x[site == 1] += 1
     found = domain_auc(x, site, p, n_folds=5, n_permutations=1, rng=rng)
     assert found.observed == pytest.approx(auroc(site, x[:, 0]), abs=0.01)
+
+
+def test_the_verdict_of_several_foldings_hangs_less_on_the_folds():
+    rng = np.random.default_rng(0)
+    x, site, groups = rng.normal(size=(60, 5)), np.repeat([0, 1], 30), np.arange(60)
+
+    def observed(n_foldings: int) -> list[float]:
+        options = {"n_folds": 5, "n_permutations": 1, "n_foldings": n_foldings}
+        return [domain_auc(x, site, groups, rng=np.random.default_rng(s), **options).observed for s in range(12)]
+
+    assert np.std(observed(8)) < np.std(observed(1)) / 2  # 1 / sqrt(8)
+    assert np.mean(observed(8)) == pytest.approx(np.mean(observed(1)), abs=0.03)

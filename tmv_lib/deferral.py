@@ -24,6 +24,7 @@ from tmv_lib.statistics import FloatArray, as_binary, as_finite, as_weights, pat
 BoolArray = NDArray[np.bool_]
 
 _LEAST_PROBABILITY = 1e-6  # log odds stay finite
+_LEAST_SPREAD = 1e-5  # of a signal: what single precision leaves of a logit
 
 
 def certainty(y_prob: ArrayLike, *, cost_fn: float, cost_fp: float) -> FloatArray:
@@ -297,7 +298,7 @@ class CompleteSignals(NamedTuple):
     table: the signals, a missing value replaced by the median of the cases fitted on, and behind them a column
         `missing_<signal>` of 0 and 1 for each signal that is missing there for some.
     n_missing: of each signal with gaps, among all cases.
-    absent: signals that no case fitted on has; they are left out.
+    absent: signals that no case fitted on has, or of which all have the same but for rounding; they are left out.
     medians, gaps: what `fill_signals` needs to do the same to new cases.
     """
 
@@ -315,7 +316,8 @@ def complete_signals(signals: pd.DataFrame, *, fitted: BoolArray) -> CompleteSig
     Where a signal is missing for the reason that makes a case doubtful (a constant map has no stability), the extra
     column lets `learned_certainty` find that out; where it is missing for no reason, its coefficient stays near 0.
     """
-    absent = [name for name in signals if signals.loc[fitted, name].isna().all()]
+    # a network that says the same of every image differs by rounding alone, and a regression would blow that up
+    absent = [name for name in signals if not signals.loc[fitted, name].std(ddof=0) > _LEAST_SPREAD]
     kept = signals.drop(columns=absent)
     missing = kept.isna()
     medians = {str(name): float(value) for name, value in kept[fitted].median().items()}

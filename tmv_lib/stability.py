@@ -3,7 +3,7 @@
 Behaviour is passed in as `explain(levels)`; this module knows no model.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -262,3 +262,21 @@ def per_case(compared: pd.DataFrame) -> pd.DataFrame:
     cases = compared.groupby("case")
     undefined = compared["rank_correlation"].isna().groupby(compared["case"]).sum()
     return cases[list(MEASURES)].mean().assign(flipped=cases["flipped"].any(), n_undefined=undefined)
+
+
+def mild(amounts: Mapping[str, Any], *, seed: int) -> dict[str, Perturbation]:
+    """The changes that should not matter, by name, each alone.
+
+    amounts: `rotation` (applied both ways), `translation`, `brightness`, `contrast`, `noise` and `blur`, as the
+    functions of these names take them; whatever else stands there is ignored. seed: of the noise.
+    """
+    turn = amounts["rotation"]
+    return {
+        f"rotation +{turn:g}°": rotation(turn),
+        f"rotation -{turn:g}°": rotation(-turn),
+        "translation": translation(amounts["translation"]),
+        "brightness": brightness(amounts["brightness"]),
+        "contrast": contrast(amounts["contrast"]),
+        "noise": noise(amounts["noise"], seed=seed),
+        "blur": blur(amounts["blur"]),
+    }
