@@ -68,7 +68,7 @@ def main() -> None:
 def with_seed(params: dict[str, Any], seed: int, *, precision: str) -> dict[str, Any]:
     """The project's parameters for the phantom of this seed, its networks trained with the same seed."""
     changed = {name: section | {"precision": precision} for name, section in params.items() if "precision" in section}
-    changed["explanations"] |= CHEAPER
+    changed["explanations"] = params["explanations"] | CHEAPER
     changed["reference"] |= {"seed": seed}
     members = {name: member | {"seed": seed} for name, member in params["members"].items()}
     prepare = params["prepare"] | {"source": "phantom", "seed": seed}

@@ -67,6 +67,10 @@ def case_rows(
     """One row a case: its facts and plain image, then panels of (title, image, map), under one colour bar."""
     if not rows:
         return _no_case(title)
+    rows = [
+        (_wrapped(facts), image, [(_wrapped(name), seen, attribution) for name, seen, attribution in panels])
+        for facts, image, panels in rows
+    ]
     words = [text for facts, _, panels in rows for text in (facts, *(name for name, _, _ in panels))]
     figure, axes = _grid(len(rows), 1 + max(len(panels) for _, _, panels in rows), words)
     for (facts, image, panels), line in zip(rows, axes, strict=True):
@@ -90,6 +94,11 @@ def case_columns(
     for axis, words in zip(axes[0], facts, strict=True):
         axis.set_title(f"{words}\n{axis.get_title()}", fontsize=8.5, pad=3)
     return _with_bar(figure, title)
+
+
+def _wrapped(words: str) -> str:
+    """Lines no wider than a panel: an id may be longer than its image is wide."""
+    return "\n".join(fill(line, 28) for line in words.split("\n"))
 
 
 def _no_case(title: str) -> Figure:
