@@ -18,8 +18,10 @@ from tmv_lib.classification import accuracy, negative_log_likelihood
 from tmv_lib.files import join, read_csv, write_csv, write_metrics
 from tmv_lib.params import Params, read, read_members
 from tmv_lib.reporting import by_class, counts, curve, figure, mean
+from tmv_lib.signals import read_signals
 from tmv_lib.stage import run
 from tmv_lib.statistics import auroc, patient_folds, rank_among
+from tmv_lib.subgroups import subgroup_columns
 
 SITE = "data/site/cases.csv"
 SHIFT = "data/site/shift.json"
@@ -157,7 +159,7 @@ def decide(
 def subgroups(test: pd.DataFrame, resampling: dict[str, Any]) -> dict[str, Any]:
     """Coverage and risk by class and by every column of the case table that names subgroups."""
     table = pd.read_csv("data/prepare/cases.csv", dtype={"image_id": str}).set_index("image_id").loc[test["image_id"]]
-    named = table[policy.subgroup_columns(table)].reset_index(drop=True)
+    named = table[subgroup_columns(table)].reset_index(drop=True)
     found = policy.by_subgroup(test.reset_index(drop=True), named, **resampling)
     return found if len(named.columns) else found | {"absent": "the case table has no subgroup column, class excepted"}
 
@@ -199,15 +201,6 @@ def gather(members: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     for kind in ("mutual_information", "distance", "border_effect", "instability"):
         names += [f"{kind}_{name}" for name in members]
     return table, table[names]
-
-
-def read_signals(path: str, columns: list[str]) -> pd.DataFrame:
-    """`image_id` and these columns, whose fields may be empty. Raises ValueError naming a file or column not there."""
-    read_csv(path, ["image_id"])
-    table = pd.read_csv(path, dtype={"image_id": str})
-    if lacking := [name for name in columns if name not in table]:
-        raise ValueError(f"{path}: signal {lacking[0]} is missing; the columns are {', '.join(table.columns)}")
-    return table[["image_id", *columns]]
 
 
 def combine(cases: pd.DataFrame, logits: pd.DataFrame, val: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,13 +1,18 @@
 """The phantom: rates hold, a row fixes its bytes, one changed factor changes nothing else, the truth is the truth."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import ndimage
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
+from tmv_lib.reporting import difference, figure
 from tmv_lib.sources.phantom import SEEN_FINDINGS, SPLITS, UNSEEN_FINDINGS, plan_cases, repaired
 from tmv_lib.sources.phantom_image import render
+from tmv_lib.statistics import auroc
 
 SIZE = 48
 NULL = {"mislabelled": 0, "ambiguous": 0, "blind": 0, "marker_train": (0, 0), "marker_rest": (0, 0)}
@@ -119,6 +124,20 @@ def test_another_marker_changes_its_corner_only(sample, films):
     assert gain[corner].max(axis=(1, 2)).min() > 30
 
 
+def test_a_marker_twin_differs_inside_the_letters_box_alone(sample):
+    size = 112
+    twins = [render(sample.assign(marker=marker), size=size).images for marker in (0, 1)]
+    rows, columns = np.nonzero((twins[0] != twins[1]).any(axis=0))
+    # In [-1, 1]: a P begins at 0.77 across and -0.90 down, each +- 0.02, is 0.65 wide and 1 high in units of 0.14, and
+    # its strokes reach 0.10 of these units beyond; a pixel at the edge is partly covered.
+    reach, pixel = 0.10 * 0.14, 2 / size
+    left, right = 0.75 - reach - pixel, 0.79 + 0.65 * 0.14 + reach + pixel
+    top, bottom = -0.92 - reach - pixel, -0.88 + 0.14 + reach + pixel
+    assert (left + 1) / 2 * size <= columns.min() <= columns.max() <= (right + 1) / 2 * size
+    assert (top + 1) / 2 * size <= rows.min() <= rows.max() <= (bottom + 1) / 2 * size
+    assert (columns.max() - columns.min()) * (rows.max() - rows.min()) < 0.02 * size**2
+
+
 def test_finding_of_no_contrast_is_no_finding(sample):
     ill = sample[sample["finding"] != "none"].head(12)
     faded, absent = ill.assign(amplitude=0.0), ill.assign(finding="none")
@@ -228,6 +247,30 @@ def test_patients_stay_in_one_split_with_one_class(plan):
 def test_order_of_the_rows_gives_nothing_away(plan):
     position = np.arange((plan["split"] == "train").sum())
     assert abs(roc_auc_score(plan.loc[plan["split"] == "train", "y_true"], position) - 0.5) < 0.1
+
+
+def test_no_reader_of_the_image_beats_the_ideal_observer_beyond_its_interval():
+    """The best that can be fitted to everything the renderer knows, on cases that it has not seen."""
+    cases = plan_cases(patients={"train": 3000, "test": 1500}, seed=5)
+    table = pd.get_dummies(cases[["finding", "mimic"]]).assign(
+        marker=cases["marker"], amplitude=cases["amplitude"], exposure=cases["exposure"], both=cases["amplitude"] ** 2
+    )
+    train, test = ((cases["split"] == split).to_numpy() for split in ("train", "test"))
+    model = HistGradientBoostingClassifier(random_state=0).fit(table[train], cases["y_true"][train])
+    y_true, score = cases["y_true"].to_numpy()[test], model.predict_proba(table[test])[:, 1]
+    found = figure(
+        "above",
+        partial(difference, auroc),
+        y_true,
+        score,
+        cases["posterior"].to_numpy()[test],
+        groups=cases["patient_id"].to_numpy()[test],
+        stratify=y_true,
+        n_resamples=200,
+        rng=np.random.default_rng(0),
+    )
+    assert auroc(y_true, score) > 0.9
+    assert found["above_low"] <= 0
 
 
 def test_posterior_is_calibrated_and_bounds_every_observer():

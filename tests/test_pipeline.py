@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+
+from tmv_lib.reporting import difference, figure
+from tmv_lib.statistics import auroc
 
 ROOT = Path(__file__).parents[1]
 TRACKED = ["dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/plots", "stages", "tmv_lib"]
@@ -93,6 +97,28 @@ def test_metrics_of_one_name_do_not_stand_in_two_files(project):
         key for path in (project / "metrics").glob("*.json") for key in json.loads(path.read_text(encoding="utf-8"))
     ]
     assert len(keys) == len(set(keys))
+
+
+def test_no_member_beats_the_ideal_observer_beyond_its_interval(project):
+    truth = pd.read_csv(project / "data/prepare/cases.csv").query("split == 'test'").set_index("image_id")
+    y_true = truth["y_true"].to_numpy()
+    for name in ("densenet121", "resnet50"):
+        said = pd.read_csv(project / f"data/train/{name}/predictions.csv").set_index("image_id").loc[truth.index]
+        arrays = (y_true, said["logit"].to_numpy(), truth["posterior"].to_numpy())
+        resampling = {"stratify": y_true, "n_resamples": 200, "rng": np.random.default_rng(0)}
+        patients = truth["patient_id"].to_numpy()
+        found = figure("above", partial(difference, auroc), *arrays, groups=patients, **resampling)
+        assert found["above_low"] <= 0
+
+
+def test_the_taxonomy_is_told_against_what_mends(project):
+    found = json.loads((project / "metrics/failures.json").read_text(encoding="utf-8"))
+    errors = pd.read_csv(project / "data/failures/errors.csv")
+    crossed = pd.read_csv(project / "plots/failures/confusion.csv")
+    assert crossed.groupby("series")["n"].sum().tolist() == [len(errors)] * 2
+    assert found["taxonomy"]["n"] + found["taxonomy"]["mended_by_no_repair"] == len(errors)
+    assert {"instability", "lungs", "mutual_information", "oddity_rank"} <= set(found["taxonomy"]["signals"])
+    assert set(found["failures"]["ensemble"]) >= {"as_shipped", "site_calibrated", "ceiling"}
 
 
 def test_nothing_is_left_to_do(project):

@@ -10,6 +10,8 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
+from tmv_lib import failures
+
 ROOT = Path(__file__).parents[1]
 MEMBERS = ("densenet121", "net", "net_2")  # one name inside another
 AFTER_TRAINING = ("calibration", "site", "baseline", "diversity", "uncertainty", "failures", "ensemble")
@@ -64,6 +66,7 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
             shaken = predictions.loc[later.index, ["image_id", "logit"]].assign(member=name, perturbation=perturbation)
             changed.append(shaken.assign(logit=shaken["logit"] + rng.normal(0, 0.3, len(later))))
     moved.loc[moved.index[0], "instability_net"] = np.nan  # a constant map
+    explained[["map_agreement", *(f"border_{name}" for name in MEMBERS)]] = rng.random((len(later), 1 + len(MEMBERS)))
     explained.to_csv(folder / "data/explanations/cases.csv", index=False)
     pd.concat(changed).to_csv(folder / "data/stability/logits.csv", index=False)
     moved.to_csv(folder / "data/stability/cases.csv", index=False)
@@ -71,13 +74,13 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
 
 
 def run_stages(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str, failures: dict | None = None, **deferral: object
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str, changed: dict | None = None, **deferral: object
 ) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     member = next(iter(params["members"].values()))
     params["members"] = dict.fromkeys(MEMBERS, member)
     params["deferral"] |= deferral
-    params["failures"] |= failures or {}
+    params["failures"] |= changed or {}
     for section in params.values():
         if "resamples" in section:
             section["resamples"] = 100
@@ -209,33 +212,140 @@ def test_images_far_from_training_are_told_apart(tmp_path, monkeypatch):
 
 def test_a_readers_kinds_are_compared_with_ours(tmp_path, monkeypatch):
     made_tables(tmp_path, separation=1.0)
-    run_stages(tmp_path, monkeypatch, "calibration", "failures")
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
     errors = pd.read_csv("data/failures/errors.csv").query("model == 'ensemble'")
     assert len(errors) > 3
     told = errors[["image_id", "kind"]].head(4)
     told.to_csv("read.csv", index=False)
-    run_stages(tmp_path, monkeypatch, "failures", failures={"adjudication": "read.csv"})
+    run_stages(tmp_path, monkeypatch, "failures", changed={"adjudication": "read.csv"})
     found = metrics(tmp_path, "failures")["failures"]["adjudication"]
     assert (found["n"], found["agree"]) == (4, 4)
     told.assign(kind="bad luck").to_csv("read.csv", index=False)
     with pytest.raises(ValueError, match=r"read\.csv, row 2: kind is 'bad luck'"):
-        run_stages(tmp_path, monkeypatch, "failures", failures={"adjudication": "read.csv"})
+        run_stages(tmp_path, monkeypatch, "failures", changed={"adjudication": "read.csv"})
     told.assign(image_id="nobody").to_csv("read.csv", index=False)
     with pytest.raises(ValueError, match="row 2: 'nobody' is no error"):
-        run_stages(tmp_path, monkeypatch, "failures", failures={"adjudication": "read.csv"})
+        run_stages(tmp_path, monkeypatch, "failures", changed={"adjudication": "read.csv"})
 
 
-def test_subgroups_are_the_columns_of_the_case_table(tmp_path, monkeypatch):
+def test_subgroups_are_the_columns_of_the_case_table_compared_within_their_class(tmp_path, monkeypatch):
     cases = made_tables(tmp_path, separation=1.0)
-    run_stages(tmp_path, monkeypatch, "calibration", "failures")
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
     assert "not measurable" in metrics(tmp_path, "failures")["failures"]["ensemble"]["subgroups"]["absent"]
     germ = np.where(cases["y_true"] == 0, "none", np.where(cases["image_id"] < "i260", "virus", "bacteria"))
     cases.assign(germ=germ).to_csv("data/prepare/cases.csv", index=False)
     run_stages(tmp_path, monkeypatch, "failures")
     found = metrics(tmp_path, "failures")["failures"]["ensemble"]
-    assert set(found["subgroups"]) == {"germ: bacteria", "germ: none", "germ: virus"}
-    assert sum(group["n_errors"] for group in found["subgroups"].values()) == found["n_errors"]
-    assert all(0 <= group["above_the_rest_p_value_holm"] <= 1 for group in found["subgroups"].values())
+    groups = found["subgroups"]
+    assert set(groups) == {"germ: bacteria", "germ: none", "germ: virus"}
+    assert sum(group["n_errors"] for group in groups.values()) == found["n_errors"]
+    # bacteria and viruses are positives alone: each is the rest of the other, and normal films are nobody's
+    gap = groups["germ: bacteria"]["error_rate"] - groups["germ: virus"]["error_rate"]
+    assert groups["germ: bacteria"]["above_the_rest"] == pytest.approx(gap)
+    assert groups["germ: virus"]["above_the_rest"] == pytest.approx(-gap)
+    assert 0 <= groups["germ: virus"]["above_the_rest_p_value_holm"] <= 1
+    assert "no case has y_true = 0" in groups["germ: none"]["above_the_rest_absent"]
+
+
+def test_kinds_are_told_in_three_columns_and_the_files_are_those_as_shipped(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
+    before, found = pd.read_csv("data/failures/errors.csv"), metrics(tmp_path, "failures")["failures"]
+    assert "the stage `site` makes it" in found["site_calibrated_absent"]
+    made_site(tmp_path, cases, shifted=True)
+    run_stages(tmp_path, monkeypatch, "failures")
+    pd.testing.assert_frame_equal(before, pd.read_csv("data/failures/errors.csv"))
+    found = metrics(tmp_path, "failures")["failures"]
+    for model in (*MEMBERS, "ensemble"):
+        assert found[model]["ceiling"]["n_errors"] == found[model]["site_calibrated"]["n_errors"] == 0
+        shipped = found[model]["as_shipped"]
+        assert {key: found[model][key] for key in ("n_errors", "false_negative", "false_positive")} == {
+            key: shipped[key] for key in ("n_errors", "false_negative", "false_positive")
+        }
+        kinds = [entry for entry in shipped.values() if isinstance(entry, dict)]
+        assert sum(entry["n"] for entry in kinds) == shipped["n_errors"] > 0
+        assert sum(entry["false_negative"] for entry in kinds) == shipped["false_negative"]
+
+
+def test_severity_and_what_repairs_gain_add_up_to_the_failure_cost(tmp_path, monkeypatch):
+    made_tables(tmp_path, separation=1.0)
+    prices = {"false_negative": 3.0, "false_positive": 0.5}
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures", changed=prices)
+    found = metrics(tmp_path, "failures")["failures"]["ensemble"]
+    kinds = [entry for entry in found.values() if isinstance(entry, dict) and entry.get("accuracy_gain")]
+    cost = 3.0 * found["false_negative"] + 0.5 * found["false_positive"]
+    assert sum(entry["n"] * entry["severity"] for entry in kinds) == pytest.approx(cost)
+    assert sum(entry["failure_cost_gain"] for entry in kinds) == pytest.approx(cost / 80)  # 40 test patients
+    assert sum(entry["accuracy_gain"] for entry in kinds) == pytest.approx(found["n_errors"] / 80)
+    for entry in kinds:
+        assert 0.5 <= entry["severity"] <= 3.0
+        if "severity_low" in entry:
+            assert 0.5 <= entry["severity_low"] <= entry["severity"] <= entry["severity_high"] <= 3.0
+        assert entry["auroc_gain"] >= 0
+
+
+def test_every_error_of_the_ensemble_waits_in_one_queue_the_likeliest_first(tmp_path, monkeypatch):
+    made_tables(tmp_path, separation=0.3)
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
+    errors = pd.read_csv("data/failures/errors.csv").query("model == 'ensemble'").set_index("image_id")
+    waiting = {path.stem: pd.read_csv(path) for path in Path("data/failures/queues").glob("*.csv")}
+    assert set(waiting) == set(failures.QUEUES.values())
+    assert sorted(pd.concat(waiting.values())["image_id"]) == sorted(errors.index)
+    for kind, queue in failures.QUEUES.items():
+        table = waiting[queue]
+        assert (errors.loc[table["image_id"], "kind"] == kind).all()
+        assert (np.diff(table["probability"]) <= 0).all()
+        assert table["reason"].str.len().gt(20).all()
+    assert set(" ".join(pd.concat(waiting.values())["members_that_err"]).split()) <= {*MEMBERS, "none"}
+    assert len(pd.read_csv("plots/failures/confusion.csv")) == 0  # nobody knows the truth
+
+
+def test_one_error_is_sorted_without_an_interval(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=9.0)
+    wrong = cases.loc[(cases["split"] == "test") & (cases["y_true"] == 1), "image_id"].iloc[0]
+    for path in (tmp_path / "data/train").glob("*/predictions.csv"):
+        table = pd.read_csv(path)
+        table.loc[table["image_id"] == wrong, "logit"] = -9.0
+        table.to_csv(path, index=False)
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
+    found = metrics(tmp_path, "failures")["failures"]["ensemble"]
+    assert (found["n_errors"], found["false_negative"]) == (1, 1)
+    [kind] = [kind for kind in failures.KINDS if found[kind]["n"]]
+    assert "at least 2 patients" in found[kind]["share_absent"]
+    assert "at least 2 patients" in found[kind]["severity_absent"]
+    assert found[kind]["failure_cost_gain"] == pytest.approx(5 / 80)
+    assert pd.read_csv(f"data/failures/queues/{failures.QUEUES[kind]}.csv")["image_id"].tolist() == [wrong]
+
+
+def test_signals_that_are_missing_are_named_and_empty_ones_are_left_empty(tmp_path, monkeypatch):
+    made_tables(tmp_path, separation=1.0)
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty")
+    path = tmp_path / "data/stability/cases.csv"
+    table = pd.read_csv(path)
+    table.assign(**{f"instability_{name}": np.nan for name in MEMBERS}).to_csv(path, index=False)
+    run_stages(tmp_path, monkeypatch, "failures")
+    evidence = pd.read_csv("data/failures/evidence.csv")
+    assert evidence["instability"].isna().all()
+    assert evidence[["expected_entropy", "border", "map_agreement"]].notna().all(axis=None)
+    assert "lungs" not in evidence  # no masks, no share
+    table.drop(columns="instability_net").to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"data/stability/cases\.csv: signal instability_net is missing"):
+        run_stages(tmp_path, monkeypatch, "failures")
+    path.unlink()
+    with pytest.raises(ValueError, match=r"data/stability/cases\.csv: no such file"):
+        run_stages(tmp_path, monkeypatch, "failures")
+
+
+def test_images_without_patients_are_each_their_own(tmp_path, monkeypatch):
+    made_tables(tmp_path, separation=1.0)
+    for path in (tmp_path / "data/prepare/cases.csv", *(tmp_path / "data/train").glob("*/predictions.csv")):
+        table = pd.read_csv(path)
+        table.assign(patient_id=table["image_id"]).to_csv(path, index=False)
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
+    found = metrics(tmp_path, "failures")["failures"]["ensemble"]
+    assert found["n_errors"] == sum(found[kind]["n"] for kind in failures.KINDS) > 0
+    queue = pd.concat(pd.read_csv(path) for path in Path("data/failures/queues").glob("*.csv"))
+    assert (queue["patient_id"] == queue["image_id"]).all()
 
 
 def test_the_site_of_local_patients_is_calibrated_on_them_alone(tmp_path, monkeypatch):

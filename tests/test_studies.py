@@ -1,5 +1,6 @@
 """The studies on miniatures: worlds whose truth is known, and seeds whose figures are made up."""
 
+import json
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,11 @@ import yaml
 from scipy.special import ndtr
 from scipy.stats import ttest_ind
 
-from studies import intervals, planted_marker, seeds, taxonomy
+from studies import copies, intervals, planted_marker, seeds, taxonomy
 from tmv_lib import failures
 from tmv_lib.calibration import calibration_in_the_large, calibration_slope, expected_calibration_error
 from tmv_lib.reporting import mean
+from tmv_lib.sources.phantom import plan_cases
 from tmv_lib.statistics import auroc
 
 CALIBRATED, OVERCONFIDENT, SHIFTED, UNEQUAL = intervals.WORLDS
@@ -251,7 +253,21 @@ def test_every_phantom_of_the_taxonomy_study_is_another_one():
     assert seeds | {member["seed"] for member in changed["members"].values()} == {21}
     assert {changed[name]["precision"] for name in ("train", "reference")} == {"bfloat16"}
     assert changed["train"]["epochs"] == params["train"]["epochs"]
-    assert not set(taxonomy.FIT) & set(taxonomy.FRESH)
+    seeds_of_a_run = [*taxonomy.FIT, *taxonomy.FRESH, *taxonomy.WITHOUT]
+    assert len(set(seeds_of_a_run)) == len(seeds_of_a_run)
+    assert not {21, 22, 23, 24, 25} & set(seeds_of_a_run)  # looked at: docs/taxonomy.md
+
+
+@pytest.mark.parametrize("seed", taxonomy.WITHOUT)
+def test_a_cause_planted_at_zero_is_in_no_case_of_its_phantom_and_the_others_are(seed):
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    phantom = taxonomy.with_seed(params, seed, precision="bfloat16")["prepare"]["phantom"]
+    plan = plan_cases(**phantom | {"patients": {"train": 100, "test": 200}}, seed=seed)
+    kind, changes = taxonomy.WITHOUT[seed]
+    planted = {"clinical ambiguity": "ambiguous", "annotation noise": "mislabelled", "model blindness": "blind"}
+    planted["spurious feature"] = "spurious"
+    assert set(plan["cause"]) == {"none", *planted.values()} - {planted[kind]}
+    assert changes.keys() <= params["prepare"]["phantom"].keys()
 
 
 def test_agreement_by_shuffled_evidence_is_that_of_chance():
@@ -269,15 +285,61 @@ def test_agreement_by_shuffled_evidence_is_that_of_chance():
     score = failures.fit_score(table, cause, enough=0.6, provenance={"n_errors": {}, "precision": "float32"})
     rules = failures.Rules(0.2, 0.25, 0.3, 0.9, 0.3)
     found = errors.join(failures.sort_errors(table, score=score, rules=rules))
-    row = taxonomy.measured(found, rng, 100)
-    by_chance = taxonomy.measured(taxonomy.shuffled(errors, score, rules, rng), rng, 100)
+    resampling = {"n_resamples": 100, "rng": rng}
+    row = taxonomy.measured(found, **resampling)
+    by_chance = taxonomy.measured(taxonomy.shuffled(errors, score, rules, rng), **resampling)
     assert row["kappa"] > 0.9
     assert row["recall of model blindness"] > 0.9
     assert by_chance["kappa_low"] < 0 < by_chance["kappa_high"]
     rows = pd.DataFrame([row | {"seed": "pooled"}, by_chance | {"seed": "shuffled signals"}])
-    text = taxonomy.page(rows, found, score)
+    # a phantom of 200 errors each, in which half of the errors that look like the kind are left
+    without = pd.concat([found[:200].assign(seed=seed) for seed in taxonomy.WITHOUT])
+    absent = taxonomy.planted_at_zero(without, **resampling)
+    assert absent["most_likely"].tolist() == [(found["best"][:200] == kind).mean() for kind in absent["kind"]]
+    signals = failures.told_apart(failures.all_signals(errors), cause, groups=errors["patient_id"], **resampling)
+    text = taxonomy.page(rows, found, score, absent, signals)
     assert f"{row['kappa']:.2f} (" in text
     assert "| shuffled signals | 800 |" in text
+    assert f"| annotation noise | 42 | 200 | {(cause[:200] == 'annotation noise').sum()} |" in text
+    assert "| oddity rank |" in text
+    assert "nan" not in text
+
+
+def test_the_study_runs_from_the_layout_to_the_table_on_a_tiny_phantom(tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    copies.copy_project(project)
+    (project / ".gitignore").write_text("/.studies/\n")
+    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    monkeypatch.chdir(project)
+    changed = tiny(taxonomy.with_seed(params, 21, precision="float32"))
+    taxonomy.run(taxonomy.FOLDER / "21", changed)
+    evidence = taxonomy.FOLDER / "21/data/failures/evidence.csv"
+    before = evidence.stat().st_mtime_ns
+    taxonomy.run(taxonomy.FOLDER / "21", changed)
+    assert evidence.stat().st_mtime_ns == before  # what is there is not run again
+    errors = taxonomy.errors_of([21], splits=["val", "cal", "test"])
+    assert set(errors["model"]) == {"densenet121", "resnet50", "ensemble"}
+    assert errors["patient_id"].str.startswith("21 ").all()
+    assert errors["instability"].notna().any()
+    score = failures.Score(**json.loads(taxonomy.SCORE.read_text(encoding="utf-8")))
+    found = errors.join(failures.sort_errors(errors, score=score, rules=failures.Rules(0.2, 0.25, 0.3, 0.9, 0.3)))
+    row = taxonomy.measured(found, n_resamples=100, rng=np.random.default_rng(0))
+    assert row["n_errors"] == len(errors) > 20
+    assert -1 <= row["kappa"] <= 1
+
+
+def tiny(params: dict) -> dict:
+    """Parameters of a phantom of 64 pixels and two small networks, trained once through."""
+    params["prepare"] |= {"size": 64}
+    params["prepare"]["phantom"] |= {"patients": {"train": 40, "val": 30, "cal": 20, "test": 30}}
+    for member, architecture in zip(params["members"].values(), ("resnet18", "mobilenet_v3_small"), strict=True):
+        member["architecture"] = architecture
+    params["train"]["epochs"] = params["reference"]["epochs"] = 1
+    for section in params.values():
+        if "resamples" in section:
+            section["resamples"] = 100
+    return params
 
 
 def test_the_border_catches_a_trained_network_that_reads_a_marker_and_no_other():

@@ -16,9 +16,6 @@ from tmv_lib.classification import accuracy
 from tmv_lib.reporting import figure, mean
 from tmv_lib.statistics import FloatArray, wilson_interval
 
-NO_SUBGROUP = ("image_id", "patient_id", "split", "source", "cause", "clear_finding")
-MOST_SUBGROUPS = 20
-
 
 class Prices(NamedTuple):
     """What errors and referrals cost, and how well the doctor reads what is referred: `sensitivity`, `specificity`."""
@@ -84,12 +81,6 @@ def disagreement(cases: pd.DataFrame, votes: np.ndarray, **resampling: Any) -> d
         )
     found |= figure("share_of_errors", mean, differ[wrong].astype(float), groups=groups[wrong], **resampling)
     return found
-
-
-def subgroup_columns(cases: pd.DataFrame) -> list[str]:
-    """The columns of words, with two to twenty different ones, that name a subgroup."""
-    words = cases.select_dtypes(["object", "string"])
-    return [name for name in words if name not in NO_SUBGROUP and 2 <= words[name].nunique() <= MOST_SUBGROUPS]
 
 
 def by_subgroup(cases: pd.DataFrame, named: pd.DataFrame, **resampling: Any) -> dict[str, Any]:
