@@ -45,6 +45,8 @@ class PhantomParams(Params):
     contrast: Range
     test_exposure: Relative
     test_noise: Relative
+    test_shifted: Literal["both", "negative", "positive"]
+    test_prevalence: Share | None
 
 
 class FolderParams(Params):
