@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from tmv_lib import figures
 from tmv_lib.audit import audit_images
-from tmv_lib.cases import NOTHING_UNREADABLE, SPLITS, Loaded, check_cases, cut_splits
+from tmv_lib.cases import NOTHING_UNREADABLE, SPLITS, Loaded, check_cases, cut_splits, name_local
 from tmv_lib.files import write_csv, write_metrics, write_npy
 from tmv_lib.images import How
 from tmv_lib.params import Params, read
@@ -45,6 +45,8 @@ class PhantomParams(Params):
     contrast: Range
     test_exposure: Relative
     test_noise: Relative
+    test_shifted: Literal["both", "negative", "positive"]
+    test_prevalence: Share | None
 
 
 class FolderParams(Params):
@@ -75,6 +77,7 @@ class PrepareParams(Params):
     val: Share
     cal: Share
     test: Share
+    local: str | None
     seed: Annotated[int, Field(ge=0)]
     phantom: PhantomParams
     folder: FolderParams
@@ -88,6 +91,8 @@ def main() -> None:
     loaded = load(params)
     cases, images = loaded.cases, loaded.images
     cases["split"] = cut_splits(cases, val=params.val, cal=params.cal, test=params.test, rng=rng)
+    if params.local:
+        cases = name_local(cases, Path(params.root) / params.local)
     check_cases(cases)
     audit = audit_images(images, cases, loaded.unreadable)
 

@@ -321,6 +321,32 @@ def test_another_site_shifts_exposure_and_noise_of_the_test_split_alone():
     assert np.diff(after[test]).std() > np.diff(before[test]).std()
 
 
+@pytest.mark.parametrize(("shifted", "darker"), [("negative", [0]), ("positive", [1]), ("both", [0, 1])])
+def test_a_shift_may_happen_to_one_class_alone(shifted, darker):
+    home = plan_cases(patients={"cal": 40, "test": 40}, seed=2)
+    away = plan_cases(patients={"cal": 40, "test": 40}, seed=2, test_exposure=0.5, test_noise=2.0, test_shifted=shifted)
+    there = (home["split"] == "test") & home["y_true"].isin(darker)
+    changed = home.assign(exposure=home["exposure"].where(~there, home["exposure"] * 0.5))
+    changed = changed.assign(noise=changed["noise"].where(~there, 2.0))
+    pd.testing.assert_frame_equal(away, changed)
+
+
+@pytest.mark.parametrize("prevalence", [0.15, 0.75])
+def test_another_prevalence_leaves_each_class_what_it_is(prevalence):
+    options = {"patients": {"cal": 60, "test": 6000}, "seed": 3}
+    home, away = plan_cases(**options), plan_cases(**options, test_prevalence=prevalence)
+    pd.testing.assert_frame_equal(home[home["split"] == "cal"], away[away["split"] == "cal"])
+    before, after = (plan[plan["split"] == "test"] for plan in (home, away))
+    assert after["y_true"].mean() == pytest.approx(prevalence, abs=1e-3)
+    assert len(after) == pytest.approx(len(before), rel=0.01)
+    assert after["patient_id"].nunique() == pytest.approx(6000, rel=0.1)
+    for name in ("cause", "finding", "marker", "mimic"):
+        shares = [part.groupby("y_true")[name].value_counts(normalize=True) for part in (before, after)]
+        assert (shares[0] - shares[1]).abs().max() < 0.05  # the 900 ill patients of the smaller one: 3 x 0.016
+    bins = after.groupby(np.floor(after["posterior"] * 10))
+    assert (bins["y_true"].mean() - bins["posterior"].mean()).abs()[bins.size() > 100].max() < 0.1
+
+
 # ---- errors
 
 
@@ -338,6 +364,9 @@ def test_another_site_shifts_exposure_and_noise_of_the_test_split_alone():
         ({"ambiguous_contrast": (0.2, 0.6)}, "must lie below contrast"),
         ({"noise": -1}, "noise"),
         ({"test_exposure": 0}, "test_exposure"),
+        ({"test_shifted": "ill"}, "test_shifted must be one of both, negative, positive, found 'ill'"),
+        ({"test_prevalence": 1.0}, "test_prevalence"),
+        ({"test_prevalence": 0.5, "prevalence": 0.0}, "test_prevalence"),
         ({"prevalence": 0.1, "ambiguous": 0.6}, "add up"),
         ({"blind": 0.7, "ambiguous": 0.5}, "add up"),
         ({"prevalence": 1.0, "ambiguous": 0.1}, "add up"),
