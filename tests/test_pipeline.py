@@ -18,7 +18,17 @@ from tmv_lib.reporting import difference, figure
 from tmv_lib.statistics import auroc
 
 ROOT = Path(__file__).parents[1]
-TRACKED = ["dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/plots", "stages", "tmv_lib"]
+TRACKED = [
+    "dvc.yaml",
+    "params.yaml",
+    "card.yaml",
+    ".gitignore",
+    ".dvcignore",
+    ".dvc/config",
+    ".dvc/plots",
+    "stages",
+    "tmv_lib",
+]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 

@@ -79,12 +79,14 @@ def run_stages(
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     member = next(iter(params["members"].values()))
     params["members"] = dict.fromkeys(MEMBERS, member)
-    params["deferral"] |= deferral
+    for name, value in deferral.items():
+        params["deferral"][name] = params["deferral"][name] | value if isinstance(value, dict) else value
     params["failures"] |= changed or {}
     for section in params.values():
         if "resamples" in section:
             section["resamples"] = 100
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    (folder / "card.yaml").write_text((ROOT / "card.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.chdir(folder)
     for name in names:
         import_module(f"stages.{name}").main()
@@ -457,7 +459,7 @@ def test_the_policy_is_told_as_shipped_and_as_calibrated_at_the_site(tmp_path, m
 
 def test_a_budget_sets_the_threshold_and_a_dear_review_never_pays(tmp_path, monkeypatch):
     made_tables(tmp_path, separation=1.0)
-    run_stages(tmp_path, monkeypatch, *AFTER_TRAINING, budget=0.0, review=2.0)
+    run_stages(tmp_path, monkeypatch, *AFTER_TRAINING, budget=0.0, cost={"review": 2.0})
     found = metrics(tmp_path, "ensemble")["deferral"]
     assert found["words"].startswith("deferral never pays")
     assert found["threshold"] < 0.3

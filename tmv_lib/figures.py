@@ -10,7 +10,6 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -156,31 +155,4 @@ def case_sheet(
     figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", y=0.995)
     figure.text(0.01, 0.006, MAP_NOTE, fontsize=8)
     figure.tight_layout(rect=(0, 0.02, 1, 0.985), pad=0.5)
-    return figure
-
-
-def trust_card(answers: Sequence[tuple[str, str]], sweep: pd.DataFrame) -> Figure:
-    """One page for the clinician: questions with their answers, and what each threshold costs."""
-    figure = plt.figure(figsize=(8.3, 10.2))
-    figure.text(0.06, 0.955, "Trust card", fontsize=20, weight="bold")
-    figure.text(0.06, 0.935, "what was measured on the test split, and no more", fontsize=10, color="0.35")
-    height = 0.895
-    for question, answer in answers:
-        figure.text(0.06, height, question, fontsize=12, weight="bold")
-        lines = fill(answer, 98)
-        figure.text(0.06, height - 0.012, lines, fontsize=10, va="top", linespacing=1.35)
-        height -= 0.043 + 0.0195 * (lines.count("\n") + 1)
-    cost, share = figure.add_axes((0.09, 0.07, 0.38, height - 0.12)), figure.add_axes((0.58, 0.07, 0.38, height - 0.12))
-    styles = (("C0", "--"), ("C0", "-"), ("0.45", "-."), ("0.45", ":"))
-    for (name, part), (colour, dashes) in zip(sweep.groupby("series", sort=False), styles, strict=True):
-        cost.plot(part["threshold"], part["failure_cost"], dashes, color=colour, label=name)
-    cost.set(xlabel="threshold", ylabel="failure cost a case", ylim=(0, None))
-    cost.legend(frameon=False, fontsize=8)
-    policy = sweep[sweep["series"] == "test"]
-    share.plot(policy["threshold"], 100 * policy["deferral_rate"], color="C1", label="goes to a doctor")
-    share.plot(policy["threshold"], 100 * policy["selective_risk"], color="C3", label="wrong among the decided")
-    share.set(xlabel="threshold", ylabel="of 100 cases", ylim=(0, 100))
-    share.legend(frameon=False, fontsize=8)
-    for axis in (cost, share):
-        axis.spines[["top", "right"]].set_visible(False)
     return figure
