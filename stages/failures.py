@@ -170,7 +170,10 @@ def adjudicated(errors: pd.DataFrame, path: str) -> dict[str, Any]:
     """How far a reader's kinds, a CSV with `image_id` and `kind`, agree with those of the ensemble's errors."""
     told = read_csv(path, ["image_id", "kind"])
     ours = errors[errors["model"] == "ensemble"].set_index("image_id")["kind"]
+    again = told["image_id"].duplicated()
     for row, case in enumerate(told.itertuples(), start=2):
+        if again[case.Index]:
+            raise ValueError(f"{path}, row {row}: {case.image_id!r} stands there more than once")
         if case.image_id not in ours.index:
             raise ValueError(f"{path}, row {row}: {case.image_id!r} is no error of the ensemble on the test split")
         if case.kind not in failures.KINDS:
