@@ -34,7 +34,7 @@ planted-marker: $(BIN)/.installed  ## do the border's instruments catch a networ
 seeds: $(BIN)/.installed .git  ## other training seeds: docs/seeds.md; trains each member once a seed, and goes on after a kill
 	python -m studies.seeds
 
-validate-taxonomy: $(BIN)/.installed .git  ## is the failure taxonomy right? docs/taxonomy.md; eight phantoms, two hours, goes on after a kill
+validate-taxonomy: $(BIN)/.installed .git  ## is the failure taxonomy right? docs/taxonomy.md; twelve phantoms, a quarter of an hour and more each, goes on after a kill
 	python -m studies.taxonomy
 
 intervals: $(BIN)/.installed  ## how often do our intervals cover the truth? docs/intervals.md

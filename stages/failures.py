@@ -84,7 +84,7 @@ def main() -> None:
         metrics["adjudication"] = adjudicated(shipped, params.adjudication)
     result: dict[str, Any] = {"failures": metrics}
     if phantom:
-        result["taxonomy"] = against_oracle(shipped, params, rng)
+        result["taxonomy"] = against_oracle(shipped, params, rng) | told_by_signals(evidence, params, rng)
     write_csv("data/failures/evidence.csv", evidence)
     write_csv("data/failures/errors.csv", shipped)
     for kind, queue in queues(shipped).items():
@@ -170,7 +170,10 @@ def adjudicated(errors: pd.DataFrame, path: str) -> dict[str, Any]:
     """How far a reader's kinds, a CSV with `image_id` and `kind`, agree with those of the ensemble's errors."""
     told = read_csv(path, ["image_id", "kind"])
     ours = errors[errors["model"] == "ensemble"].set_index("image_id")["kind"]
+    again = told["image_id"].duplicated()
     for row, case in enumerate(told.itertuples(), start=2):
+        if again[case.Index]:
+            raise ValueError(f"{path}, row {row}: {case.image_id!r} stands there more than once")
         if case.image_id not in ours.index:
             raise ValueError(f"{path}, row {row}: {case.image_id!r} is no error of the ensemble on the test split")
         if case.kind not in failures.KINDS:
@@ -326,16 +329,23 @@ def queues(errors: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def against_oracle(errors: pd.DataFrame, params: FailuresParams, rng: np.random.Generator) -> dict[str, Any]:
-    """How far the taxonomy agrees with the phantom's oracle over all models' errors, and what a signal tells alone."""
+    """How far the taxonomy agrees with the phantom's oracle, over all models' errors."""
     resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
     result: dict[str, Any] = {"truth": "the repair that mends the error"}
     result |= failures.agreement(errors, **resampling)
     known = errors[errors["cause"] != "undetermined"]
-    cause, groups = known["cause"].to_numpy(), known["patient_id"].to_numpy()
-    shuffled = rng.permutation(known["best"].to_numpy())
-    result |= figure("kappa_of_shuffled_kinds", failures.kappa, cause, shuffled, groups=groups, **resampling)
-    result["signals"] = failures.told_apart(failures.all_signals(known), cause, groups=groups, **resampling)
-    return result
+    cause, shuffled = known["cause"].to_numpy(), rng.permutation(known["best"].to_numpy())
+    groups = known["patient_id"].to_numpy()
+    return result | figure("kappa_of_shuffled_kinds", failures.kappa, cause, shuffled, groups=groups, **resampling)
+
+
+def told_by_signals(evidence: pd.DataFrame, params: FailuresParams, rng: np.random.Generator) -> dict[str, Any]:
+    """What each signal alone tells of the oracle's kinds, over all models' errors outside train: nothing is fitted."""
+    known = evidence[evidence["wrong"] & (evidence["cause"] != "undetermined")]
+    groups = known["patient_id"].to_numpy()
+    resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
+    told = failures.told_apart(failures.all_signals(known), known["cause"], groups=groups, **resampling)
+    return {"signals_from": "all errors outside train that a repair mends", "signals": told}
 
 
 def confusion(errors: pd.DataFrame) -> pd.DataFrame:
@@ -343,7 +353,8 @@ def confusion(errors: pd.DataFrame) -> pd.DataFrame:
     tables = [pd.DataFrame(columns=["series", "mended_by", "called", "n"])]
     told = {"best": "most likely kind", "kind": "where it decides"} if "cause" in errors else {}
     for column, series in told.items():
-        crossed = failures.confusion(errors, column).rename_axis("mended_by").reset_index()
+        crossed = failures.confusion(errors, column).rename(index={"undetermined": "no repair"})
+        crossed = crossed.rename_axis("mended_by").reset_index()
         tables.append(crossed.melt("mended_by", var_name="called", value_name="n").assign(series=series))
     return pd.concat(tables)
 
@@ -361,14 +372,20 @@ def draw(errors: pd.DataFrame, everything: pd.DataFrame, images: np.ndarray, mem
             image, sign = images[kept[place]], 1 if case.y_prob > 0.5 else -1
             panels = [(name, image, maps[name][place] * sign) for name in members]
             label = "positive" if case.y_true == 1 else "negative"
-            facts = f"labelled {label},\nensemble says {case.y_prob:.0%}\n{case.image_id.rpartition('/')[2][-24:]}"
-            nearest = f"{case.best} {case.probability:.0%}, next {case.runner_up}."
-            rows.append((facts, image, panels, f"{nearest}\n{case.reason[0].upper()}{case.reason[1:]}."))
-        shown = f"{len(chosen)} of {len(queue)}: the most typical first, the least sure last"
-        title = f"{kind[0].upper()}{kind[1:]} ({shown})\nneeds {failures.NEEDS[kind]}"
-        figures.save(
-            figures.case_sheet(rows, title=title), Path("plots/failures/cases") / f"{kind.replace(' ', '_')}.png"
-        )
+            name = case.image_id.rpartition("/")[2][-24:]
+            facts = f"{name}\nlabelled {label},\nensemble says {case.y_prob:.0%} positive"
+            nearest = f"{case.best} {case.probability:.0%}, next {case.runner_up}"
+            rows.append((facts, image, panels, f"{capital(nearest)}.\n{capital(case.reason)}."))
+        first, last = ("nearest to a kind", "farthest") if kind == "undetermined" else ("most typical", "least sure")
+        shown = f" ({len(chosen)} of {len(queue)}, the {first} first, the {last} last; maps are for the answer given)"
+        title = f"{capital(kind)}{shown if rows else ''}\nIt needs: {failures.NEEDS[kind]}"
+        sheet = Path("plots/failures/cases") / f"{kind.replace(' ', '_')}.png"
+        figures.save(figures.case_sheet(rows, title=title), sheet)
+
+
+def capital(words: str) -> str:
+    """Words as the beginning of a sentence."""
+    return words[0].upper() + words[1:]
 
 
 if __name__ == "__main__":

@@ -133,9 +133,9 @@ def measured(found: pd.DataFrame, **resampling: Any) -> dict[str, Any]:
     row["decided"] = told["n_decided"] / told["n"] if told["n"] else np.nan
     row |= {name: value for name, value in told.items() if name.startswith("kappa")}
     for kind in failures.KINDS[:4]:
+        row[f"n {kind}"] = told[kind]["n"]
         recall = {name: value for name, value in told[kind].items() if name.startswith("recall")}
         row |= {name.replace("recall", f"recall of {kind}"): value for name, value in recall.items()}
-        row[f"n {kind}"] = told[kind]["n"]
     return row
 
 

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -145,10 +148,32 @@ def test_kappa_is_that_of_scikit_learn_with_weights_and_without():
     assert failures.kappa(truth, found) == pytest.approx(cohen_kappa_score(truth, found), abs=1e-12)
     peers = [cohen_kappa_score(truth, found, sample_weight=row) for row in weights]
     np.testing.assert_allclose(failures.kappa(truth, found, weights=weights), peers, atol=1e-12)
+    assert failures.kappa(truth, truth, weights=weights).max() <= 1
     with pytest.raises(ValueError, match="no such case"):
         failures.kappa([], [])
     with pytest.raises(ValueError, match="only one kind"):
         failures.kappa([1, 1], [1, 1])
+
+
+def test_kappa_of_words_has_the_same_bytes_in_every_process():
+    code = """
+import numpy as np
+from tmv_lib.failures import KINDS, kappa
+rng = np.random.default_rng(0)
+truth, found = (np.array(KINDS, dtype=object)[rng.integers(0, 5, 177)] for _ in range(2))
+print(kappa(truth, found, weights=rng.integers(0, 4, (300, 177))).tobytes().hex())
+"""
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in "123"
+    }
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -222,6 +222,9 @@ def test_a_readers_kinds_are_compared_with_ours(tmp_path, monkeypatch):
     run_stages(tmp_path, monkeypatch, "failures", changed={"adjudication": "read.csv"})
     found = metrics(tmp_path, "failures")["failures"]["adjudication"]
     assert (found["n"], found["agree"]) == (4, 4)
+    pd.concat([told, told[:1]]).to_csv("read.csv", index=False)
+    with pytest.raises(ValueError, match=r"read\.csv, row 6: .* stands there more than once"):
+        run_stages(tmp_path, monkeypatch, "failures", changed={"adjudication": "read.csv"})
     told.assign(kind="bad luck").to_csv("read.csv", index=False)
     with pytest.raises(ValueError, match=r"read\.csv, row 2: kind is 'bad luck'"):
         run_stages(tmp_path, monkeypatch, "failures", changed={"adjudication": "read.csv"})

@@ -355,11 +355,11 @@ def kappa(truth: ArrayLike, found: ArrayLike, *, weights: ArrayLike | None = Non
     w = np.ones((1, len(truth))) if weights is None else np.atleast_2d(np.asarray(weights, dtype=float))
     w = w / w.sum(axis=1, keepdims=True)
     agreed, chance = w @ (truth == found), np.zeros(len(w))
-    for code in set(truth.tolist()) | set(found.tolist()):
+    for code in sorted(set(truth.tolist()) | set(found.tolist())):  # words have no order of their own in a set
         chance += (w @ (truth == code)) * (w @ (found == code))
     if np.any(chance > 1 - 1e-12):
         raise ValueError("only one kind is named, by both, among all cases or in a resample of them")
-    value = (agreed - chance) / (1 - chance)
+    value = np.minimum((agreed - chance) / (1 - chance), 1)  # which rounding would pass
     return float(value[0]) if weights is None else value
 
 

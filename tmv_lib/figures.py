@@ -134,25 +134,24 @@ def _with_bar(figure: Figure, title: str) -> Figure:
 def case_sheet(
     rows: Sequence[tuple[str, np.ndarray, Sequence[tuple[str, np.ndarray, np.ndarray]], str]], *, title: str
 ) -> Figure:
-    """Case studies: facts and plain image, maps as in `case_rows`, and a sentence of evidence beside them."""
+    """Case studies: facts and plain image, maps as in `case_rows`, and beside them sentences, one a line of words."""
     if not rows:
         return _no_case(title)
     columns = 1 + max(len(panels) for _, _, panels, _ in rows)
+    height = 2.12 + 0.17 * max(facts.count("\n") for facts, _, _, _ in rows)
     figure, axes = plt.subplots(
         len(rows),
         columns + 1,
-        figsize=(2.1 * columns + 4.2, 2.35 * len(rows) + 0.9),
-        width_ratios=[1.0] * columns + [1.9],
+        figsize=(1.95 * columns + 3.9, height * len(rows) + 0.7),
+        width_ratios=[1.0] * columns + [1.6],
         squeeze=False,
     )
-    for (facts, image, panels, sentence), line in zip(rows, axes, strict=True):
+    for (facts, image, panels, words), line in zip(rows, axes, strict=True):
         for axis in line:
             axis.axis("off")
         grey(line[0], image, facts)
         for axis, (name, seen, attribution) in zip(line[1:-1], panels, strict=False):
             overlay(axis, seen, attribution, name)
-        line[-1].text(0, 0.5, fill(sentence, 44), va="center", fontsize=9, transform=line[-1].transAxes)
-    figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", y=0.995)
-    figure.text(0.01, 0.006, MAP_NOTE, fontsize=8)
-    figure.tight_layout(rect=(0, 0.02, 1, 0.985), pad=0.5)
-    return figure
+        text = "\n\n".join(fill(sentence, 46) for sentence in words.split("\n"))
+        line[-1].text(0, 0.5, text, va="center", fontsize=9, linespacing=1.3, transform=line[-1].transAxes)
+    return _with_bar(figure, title)
