@@ -70,7 +70,7 @@ def main() -> None:
     params = read("params.yaml", "site", SiteParams)
     members = list(read_members("params.yaml"))
     rng = np.random.default_rng(params.seed)
-    cases = gather(members)
+    cases = gather(members, params)
     test = cases[cases["split"] == "test"]
     # labels of the site: its own split where it sent one, otherwise the test cases, each judged by the others
     sent = cases[cases["split"] == "local"]
@@ -111,7 +111,7 @@ def main() -> None:
     write_metrics("metrics/site.json", {"site": metrics})
 
 
-def gather(members: list[str]) -> pd.DataFrame:
+def gather(members: list[str], params: SiteParams) -> pd.DataFrame:
     """The cases outside train with calibrated logits of every member, and the first one's features as `pc_...`."""
     everyone = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
     cases = everyone[everyone["split"] != "train"].reset_index(drop=True)
@@ -120,13 +120,16 @@ def gather(members: list[str]) -> pd.DataFrame:
     path = f"data/train/{members[0]}/features.npy"
     read_features = partial(read_rows, path, image_id=predictions["image_id"])
     train = read_features(wanted=predictions.loc[predictions["split"] == "train", "image_id"])
+    features = projected(train, read_features(wanted=cases["image_id"]), components=params.components)
+    return join(cases, calibrated, features.assign(image_id=cases["image_id"]))
+
+
+def projected(train: np.ndarray, features: np.ndarray, *, components: int) -> pd.DataFrame:
+    """Features (n, d) as `pc_...`: on the principal components of the training images' features, each standardised."""
     mean, spread = train.mean(axis=0), train.std(axis=0)
     spread[spread == 0] = 1
-    components = min(read("params.yaml", "site", SiteParams).components, *train.shape)
-    space = PCA(components, svd_solver="full").fit((train - mean) / spread)
-    features = space.transform((read_features(wanted=cases["image_id"]) - mean) / spread)
-    columns = [f"pc_{k}" for k in range(components)]
-    return join(cases, calibrated, pd.DataFrame(features, columns=columns).assign(image_id=cases["image_id"]))
+    space = PCA(min(components, *train.shape), svd_solver="full").fit((train - mean) / spread)
+    return pd.DataFrame(space.transform((features - mean) / spread)).add_prefix("pc_")
 
 
 def labelled(cases: pd.DataFrame, member: str) -> Labelled:
