@@ -10,6 +10,8 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
+from stages.site import prevalence
+
 ROOT = Path(__file__).parents[1]
 MEMBERS = ("densenet121", "net", "net_2")  # one name inside another
 AFTER_TRAINING = ("calibration", "site", "baseline", "diversity", "uncertainty", "failures", "ensemble")
@@ -81,7 +83,7 @@ def run_stages(
     for section in params.values():
         if "resamples" in section:
             section["resamples"] = 100
-    params["site"] |= {"permutations": 199, "draws": 20}  # 199: the fewest at which Holm's over ten tests can reject
+    params["site"] |= {"permutations": 299, "draws": 20}  # Holm's over the 13 tests of three members can reject at 299
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     monkeypatch.chdir(folder)
     for name in names:
@@ -275,6 +277,48 @@ def test_every_stage_copes_with_a_local_split_even_of_one_class(tmp_path, monkey
     assert found["shift"]["site"]["n"] == found["shift"]["site"]["n_positive"] > 0
     assert found["net"]["update"]["name"] == "keep"  # one class teaches nothing
     assert "those of one alone" in found["shift"]["negative"]["features"]["absent"]
+
+
+def test_a_site_of_ten_cases_is_answered(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    few = cases.loc[cases["split"] == "test", "patient_id"].drop_duplicates().head(5)
+    resplit(tmp_path, set(cases.loc[cases["patient_id"].isin(few), "image_id"]), "local")
+    run_stages(tmp_path, monkeypatch, "calibration", "site")
+    found = metrics(tmp_path, "site")["site"]
+    assert found["shift"]["site"]["n"] == 10
+    assert "p_value_holm" in found["shift"]["pooled"]["features"]
+    assert "needs 5 patients of each place" in found["shift"]["negative"]["features"]["absent"]
+    assert found["shift"]["name"] == "none"
+    assert "needs more than the 5 there are" in found["learning_curve"]["absent"]
+    assert "nothing can be certified" in found["certificate"]["negative"]["words"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("prevalence", "allowed"),
+        ("none", "not needed"),
+        ("negative_class", "refused: a correction for prevalence holds where nothing else differs. Negatives look"),
+        ("both_classes", "refused"),
+        ("unnamed", "refused"),
+    ],
+)
+def test_prevalence_is_corrected_where_nothing_else_differs_and_nowhere_else(name, words):
+    rng = np.random.default_rng(0)
+
+    def drawn(share: float, split: str) -> pd.DataFrame:
+        y_true = (rng.random(20_000) < share).astype(int)
+        return pd.DataFrame({"split": split, "y_true": y_true, "logit_net": rng.normal(4 * y_true - 2, 2)})
+
+    # the log odds of two Normals of variance 4 at -2 and 2 are the score itself, at equal shares
+    source, test = pd.concat([drawn(0.5, "val"), drawn(0.5, "cal")]), drawn(0.1, "test")
+    found = prevalence(source, test, test, "net", name)
+    assert found["correction"].startswith(words)
+    assert found["estimated_by_em"] == pytest.approx(0.1, abs=0.03)
+    assert found["estimated_by_confusion"] == pytest.approx(0.1, abs=0.03)
+    assert ("nll_corrected" in found) == (name == "prevalence")
+    if name == "prevalence":
+        assert found["nll_corrected"] < found["nll_as_shipped"] - 0.05
 
 
 def test_a_local_patient_who_stands_in_test_too_teaches_nothing(tmp_path, monkeypatch):

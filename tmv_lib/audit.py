@@ -140,7 +140,8 @@ def blocks_explain(blocks: dict[str, dict[str, float]], *, shifted: tuple[str, .
         if block["outside_train_range"] > 0.5 or block["among_test"] > (1 + block["among_test_by_chance"]) / 2
     }
     if not blocks:
-        return False, "The file numbers cannot tell whether test was taken at another time or place: there are too few."
+        few = "there are too few, or none but this library's own"
+        return False, f"The file numbers cannot tell whether test was taken at another time or place: {few}."
     if not found:
         more = ", and do not explain the shift." if shifted else "."
         return False, f"The file numbers of test lie among train's: no sign of another time or place{more}"
