@@ -1,5 +1,6 @@
 """What are we looking at, and can the data be trusted?"""
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +19,7 @@ from tmv_lib.sources.folder import load_folder
 from tmv_lib.sources.medmnist import load_medmnist
 from tmv_lib.sources.phantom import plan_cases, repaired
 from tmv_lib.sources.phantom_image import render
-from tmv_lib.sources.table import load_table
+from tmv_lib.sources.table import Meaning, Rows, load_table
 from tmv_lib.stage import run
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -62,10 +63,16 @@ class MedmnistParams(Params):
 
 class TableParams(Params):
     file: str
-    positive: str | None
-    path_column: str
+    join: list[str]
+    image: str
     label_column: str
+    label_separator: str | None
+    positive: str | None
+    uncertain: dict[str, Meaning]
+    rows: Rows
+    reader_column: str | None
     patient_column: str
+    patient: str | None
     split_column: str
 
 
@@ -95,6 +102,10 @@ def main() -> None:
         cases = name_local(cases, Path(params.root) / params.local)
     check_cases(cases)
     audit = audit_images(images, cases, loaded.unreadable)
+    if loaded.ignored:
+        audit.counts["problems"]["ignored_label"] = {"images": loaded.ignored}
+    if warning := audit.counts["patients"].get("warning"):
+        print(f"warning: {warning}", file=sys.stderr)
 
     write_csv("data/prepare/cases.csv", cases)
     write_npy("data/prepare/images.npy", images)
@@ -129,7 +140,7 @@ def load(params: PrepareParams) -> Loaded:
         return load_medmnist(root=params.root, size=size, progress=progress, **params.medmnist.model_dump())
     options = params.table.model_dump()
     path = Path(params.root) / options.pop("file")
-    return load_table(path, size=size, how=how, progress=progress, **options)
+    return load_table(path, root=params.root, size=size, how=how, progress=progress, **options)
 
 
 if __name__ == "__main__":

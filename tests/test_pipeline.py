@@ -1,4 +1,4 @@
-"""The pipeline end to end, through DVC, on a tiny phantom and two small networks."""
+"""The pipeline end to end, through DVC, on a tiny phantom and two small networks, with labels of a site."""
 
 import json
 import os
@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from tmv_lib.reporting import difference, figure
+from tmv_lib.sources.phantom import plan_cases
 from tmv_lib.statistics import auroc
 
 ROOT = Path(__file__).parents[1]
@@ -50,8 +51,8 @@ def run(folder: Path, *command: str, fails: bool = False) -> str:
 
 def tiny(params: dict) -> dict:
     """The default parameters, made small."""
-    params["prepare"] |= {"size": 64}
-    params["prepare"]["phantom"]["patients"] = {"train": 60, "val": 30, "cal": 30, "test": 40}
+    params["prepare"] |= {"size": 64, "local": "local.csv"}
+    params["prepare"]["phantom"]["patients"] = {"train": 60, "val": 30, "cal": 30, "test": 60}
     for member, architecture in zip(params["members"].values(), ("resnet18", "mobilenet_v3_small"), strict=True):
         member["architecture"] = architecture
     params["train"]["epochs"] = params["reference"]["epochs"] = 2
@@ -74,6 +75,8 @@ def project(tmp_path_factory) -> Path:
         (folder / name).mkdir(parents=True)
         shutil.copy(ROOT / name / "README.md", folder / name)
     params = tiny(yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")))
+    plan = plan_cases(seed=params["prepare"]["seed"], **params["prepare"]["phantom"])
+    plan.loc[plan["split"] == "test", ["image_id"]].iloc[::3].to_csv(folder / "data/raw/local.csv", index=False)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     run(folder, "git", "init", "--quiet")
     commit(folder, "as downloaded")
@@ -100,6 +103,14 @@ def test_every_question_has_its_metrics_and_plots(project):
         declared = [next(iter(plot)) if isinstance(plot, dict) else plot for plot in entry.get("plots", [])]
         for path in (path.replace("${key}", key) for path in declared for key in ("densenet121", "resnet50")):
             assert (project / path).exists(), path
+
+
+def test_labels_of_the_site_are_a_split_of_their_own(project):
+    splits = pd.read_csv(project / "data/prepare/cases.csv").groupby("split")["patient_id"]
+    assert not set(splits.get_group("local")) & set(splits.get_group("test"))
+    site = json.loads((project / "metrics/site.json").read_text(encoding="utf-8"))["site"]
+    assert site["labels_from"] == "local"
+    assert site["shift"]["site"]["n_patients"] == splits.get_group("local").nunique()
 
 
 def test_metrics_of_one_name_do_not_stand_in_two_files(project):

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from safetensors.numpy import save_file
 
+from stages.site import prevalence
 from tmv_lib import failures
 
 ROOT = Path(__file__).parents[1]
@@ -85,6 +86,7 @@ def run_stages(
     for section in params.values():
         if "resamples" in section:
             section["resamples"] = 100
+    params["site"] |= {"permutations": 299, "draws": 20}  # Holm's over the 13 tests of three members can reject at 299
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     (folder / "card.yaml").write_text((ROOT / "card.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.chdir(folder)
@@ -356,10 +358,7 @@ def test_images_without_patients_are_each_their_own(tmp_path, monkeypatch):
 def test_the_site_of_local_patients_is_calibrated_on_them_alone(tmp_path, monkeypatch):
     cases = made_tables(tmp_path, separation=1.0)
     half = (cases["split"] == "test") & (cases["patient_id"].str[1:].astype(int) % 4 < 2)
-    for path in (tmp_path / "data/prepare/cases.csv", *(tmp_path / "data/train").glob("*/predictions.csv")):
-        table = pd.read_csv(path).set_index("image_id")
-        table.loc[cases.loc[half, "image_id"], "split"] = "local"
-        table.reset_index().to_csv(path, index=False)
+    resplit(tmp_path, set(cases.loc[half, "image_id"]), "local")
     run_stages(tmp_path, monkeypatch, "calibration", "site")
     before, found = pd.read_csv("data/site/cases.csv").set_index("image_id"), metrics(tmp_path, "site")["site"]
     assert found["labels_from"] == "local"
@@ -371,6 +370,125 @@ def test_the_site_of_local_patients_is_calibrated_on_them_alone(tmp_path, monkey
     after = pd.read_csv("data/site/cases.csv").set_index("image_id")
     columns = [f"site_logit_{name}" for name in MEMBERS]
     pd.testing.assert_frame_equal(before[columns], after[columns])  # the truth of the test cases plays no part
+
+
+def resplit(folder: Path, moved: set[str], split: str) -> None:
+    """Put these images into another split, in every table that says one."""
+    for path in (folder / "data/prepare/cases.csv", *(folder / "data/train").glob("*/predictions.csv")):
+        table = pd.read_csv(path)
+        table.loc[table["image_id"].isin(moved), "split"] = split
+        table.to_csv(path, index=False)
+
+
+def test_every_stage_copes_with_a_local_split_even_of_one_class(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    test = cases[(cases["split"] == "test")]
+    moved = set(test.loc[test["y_true"] == 1, "image_id"].iloc[:16])
+    resplit(tmp_path, moved, "local")
+    run_stages(tmp_path, monkeypatch, *AFTER_TRAINING)
+    assert metrics(tmp_path, "baseline")["baseline"]["n"] == len(test) - len(moved)
+    found = metrics(tmp_path, "site")["site"]
+    assert found["shift"]["site"]["n"] == found["shift"]["site"]["n_positive"] > 0
+    assert found["net"]["update"]["name"] == "keep"  # one class teaches nothing
+    assert "those of one alone" in found["shift"]["negative"]["features"]["absent"]
+
+
+def test_a_site_of_ten_cases_is_answered(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    few = cases.loc[cases["split"] == "test", "patient_id"].drop_duplicates().head(5)
+    resplit(tmp_path, set(cases.loc[cases["patient_id"].isin(few), "image_id"]), "local")
+    run_stages(tmp_path, monkeypatch, "calibration", "site")
+    found = metrics(tmp_path, "site")["site"]
+    assert found["shift"]["site"]["n"] == 10
+    assert "p_value_holm" in found["shift"]["pooled"]["features"]
+    assert "needs 5 patients of each place" in found["shift"]["negative"]["features"]["absent"]
+    assert found["shift"]["name"] == "none"
+    assert "needs more than the 5 there are" in found["learning_curve"]["absent"]
+    assert "nothing can be certified" in found["certificate"]["negative"]["words"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("prevalence", "allowed"),
+        ("none", "not needed"),
+        ("negative_class", "refused: a correction for prevalence holds where nothing else differs. Negatives look"),
+        ("both_classes", "refused"),
+        ("unnamed", "refused"),
+    ],
+)
+def test_prevalence_is_corrected_where_nothing_else_differs_and_nowhere_else(name, words):
+    rng = np.random.default_rng(0)
+
+    def drawn(share: float, split: str) -> pd.DataFrame:
+        y_true = (rng.random(20_000) < share).astype(int)
+        return pd.DataFrame({"split": split, "y_true": y_true, "logit_net": rng.normal(4 * y_true - 2, 2)})
+
+    # the log odds of two Normals of variance 4 at -2 and 2 are the score itself, at equal shares
+    source, test = pd.concat([drawn(0.5, "val"), drawn(0.5, "cal")]), drawn(0.1, "test")
+    found = prevalence(source, test, test, "net", name)
+    assert found["correction"].startswith(words)
+    assert found["estimated_by_em"] == pytest.approx(0.1, abs=0.03)
+    assert found["estimated_by_confusion"] == pytest.approx(0.1, abs=0.03)
+    assert ("nll_corrected" in found) == (name == "prevalence")
+    if name == "prevalence":
+        assert found["nll_corrected"] < found["nll_as_shipped"] - 0.05
+
+
+def test_a_local_patient_who_stands_in_test_too_teaches_nothing(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    test = cases[(cases["split"] == "test")].sort_values("image_id")
+    first = test.drop_duplicates("patient_id")["image_id"]  # of each of the 40 patients one image, the other stays
+    resplit(tmp_path, set(first[:20]), "local")
+    run_stages(tmp_path, monkeypatch, "calibration", "site")
+    found = metrics(tmp_path, "site")["site"]
+    assert (found["labels_from"], found["local_patients_left_out"]) == ("test", 20)
+    resplit(tmp_path, set(test.loc[test["patient_id"].isin(test["patient_id"].iloc[:10]), "image_id"]), "local")
+    run_stages(tmp_path, monkeypatch, "calibration", "site")
+    found = metrics(tmp_path, "site")["site"]
+    whole = test["patient_id"].iloc[:10].nunique()
+    assert (found["labels_from"], found["local_patients_left_out"]) == ("local", 20 - whole)
+    assert found["shift"]["site"]["n_patients"] == whole
+
+
+def test_a_column_that_differs_is_named_with_its_shares(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    run_stages(tmp_path, monkeypatch, "calibration", "site")
+    assert "no further column" in metrics(tmp_path, "site")["site"]["shift"]["columns"]["absent"]
+    test, rng = (cases["split"] == "test").to_numpy(), np.random.default_rng(0)
+    told = cases.assign(
+        manufacturer=np.where(test, rng.choice(["Acme", None], 300), "Best"),
+        study_date=rng.integers(20180101, 20190101, 300) + 10000 * test,
+        sex=rng.choice(["F", "M"], 300),
+        width=512,
+    )
+    told.to_csv("data/prepare/cases.csv", index=False)
+    run_stages(tmp_path, monkeypatch, "site")
+    found = metrics(tmp_path, "site")["site"]["shift"]["columns"]
+    assert set(found) == {"manufacturer", "study_date", "sex", "words"}
+    assert found["words"].startswith("Between source and site differ manufacturer (Best: 100% of the source, 0% of the")
+    assert "study_date (median 2018" in found["words"]
+    assert "sex" not in found["words"]
+    assert found["sex"]["p_value_holm"] > 0.05
+    # the columns are a family of their own
+    assert found["manufacturer"]["p_value_holm"] == pytest.approx(3 * found["manufacturer"]["p_value"])
+
+
+def test_the_numbers_of_the_files_are_asked_whether_they_explain_the_shift(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)  # patients, and so images, are numbered split by split
+    run_stages(tmp_path, monkeypatch, "calibration", "site")
+    found = metrics(tmp_path, "site")["site"]["shift"]
+    assert found["name"] == "none"
+    assert not found["id_blocks"]["explain_the_shift"]
+    assert "negatives (" in found["id_blocks"]["words"]
+    assert "but no shift was found" in found["id_blocks"]["words"]
+    path = tmp_path / "data/train/densenet121/features.npy"
+    away = ((cases["split"] == "test") & (cases["y_true"] == 0)).to_numpy()
+    np.save(path, np.load(path) + 3 * away[:, None].astype(np.float32))
+    run_stages(tmp_path, monkeypatch, "site")
+    found = metrics(tmp_path, "site")["site"]["shift"]
+    assert found["name"] == "negative_class"
+    assert found["id_blocks"]["explain_the_shift"]
 
 
 def test_flipping_one_patient_moves_nothing_as_shipped_and_not_its_own_logit(tmp_path, monkeypatch):

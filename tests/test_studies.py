@@ -12,7 +12,8 @@ import yaml
 from scipy.special import ndtr
 from scipy.stats import ttest_ind
 
-from studies import copies, intervals, planted_marker, seeds, taxonomy
+from stages.site import SiteParams
+from studies import copies, intervals, planted_marker, seeds, sites, taxonomy
 from tmv_lib import failures
 from tmv_lib.calibration import calibration_in_the_large, calibration_slope, expected_calibration_error
 from tmv_lib.reporting import mean
@@ -353,3 +354,29 @@ def test_the_border_catches_a_trained_network_that_reads_a_marker_and_no_other()
     assert by_marker["border_flips"].mean() > 0.15
     assert by_finding["border_flips"].mean() < 0.1
     assert np.nanmean(by_marker["border"]) > np.nanmean(by_finding["border"]) + 0.1
+
+
+def quarters(images: np.ndarray) -> pd.DataFrame:
+    """A look without a network: grey level and graininess of the quarters, and which half is the brighter."""
+    side = images.shape[1] // 2
+    tiles = images[:, : 2 * side, : 2 * side].reshape(len(images), 2, side, 2, side).astype(float)
+    level, grain = tiles.mean(axis=(2, 4)), np.diff(tiles, axis=4).std(axis=(2, 4))
+    features = np.hstack([level.reshape(len(images), -1), grain.reshape(len(images), -1)])
+    return pd.DataFrame(features).add_prefix("pc_").assign(logit_net=level[:, 1].sum(axis=1) - level[:, 0].sum(axis=1))
+
+
+def test_planted_shifts_of_rendered_images_are_named():
+    """A short version of `make sites`, with two seeds and no network."""
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    site = SiteParams(**params["site"] | {"permutations": 199})
+    tables = [sites.told(seed, params["prepare"]["phantom"], site, quarters, size=48) for seed in (1, 2)]
+    table = pd.concat(tables, ignore_index=True)
+    assert list(table["planted"]) == list(sites.SITES) * 2
+    assert (table["named"] == table["planted"]).sum() >= 9
+    assert (table["control_p_value"] > 0.01).all()
+    updates = sites.kept(np.random.default_rng(0), repeats=40)
+    assert updates["keep"][0] > 0.85
+    assert updates["keep"].iloc[-1] < updates["keep"][0]  # a calibrator of 100 cases is itself wrong
+    text = sites.page(table, updates, site)
+    assert "| `test_prevalence: 0.65` | `prevalence` | 2 |" in text
+    assert "nan" not in text

@@ -22,12 +22,14 @@ class Loaded(NamedTuple):
     images: uint8 (n, size, size), in the row order of `cases`.
     unreadable: `path`, `problem` of every file that was left out.
     masks: boolean (n, size, size) by name, where the truth is known: `masks` (the finding), `lungs`.
+    ignored: how many images were left out because none of their labels says yes or no.
     """
 
     cases: pd.DataFrame
     images: np.ndarray
     unreadable: pd.DataFrame
     masks: Mapping[str, np.ndarray] = MappingProxyType({})
+    ignored: int = 0
 
 
 def cut_splits(cases: pd.DataFrame, *, val: float, cal: float, test: float, rng: np.random.Generator) -> pd.Series:
