@@ -498,6 +498,8 @@ def draw_card(own: dict[str, Any], members: list[str], test: pd.DataFrame) -> No
     """The trust card as HTML and as Markdown, from the metrics of every stage that has run."""
     metrics, sources = dict(own), []
     told = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    others = {"phantom", "folder", "medmnist", "table"} - {told["prepare"]["source"]}
+    told["prepare"] = {name: value for name, value in told["prepare"].items() if name not in others}
     for stage, files in FILES.items():
         files = [*files, *(f"data/train/{name}/weights.safetensors" for name in members if stage == "train")]
         if stage in trust_card.QUESTIONS:
@@ -505,7 +507,8 @@ def draw_card(own: dict[str, Any], members: list[str], test: pd.DataFrame) -> No
         found = [path for path in files if Path(path).exists()]
         for path in (path for path in found if path.startswith("metrics/")):
             metrics |= json.loads(Path(path).read_text(encoding="utf-8"))
-        params = told[stage] | ({"deferral": told["deferral"]} if stage == "ensemble" else {})
+        more = {"ensemble": ["deferral"], "train": ["members"]}.get(stage, [])
+        params = told.get(stage, {}) | {section: told[section] for section in more}
         sources.append(trust_card.Source(stage, flat(params), {path: trust_card.digest(path) for path in found}))
     source = ", ".join(sorted(set(read_csv("data/prepare/cases.csv", ["source"])["source"])))
     facts = read("card.yaml", "card", trust_card.Facts).about(source)
@@ -538,8 +541,8 @@ def examples(test: pd.DataFrame) -> list[trust_card.Picture]:
     policies = test.set_index("image_id").loc[first["image_id"]]
     pictures = []
     for error, image, case in zip(first.itertuples(), images, policies.itertuples(), strict=True):
-        done = "to a doctor" if case.deferred else f"called {('negative', 'positive')[case.decision]}"
-        caption = f"{error.kind}: truth {('negative', 'positive')[error.y_true]}, p {case.y_prob:.2f}, {done}"
+        truth, done = ("negative", "positive")[error.y_true], "to a doctor" if case.deferred else "decided"
+        caption = f"{error.kind}: {truth}, p {case.y_prob:.2f}, {done}"
         sheet = f"../failures/cases/{str(error.kind).replace(' ', '_')}.png"
         pictures.append(trust_card.Picture(png(image), caption, sheet))
     return pictures
