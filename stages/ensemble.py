@@ -31,7 +31,7 @@ NO_SITE = f"{SITE}: no such file; the stage `site` makes it"
 THRESHOLDS = np.linspace(0, 1, 101)
 # What is read of each stage, and what it was told: the card says so with the digest of each file.
 FILES: dict[str, list[str]] = {
-    "prepare": ["data/prepare/cases.csv"],
+    "prepare": ["data/prepare/cases.csv", "data/prepare/images.npy"],
     "train": [],
     "calibration": ["data/calibration/cases.csv"],
     "site": [SITE, SHIFT],
@@ -81,6 +81,7 @@ def main() -> None:
     knobs = read("params.yaml", "deferral", DeferralParams)
     members = list(read_members("params.yaml"))
     rng = np.random.default_rng(params.seed)
+    lots = rng.spawn(1)[0]  # which image of a patient certifies must not hang on what else is drawn
     resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
     cases, signals = gather(members)
     fits = calibrations(cases, members, knobs)
@@ -132,7 +133,7 @@ def main() -> None:
     cases["reason"] = reasons(cases, signals, val, close=scores["margin"] < knobs.threshold)
     on_test = {name: score[test] for name, score in scores.items()}
 
-    guarantee, audit = certify(cases, chosen, cal, test, params, knobs, rng)
+    guarantee, audit = certify(cases, chosen, cal, test, params, knobs, lots)
     found = bought(cases[test], prices, knobs, params, rng)
     found |= {"score": "learned" if learned.beats_margin else "margin", "learned": explained(learned, signals)}
     found |= {"signals_missing": complete.n_missing, "signals_left_out": ", ".join(complete.absent) or "none"}

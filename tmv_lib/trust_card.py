@@ -235,19 +235,22 @@ def use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
     """Use it when ..."""
     found, told = metrics.get("deferral", {}), [f"{fact(facts, 'intended_use')};"]
     if "threshold" not in found:
-        return [*told, f"when it may decide: {NOT_MEASURED}."]
+        return _sentence([*told, f"when it may decide: {NOT_MEASURED}"])
     cost = found["cost"]
     price = figure({key: found[key] for key in found if key in _PRICE}, _PRICE[0], percent=False)
     told += [
         f"its certainty in the case is {found['threshold']:.3g} or more, and a doctor reads every other case;",
         f"a missed positive costs you about {cost['false_negative']:g}, a false alarm {cost['false_positive']:g} and a"
         f" review {cost['review']:g}. Other prices, another threshold: cheapest on validation is"
-        f" {at(found, 'cost_optimal')['threshold']:.3g}. Highest price at which reviews pay on test: {price}.",
+        f" {at(found, 'cost_optimal')['threshold']:.3g}. Highest price at which reviews pay on test: {price};",
     ]
     ltt = at(metrics, "guarantee", "ltt")
     if ltt.get("certified"):
-        told.append(f"Where you need the guarantee below: when its certainty is {ltt['threshold']:.3g} or more.")
-    return told
+        told.append(
+            "where you need the guarantee below, and only at a place like the one that it was certified for: its"
+            f" certainty is {ltt['threshold']:.3g} or more."
+        )
+    return _sentence(told)
 
 
 _PRICE = ("break_even_review_price", "break_even_review_price_absent")
@@ -287,7 +290,11 @@ def do_not_use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
         told.append(f"the case is one of those on which it errs more often: {_few(worse)};")
     if unmeasured := [name for name in QUESTIONS if name not in metrics]:
         told.append(f"you would rely on what was {NOT_MEASURED}: {', '.join(unmeasured)};")
-    return [*told[:-1], told[-1].removesuffix(";") + "."]
+    return _sentence(told)
+
+
+def _sentence(clauses: list[str]) -> list[str]:
+    return [*clauses[:-1], clauses[-1].rstrip(";.") + "."]
 
 
 SIDES = ("pooled", "positive", "negative")
@@ -332,7 +339,8 @@ def guarantee(metrics: Mapping[str, Any]) -> Section:
             words.append(
                 f"Guaranteed with {100 * (1 - level):g} % confidence: at most {found['risk']:.0%} of the {which} with a"
                 f" certainty of {ltt['threshold']:.3g} or more are wrong, for {found['population']}. On test these are"
-                f" {figure(ltt, 'test_coverage')}, of which {figure(ltt, 'test_selective_risk')} were wrong."
+                f" {figure(ltt, 'test_coverage')}, of which {figure(ltt, 'test_selective_risk')} were wrong"
+                + (": there it is broken." if ltt.get("test_selective_risk_low", 0) > found["risk"] else ".")
             )
     if not words:
         words.append(f"Guaranteed: nothing. {at(found, 'pooled', 'ltt').get('words', found['pooled'].get('words'))}")
