@@ -20,7 +20,7 @@ from tmv_lib import deferral, policy, selective, trust_card
 from tmv_lib.calibration import calibration_in_the_large, calibration_test, expected_calibration_error
 from tmv_lib.classification import accuracy, negative_log_likelihood
 from tmv_lib.files import join, read_csv, read_rows, whole, write_csv, write_metrics
-from tmv_lib.params import Params, read, read_members
+from tmv_lib.params import Member, Params, read, read_members
 from tmv_lib.reporting import by_class, counts, curve, figure, mean
 from tmv_lib.stage import run
 from tmv_lib.statistics import auroc, patient_folds, rank_among
@@ -79,7 +79,8 @@ class DeferralParams(Params):
 def main() -> None:
     params = read("params.yaml", "ensemble", EnsembleParams)
     knobs = read("params.yaml", "deferral", DeferralParams)
-    members = list(read_members("params.yaml"))
+    described = read_members("params.yaml")
+    members = list(described)
     rng = np.random.default_rng(params.seed)
     lots = rng.spawn(1)[0]  # which image of a patient certifies must not hang on what else is drawn
     resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
@@ -162,7 +163,7 @@ def main() -> None:
     grid = np.arange(1, 100) / 100
     write_csv("plots/ensemble/net_benefit.csv", policy.net_benefits(cases[test], prices, threshold_probs=grid))
     write_metrics("metrics/ensemble.json", metrics)
-    draw_card(metrics, members, cases[test])
+    draw_card(metrics, described, cases[test])
 
 
 def calibrations(cases: pd.DataFrame, members: list[str], knobs: DeferralParams) -> dict[str, pd.DataFrame]:
@@ -495,7 +496,7 @@ def standing(knobs: DeferralParams) -> str:
     return f"{shift['words']} The guarantee holds if its cases are exchangeable."
 
 
-def draw_card(own: dict[str, Any], members: list[str], test: pd.DataFrame) -> None:
+def draw_card(own: dict[str, Any], members: dict[str, Member], test: pd.DataFrame) -> None:
     """The trust card as HTML and as Markdown, from the metrics of every stage that has run."""
     metrics, sources = dict(own), []
     told = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
@@ -513,12 +514,12 @@ def draw_card(own: dict[str, Any], members: list[str], test: pd.DataFrame) -> No
         sources.append(trust_card.Source(stage, flat(params), {path: trust_card.digest(path) for path in found}))
     source = ", ".join(sorted(set(read_csv("data/prepare/cases.csv", ["source"])["source"])))
     facts = read("card.yaml", "card", trust_card.Facts).about(source)
-    described = {
+    words = {
         name: f"{one.architecture}, {'trained here' if one.train else 'taken as it is'} from weights {one.weights},"
         f" dropout {one.dropout:g}, seed {one.seed}"
-        for name, one in read_members("params.yaml").items()
+        for name, one in members.items()
     }
-    card = trust_card.card(metrics, facts, members=described, sources=sources, pictures=examples(test))
+    card = trust_card.card(metrics, facts, members=words, sources=sources, pictures=examples(test))
     for ending, text in (("html", trust_card.as_html(card)), ("md", trust_card.as_markdown(card))):
         with whole(f"plots/ensemble/trust_card.{ending}") as temporary:
             temporary.write_text(text, encoding="utf-8")
