@@ -89,6 +89,9 @@ def main() -> None:
     val, cal, test = ((cases["split"] == split).to_numpy() for split in ("val", "cal", "test"))
     if cases["y_true"][val].nunique() < 2:
         raise ValueError("data/prepare/cases.csv: split val must hold both classes, the ensemble is fitted on it")
+    for name, split in (("cal", cal), ("test", test)):
+        if not split.any():
+            raise ValueError(f"data/prepare/cases.csv: split {name} has no case")
     complete = deferral.complete_signals(signals, fitted=val)
     signals = complete.table
     cost, reader = knobs.cost, knobs.reader

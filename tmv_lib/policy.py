@@ -101,7 +101,7 @@ def predictive_values(cases: pd.DataFrame, *, prevalence: float, **resampling: A
         rate = partial(_rate_among_called, share=share)
         found |= figure(name, rate, y_true == called, own, groups=groups, **resampling)
         # As in `figure`, where every resample says the same: Wilson's end of the rate that came out as 0.
-        if found.get(f"{name}_low") == found.get(f"{name}_high"):
+        if name in found and found[f"{name}_low"] == found[f"{name}_high"]:
             right, wrong = (own[y_true == label].mean() for label in (called, 1 - called))
             other = np.unique(groups[y_true == (1 - called if wrong == 0 else called)]).size
             most = float(wilson_interval(0, other)[1])
