@@ -325,3 +325,22 @@ def test_it_prints_as_a_page_and_the_crosswalk(tmp_path, metrics, facts, size):
     ]
     subprocess.run(["chromium", *flags, page.as_uri()], check=True, capture_output=True, timeout=120)
     assert len(re.findall(rb"/Type\s*/Page\b", (tmp_path / "card.pdf").read_bytes())) == 2
+
+
+def paths(found: dict, *above: str) -> list[tuple[str, ...]]:
+    """Where every figure and every group of them stands."""
+    here = [(*above, name) for name in found]
+    return here + [path for name, one in found.items() if isinstance(one, dict) for path in paths(one, *above, name)]
+
+
+def test_any_figure_may_be_missing(metrics, facts):
+    for *above, name in paths(metrics):
+        kept = deepcopy(metrics)
+        entry = kept
+        for key in above:
+            entry = entry[key]
+        del entry[name]
+        made = card(kept, facts, members=MEMBERS)
+        cells = [cell for section in made.sections for table in section.tables for row in table[1:] for cell in row]
+        words = [text for section in made.sections for text in section.words]
+        assert all(text.strip() and "None" not in text for text in [*cells, *words]), (*above, name)

@@ -31,6 +31,14 @@ QUESTIONS = (
     "stability",
     "failures",
 )
+OF_HUNDRED = {  # in the order in which they are drawn, with how they are told apart in grey
+    "positive_called_positive": ("positive, called so", "right"),
+    "negative_called_negative": ("negative, called so", "right"),
+    "positive_called_negative": ("positive, missed", "missed"),
+    "negative_called_positive": ("negative, called positive", "alarm"),
+    "positive_deferred": ("positive, to a doctor", "doctor"),
+    "negative_deferred": ("negative, to a doctor", "doctor"),
+}
 MOST_MEMBERS = 3  # rows of a table: one page holds no more
 MOST_SUBGROUPS = 6
 _TEMPLATE = Path(__file__).with_name("trust_card.html")
@@ -143,7 +151,8 @@ def card(
     each kind of failure.
     """
     of_policy = metrics.get("deferral", {})
-    hundred = of_hundred(of_policy["of_the_cases"]) if "of_the_cases" in of_policy else {}
+    counts = at(of_policy, "of_the_cases")
+    hundred = of_hundred(counts) if OF_HUNDRED.keys() <= counts.keys() else {}
     sections = [
         Section("use", "Use it when", "ensemble, a person", use(metrics, facts)),
         Section("do_not_use", "Do not use it when", "all stages, a person", do_not_use(metrics, facts)),
@@ -185,9 +194,14 @@ def figure(found: Mapping[str, Any], name: str, *, percent: bool = True) -> str:
         return NOT_MEASURED
     number: Callable[[float], str] = (lambda x: f"{100 * x:.1f}") if percent else (lambda x: f"{x:.3f}")
     value = number(found[name]) + " %" * percent
-    if f"{name}_low" not in found:
+    if not {f"{name}_low", f"{name}_high"} <= found.keys():
         return value
     return f"{value} ({number(found[f'{name}_low'])} to {number(found[f'{name}_high'])})"
+
+
+def plain(found: Mapping[str, Any], name: str, form: str = ".3g") -> str:
+    """A number or a sentence as it stands, or "not measured"."""
+    return format(found[name], "" if isinstance(found[name], str) else form) if name in found else NOT_MEASURED
 
 
 def of_hundred(counts: Mapping[str, int]) -> dict[str, int]:
@@ -236,23 +250,24 @@ def use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
     found, told = metrics.get("deferral", {}), [f"{fact(facts, 'intended_use')};"]
     if "threshold" not in found:
         return _sentence([*told, f"when it may decide: {NOT_MEASURED}"])
-    cost = found["cost"]
+    missed, alarm, review = (plain(at(found, "cost"), name, "g") for name in COSTS)
     price = figure({key: found[key] for key in found if key in _PRICE}, _PRICE[0], percent=False)
     told += [
-        f"its certainty in the case is {found['threshold']:.3g} or more, and a doctor reads every other case;",
-        f"a missed positive costs you about {cost['false_negative']:g}, a false alarm {cost['false_positive']:g} and a"
-        f" review {cost['review']:g}. Other prices, another threshold: cheapest on validation is"
-        f" {at(found, 'cost_optimal')['threshold']:.3g}. Highest price at which reviews pay on test: {price};",
+        f"its certainty in the case is {plain(found, 'threshold')} or more, and a doctor reads every other case;",
+        f"a missed positive costs you about {missed}, a false alarm {alarm} and a review {review}. Other prices,"
+        f" another threshold: cheapest on validation is {plain(at(found, 'cost_optimal'), 'threshold')}. Highest price"
+        f" at which reviews pay on test: {price};",
     ]
     ltt = at(metrics, "guarantee", "ltt")
     if ltt.get("certified"):
         told.append(
             "where you need the guarantee below, and only at a place like the one that it was certified for: its"
-            f" certainty is {ltt['threshold']:.3g} or more."
+            f" certainty is {plain(ltt, 'threshold')} or more."
         )
     return _sentence(told)
 
 
+COSTS = ("false_negative", "false_positive", "review")
 _PRICE = ("break_even_review_price", "break_even_review_price_absent")
 
 
@@ -274,15 +289,15 @@ def do_not_use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
     decided = at(found, "calibration_of_decided", "decided")
     if decided.get("p_value", 1) < 0.05:
         told.append(
-            f"you read its probability as a risk: where it decides this is off by {decided['ece']:.3f}, and by no more"
-            f" than {decided['noise_floor_p95']:.3f} in 95 of 100 draws of calibrated cases;"
+            f"you read its probability as a risk: where it decides this is off by {plain(decided, 'ece')}, and by no"
+            f" more than {plain(decided, 'noise_floor_p95')} in 95 of 100 draws of calibrated cases;"
         )
     unusable = [name for name, one in metrics.get("explanations", {}).items() if "Do not" in one.get("verdict", "")]
     if unusable:
         told.append(f"you take a map for the reason ({_few(unusable)});")
     risk = found.get("selective_risk", 1)
     worse = [
-        f"{name} ({one['errors_left']} wrong of {round(one['coverage'] * one['n'])} decided)"
+        f"{name} ({figure(one, 'selective_risk')} of the decided are wrong)"
         for name, one in at(found, "subgroups").items()
         if name not in CLASSES and isinstance(one, Mapping) and one.get("selective_risk_low", 0) > risk
     ]
@@ -314,14 +329,14 @@ def happens(found: Mapping[str, Any], hundred: Mapping[str, int], facts: Facts) 
     deferred = number("positive_deferred", "negative_deferred")
     right = number("positive_called_positive", "negative_called_negative")
     sick = sum(count for name, count in hundred.items() if name.startswith("positive"))
-    threshold = f"At a certainty of {found['threshold']:.3g}, of 100 {facts.cases} like these ({sick} with"
+    threshold = f"At a certainty of {plain(found, 'threshold')}, of 100 {facts.cases} like these ({sick} with"
     return [
         f"{threshold} {facts.positive}) it hands {deferred} to a doctor. It decides the others: {right} rightly,"
         f" {number('positive_called_negative')} positives are missed, {number('negative_called_positive')} negatives"
         " are called positive.",
-        f"Of the decided {figure(found, 'selective_risk')} are wrong; {found['errors_left']} errors are left of"
-        f" {found['errors_deciding_all']} that it makes deciding all {found['n']} images of {found['n_patients']}"
-        " patients.",
+        f"Of the decided {figure(found, 'selective_risk')} are wrong; {plain(found, 'errors_left', 'd')} errors are"
+        f" left of {plain(found, 'errors_deciding_all', 'd')} that it makes deciding all {plain(found, 'n', 'd')} images"
+        f" of {plain(found, 'n_patients', 'd')} patients.",
     ]
 
 
@@ -332,29 +347,33 @@ def guarantee(metrics: Mapping[str, Any]) -> Section:
     if "pooled" not in found:
         return Section("guarantee", title, stages, [f"Guarantee: {NOT_MEASURED}"])
     words = []
+    risk = plain(found, "risk", ".0%")
     for side in SIDES:
-        ltt, level = at(found, side, "ltt"), found[side]["delta"]
+        ltt = at(found, side, "ltt")
         if ltt.get("certified"):
             which = "decisions" if side == "pooled" else f"{side} decisions"
+            level = plain({"sure": 1 - found[side]["delta"]} if "delta" in found[side] else {}, "sure", ".0%")
+            broken = ltt.get("test_selective_risk_low", 0) > found.get("risk", 1)
             words.append(
-                f"Guaranteed with {100 * (1 - level):g} % confidence: at most {found['risk']:.0%} of the {which} with a"
-                f" certainty of {ltt['threshold']:.3g} or more are wrong, for {found['population']}. On test these are"
+                f"Guaranteed with {level} confidence: at most {risk} of the {which} with a certainty of"
+                f" {plain(ltt, 'threshold')} or more are wrong, for {plain(found, 'population')}. On test these are"
                 f" {figure(ltt, 'test_coverage')}, of which {figure(ltt, 'test_selective_risk')} were wrong"
-                + (": there it is broken." if ltt.get("test_selective_risk_low", 0) > found["risk"] else ".")
+                + (": there it is broken." if broken else ".")
             )
     if not words:
-        words.append(f"Guaranteed: nothing. {at(found, 'pooled', 'ltt').get('words', found['pooled'].get('words'))}")
+        why = at(found, "pooled", "ltt").get("words") or plain(found["pooled"], "words")
+        words.append(f"Guaranteed: nothing. {why}")
     shifted = at(metrics, "site", "shift").get("name", "none") != "none"
-    standing = "It lapses on test, which is another place than the source." if shifted else found["words"]
+    standing = "It lapses on test, which is another place than the source." if shifted else plain(found, "words")
     words.append(f"Not guaranteed: any single case, any other place or time, what the doctor reads. {standing}")
-    broken = [
-        f"{figure(one['ltt'], 'violation_rate')} on {place}"
-        + f", where {100 * found['delta']:g} % may" * (place == "cal")
-        for place, one in found.get("audit", {}).items()
+    failed = [
+        f"{figure(at(one, 'ltt'), 'violation_rate')} on {place}"
+        + f", where {plain(found, 'delta', '.0%')} may" * (place == "cal")
+        for place, one in at(found, "audit").items()
         if isinstance(one, Mapping)
     ]
-    told = f"of {found['audit']['draws']} calibration sets drawn again the guarantee failed in" if broken else ""
-    words.append(f"Audit: {told} {' and '.join(broken) or NOT_MEASURED}.".replace("  ", " "))
+    draws = f"of {plain(at(found, 'audit'), 'draws', 'd')} calibration sets drawn again the guarantee failed in"
+    words.append(f"Audit: {draws} {' and '.join(failed)}." if failed else f"Audit: {NOT_MEASURED}.")
     local = at(metrics, "site", "certificate")
     words.append(f"Decided under a guarantee by labels of the test's own place: {figure(local, 'coverage')}.")
     return Section("guarantee", title, stages, words)
@@ -367,7 +386,7 @@ def reading(metrics: Mapping[str, Any]) -> Section:
     for name in ("sensitivity", "specificity"):
         rates.append([name, figure(found, f"decided_{name}"), figure(found, f"deciding_all_{name}")])
     values = [["positive among all that come", "positive calls right", "negative calls right"]]
-    if "n" in found:
+    if {"n", "n_positive"} <= found.keys():
         here = {name: figure(found, f"decided_{name}") for name in ("precision", "negative_predictive_value")}
         values.append([f"{100 * found['n_positive'] / found['n']:.0f} % (test)", *here.values()])
     for prevalence, one in found.get("at_prevalence", {}).items():
@@ -393,14 +412,14 @@ def calibration(metrics: Mapping[str, Any], members: Mapping[str, str]) -> Secti
     ends = [figure(decided, name, percent=False) for name in ("ece", "noise_floor_p95")]
     table.append(["the decided", "not applicable because combined after it", *ends])
     table[-1].append(_signed(decided, "in_the_large"))
-    chosen = [f"{one['calibrator']['name']} for {name}" for name, one in found.items() if name in members]
+    chosen = [f"{plain(at(one, 'calibrator'), 'name')} for {name}" for name, one in found.items() if name in members]
     told = [f"Chosen calibrators: {_few(chosen) or NOT_MEASURED}."]
     told.append("Floor: 95 of 100 draws of calibrated cases stay below it. In the large: 0 is right.")
     return Section("calibration", "Calibration, before and after", "calibration, ensemble", told, [table])
 
 
 def _signed(found: Mapping[str, Any], name: str) -> str:
-    if name not in found or f"{name}_low" not in found:
+    if not {name, f"{name}_low", f"{name}_high"} <= found.keys():
         return figure(found, name, percent=False)
     value, low, high = (found[f"{name}{end}"] for end in ("", "_low", "_high"))
     return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
@@ -424,7 +443,7 @@ def uncertainty(metrics: Mapping[str, Any], members: Mapping[str, str]) -> Secti
                 name,
                 figure(at(own, "margin"), "error_auroc", percent=False),
                 (_few(better) or "nothing") if own else NOT_MEASURED,
-                f"{surest['n']} of {own['n_errors']}" if surest else NOT_MEASURED,
+                f"{plain(surest, 'n', 'd')} of {plain(own, 'n_errors', 'd')}" if surest else NOT_MEASURED,
                 _strange(at(metrics, "unlike_training", name).get("words_distance", NOT_MEASURED)),
             ]
         )
@@ -491,7 +510,7 @@ def deferral(found: Mapping[str, Any]) -> Section:
 
 def _share_deferred(found: Mapping[str, Any]) -> dict[str, float]:
     """The deferral rate with the interval of the coverage, turned round."""
-    if "coverage_low" not in found:
+    if not {"deferral_rate", "coverage_low", "coverage_high"} <= found.keys():
         return {name: found[name] for name in ("deferral_rate",) if name in found}
     ends = {"deferral_rate_low": 1 - found["coverage_high"], "deferral_rate_high": 1 - found["coverage_low"]}
     return {"deferral_rate": found["deferral_rate"]} | ends
@@ -504,7 +523,7 @@ def subgroups(found: Mapping[str, Any]) -> Section:
     ordered = sorted(groups, key=lambda name: (name not in CLASSES, -groups[name].get("selective_risk", -1)))
     for name in ordered[:MOST_SUBGROUPS]:
         one = groups[name]
-        row = [CLASSES.get(name, name), str(one["n"]), figure(one, "coverage"), figure(one, "selective_risk")]
+        row = [CLASSES.get(name, name), plain(one, "n", "d"), figure(one, "coverage"), figure(one, "selective_risk")]
         reason = str(one.get("widened_absent", "")).rpartition(": ")[2]
         table.append([*row, one.get("words", f"not applicable because {reason}").removeprefix("deferral ")])
     words = []
@@ -540,10 +559,11 @@ def data(metrics: Mapping[str, Any]) -> Section:
     """The splits and what the audit of the data found."""
     found = metrics.get("prepare", {})
     splits = [
-        f"{name} {one['images']} images of {one['patients']} patients ({one['positives']} positive)"
+        f"{name} {plain(one, 'images', 'd')} images of {plain(one, 'patients', 'd')} patients"
+        f" ({plain(one, 'positives', 'd')} positive)"
         for name, one in at(found, "splits").items()
     ]
-    problems = {name: max(one.values()) for name, one in at(found, "problems").items()}
+    problems = {name: max(one.values(), default=0) for name, one in at(found, "problems").items()}
     seen = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in problems.items() if count)
     clear = ", ".join(name.replace("_", " ") for name, count in problems.items() if not count)
     audit = (
@@ -583,14 +603,6 @@ def _few(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-OF_HUNDRED = {  # in the order in which they are drawn, with how they are told apart in grey
-    "positive_called_positive": ("positive, called so", "right"),
-    "negative_called_negative": ("negative, called so", "right"),
-    "positive_called_negative": ("positive, missed", "missed"),
-    "negative_called_positive": ("negative, called positive", "alarm"),
-    "positive_deferred": ("positive, to a doctor", "doctor"),
-    "negative_deferred": ("negative, to a doctor", "doctor"),
-}
 NOTE = (
     "A research tool, not a medical device. Figures are of the test split, brackets hold 95 % intervals over patients."
     f' Every field says a value, "{NOT_MEASURED}" or "not applicable because".'
