@@ -251,7 +251,7 @@ def use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
     if "threshold" not in found:
         return _sentence([*told, f"when it may decide: {NOT_MEASURED}"])
     missed, alarm, review = (plain(at(found, "cost"), name, "g") for name in COSTS)
-    price = figure({key: found[key] for key in found if key in _PRICE}, _PRICE[0], percent=False)
+    price = figure(found, "break_even_review_price", percent=False)
     told += [
         f"its certainty in the case is {plain(found, 'threshold')} or more, and a doctor reads every other case;",
         f"a missed positive costs you about {missed}, a false alarm {alarm} and a review {review}. Other prices,"
@@ -268,7 +268,6 @@ def use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
 
 
 COSTS = ("false_negative", "false_positive", "review")
-_PRICE = ("break_even_review_price", "break_even_review_price_absent")
 
 
 def do_not_use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
@@ -329,14 +328,16 @@ def happens(found: Mapping[str, Any], hundred: Mapping[str, int], facts: Facts) 
     deferred = number("positive_deferred", "negative_deferred")
     right = number("positive_called_positive", "negative_called_negative")
     sick = sum(count for name, count in hundred.items() if name.startswith("positive"))
-    threshold = f"At a certainty of {plain(found, 'threshold')}, of 100 {facts.cases} like these ({sick} with"
+    left, total, n, patients = (
+        plain(found, name, "d") for name in ("errors_left", "errors_deciding_all", "n", "n_patients")
+    )
     return [
-        f"{threshold} {facts.positive}) it hands {deferred} to a doctor. It decides the others: {right} rightly,"
+        f"At a certainty of {plain(found, 'threshold')}, of 100 {facts.cases} like these ({sick} with {facts.positive})"
+        f" it hands {deferred} to a doctor. It decides the others: {right} rightly,"
         f" {number('positive_called_negative')} positives are missed, {number('negative_called_positive')} negatives"
         " are called positive.",
-        f"Of the decided {figure(found, 'selective_risk')} are wrong; {plain(found, 'errors_left', 'd')} errors are"
-        f" left of {plain(found, 'errors_deciding_all', 'd')} that it makes deciding all {plain(found, 'n', 'd')} images"
-        f" of {plain(found, 'n_patients', 'd')} patients.",
+        f"Of the decided {figure(found, 'selective_risk')} are wrong; {left} errors are left of {total} that it makes"
+        f" deciding all {n} images of {patients} patients.",
     ]
 
 
