@@ -20,7 +20,7 @@ from tmv_lib import deferral, policy, selective, trust_card
 from tmv_lib.calibration import calibration_in_the_large, calibration_test, expected_calibration_error
 from tmv_lib.classification import accuracy, negative_log_likelihood
 from tmv_lib.files import join, read_csv, read_rows, whole, write_csv, write_metrics
-from tmv_lib.params import Params, read, read_members
+from tmv_lib.params import Member, Params, read, read_members
 from tmv_lib.reporting import by_class, counts, curve, figure, mean
 from tmv_lib.signals import read_signals
 from tmv_lib.stage import run
@@ -33,7 +33,7 @@ NO_SITE = f"{SITE}: no such file; the stage `site` makes it"
 THRESHOLDS = np.linspace(0, 1, 101)
 # What is read of each stage, and what it was told: the card says so with the digest of each file.
 FILES: dict[str, list[str]] = {
-    "prepare": ["data/prepare/cases.csv"],
+    "prepare": ["data/prepare/cases.csv", "data/prepare/images.npy"],
     "train": [],
     "calibration": ["data/calibration/cases.csv"],
     "site": [SITE, SHIFT],
@@ -81,14 +81,19 @@ class DeferralParams(Params):
 def main() -> None:
     params = read("params.yaml", "ensemble", EnsembleParams)
     knobs = read("params.yaml", "deferral", DeferralParams)
-    members = list(read_members("params.yaml"))
+    described = read_members("params.yaml")
+    members = list(described)
     rng = np.random.default_rng(params.seed)
+    lots = rng.spawn(1)[0]  # which image of a patient certifies must not hang on what else is drawn
     resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
     cases, signals = gather(members)
     fits = calibrations(cases, members, knobs)
     val, cal, test = ((cases["split"] == split).to_numpy() for split in ("val", "cal", "test"))
     if cases["y_true"][val].nunique() < 2:
         raise ValueError("data/prepare/cases.csv: split val must hold both classes, the ensemble is fitted on it")
+    for name, split in (("cal", cal), ("test", test)):
+        if not split.any():
+            raise ValueError(f"data/prepare/cases.csv: split {name} has no case")
     complete = deferral.complete_signals(signals, fitted=val)
     signals = complete.table
     cost, reader = knobs.cost, knobs.reader
@@ -134,7 +139,7 @@ def main() -> None:
     cases["reason"] = reasons(cases, signals, val, close=scores["margin"] < knobs.threshold)
     on_test = {name: score[test] for name, score in scores.items()}
 
-    guarantee, audit = certify(cases, chosen, cal, test, params, knobs, rng)
+    guarantee, audit = certify(cases, chosen, cal, test, params, knobs, lots)
     found = bought(cases[test], prices, knobs, params, rng)
     found |= {"score": "learned" if learned.beats_margin else "margin", "learned": explained(learned, signals)}
     found |= {"signals_missing": complete.n_missing, "signals_left_out": ", ".join(complete.absent) or "none"}
@@ -163,7 +168,7 @@ def main() -> None:
     grid = np.arange(1, 100) / 100
     write_csv("plots/ensemble/net_benefit.csv", policy.net_benefits(cases[test], prices, threshold_probs=grid))
     write_metrics("metrics/ensemble.json", metrics)
-    draw_card(metrics, members, cases[test])
+    draw_card(metrics, described, cases[test])
 
 
 def calibrations(cases: pd.DataFrame, members: list[str], knobs: DeferralParams) -> dict[str, pd.DataFrame]:
@@ -487,10 +492,12 @@ def standing(knobs: DeferralParams) -> str:
     return f"{shift['words']} The guarantee holds if its cases are exchangeable."
 
 
-def draw_card(own: dict[str, Any], members: list[str], test: pd.DataFrame) -> None:
+def draw_card(own: dict[str, Any], members: dict[str, Member], test: pd.DataFrame) -> None:
     """The trust card as HTML and as Markdown, from the metrics of every stage that has run."""
     metrics, sources = dict(own), []
     told = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    others = {"phantom", "folder", "medmnist", "table"} - {told["prepare"]["source"]}
+    told["prepare"] = {name: value for name, value in told["prepare"].items() if name not in others}
     for stage, files in FILES.items():
         files = [*files, *(f"data/train/{name}/weights.safetensors" for name in members if stage == "train")]
         if stage in trust_card.QUESTIONS:
@@ -498,16 +505,17 @@ def draw_card(own: dict[str, Any], members: list[str], test: pd.DataFrame) -> No
         found = [path for path in files if Path(path).exists()]
         for path in (path for path in found if path.startswith("metrics/")):
             metrics |= json.loads(Path(path).read_text(encoding="utf-8"))
-        params = told[stage] | ({"deferral": told["deferral"]} if stage == "ensemble" else {})
+        more = {"ensemble": ["deferral"], "train": ["members"]}.get(stage, [])
+        params = told.get(stage, {}) | {section: told[section] for section in more}
         sources.append(trust_card.Source(stage, flat(params), {path: trust_card.digest(path) for path in found}))
     source = ", ".join(sorted(set(read_csv("data/prepare/cases.csv", ["source"])["source"])))
     facts = read("card.yaml", "card", trust_card.Facts).about(source)
-    described = {
+    words = {
         name: f"{one.architecture}, {'trained here' if one.train else 'taken as it is'} from weights {one.weights},"
         f" dropout {one.dropout:g}, seed {one.seed}"
-        for name, one in read_members("params.yaml").items()
+        for name, one in members.items()
     }
-    card = trust_card.card(metrics, facts, members=described, sources=sources, pictures=examples(test))
+    card = trust_card.card(metrics, facts, members=words, sources=sources, pictures=examples(test))
     for ending, text in (("html", trust_card.as_html(card)), ("md", trust_card.as_markdown(card))):
         with whole(f"plots/ensemble/trust_card.{ending}") as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -531,8 +539,8 @@ def examples(test: pd.DataFrame) -> list[trust_card.Picture]:
     policies = test.set_index("image_id").loc[first["image_id"]]
     pictures = []
     for error, image, case in zip(first.itertuples(), images, policies.itertuples(), strict=True):
-        done = "to a doctor" if case.deferred else f"called {('negative', 'positive')[case.decision]}"
-        caption = f"{error.kind}: truth {('negative', 'positive')[error.y_true]}, p {case.y_prob:.2f}, {done}"
+        truth, done = ("negative", "positive")[error.y_true], "to a doctor" if case.deferred else "decided"
+        caption = f"{error.kind}: {truth}, p {case.y_prob:.2f}, {done}"
         sheet = f"../failures/cases/{str(error.kind).replace(' ', '_')}.png"
         pictures.append(trust_card.Picture(png(image), caption, sheet))
     return pictures

@@ -1,6 +1,8 @@
 """The stages after training on made tables: three members, a source without masks, few errors or none."""
 
+import hashlib
 import json
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -94,6 +96,26 @@ def run_stages(
         import_module(f"stages.{name}").main()
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory) -> Path:
+    """Every stage after training, with many errors."""
+    folder = tmp_path_factory.mktemp("answered")
+    made_tables(folder, separation=1.0)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run_stages(folder, monkeypatch, *AFTER_TRAINING)
+    return folder
+
+
+@pytest.fixture
+def answered(once, tmp_path) -> Path:
+    """A copy of it that a test may spoil."""
+    return Path(shutil.copytree(once, tmp_path / "answered"))
+
+
+def cases_of(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "data/prepare/cases.csv")
+
+
 def metrics(folder: Path, name: str) -> dict:
     return json.loads((folder / f"metrics/{name}.json").read_text(encoding="utf-8"))
 
@@ -127,10 +149,9 @@ def test_tables_are_joined_by_id(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("threshold", "rate"), [(0.0, 0.0), (1.0, 1.0)])
-def test_nobody_or_everybody_deferred(tmp_path, monkeypatch, threshold, rate):
-    made_tables(tmp_path, separation=1.0)
-    run_stages(tmp_path, monkeypatch, *AFTER_TRAINING, threshold=threshold)
-    found = metrics(tmp_path, "ensemble")["deferral"]
+def test_nobody_or_everybody_deferred(answered, monkeypatch, threshold, rate):
+    run_stages(answered, monkeypatch, "ensemble", threshold=threshold)
+    found = metrics(answered, "ensemble")["deferral"]
     assert found["deferral_rate"] == pytest.approx(rate, abs=1e-9)
     if rate == 1.0:
         assert found["failure_cost"] == 0.25
@@ -138,7 +159,7 @@ def test_nobody_or_everybody_deferred(tmp_path, monkeypatch, threshold, rate):
     else:
         assert found["errors_avoided"] == 0
         assert found["ensemble_decides_all"]["reduction"] == 0
-        assert "break_even_review_price" not in found
+        assert found["break_even_review_price_absent"] == "nobody is deferred"
 
 
 def test_no_error_is_not_certainty(tmp_path, monkeypatch):
@@ -578,10 +599,140 @@ def test_the_policy_is_told_as_shipped_and_as_calibrated_at_the_site(tmp_path, m
     assert "lapses on test" in found["guarantee"]["words"]
 
 
-def test_a_budget_sets_the_threshold_and_a_dear_review_never_pays(tmp_path, monkeypatch):
-    made_tables(tmp_path, separation=1.0)
-    run_stages(tmp_path, monkeypatch, *AFTER_TRAINING, budget=0.0, cost={"review": 2.0})
-    found = metrics(tmp_path, "ensemble")["deferral"]
+def test_a_budget_sets_the_threshold_and_a_dear_review_never_pays(answered, monkeypatch):
+    run_stages(answered, monkeypatch, "ensemble", budget=0.0, cost={"review": 2.0})
+    found = metrics(answered, "ensemble")["deferral"]
+    assert "you hand cases to a doctor to save cost: deferral never pays" in Path(
+        "plots/ensemble/trust_card.md"
+    ).read_text(encoding="utf-8")
     assert found["words"].startswith("deferral never pays")
     assert found["threshold"] < 0.3
     assert found["chow_threshold"] == 0
+
+
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        ({"cost": {"false_negative": 0.0}}, r"deferral\.cost\.false_negative is 0\.0: input should be greater than 0"),
+        (
+            {"cost": {"false_positive": -1.0}},
+            r"deferral\.cost\.false_positive is -1\.0: input should be greater than 0",
+        ),
+        ({"cost": {"review": -0.1}}, r"deferral\.cost\.review is -0\.1: input should be greater than or equal to 0"),
+        ({"cost": {"false_negative": float("inf")}}, r"deferral\.cost\.false_negative is inf"),
+        ({"threshold": 1.2}, r"deferral\.threshold is 1\.2: input should be less than or equal to 1"),
+        ({"threshold": -0.1}, r"deferral\.threshold is -0\.1"),
+        ({"reader": {"sensitivity": 0.0}}, r"deferral\.reader\.sensitivity is 0\.0"),
+        ({"cost": {"fn": 5.0}}, r"deferral\.cost\.fn is not a parameter"),
+    ],
+)
+def test_a_price_or_threshold_out_of_range_is_named(tmp_path, monkeypatch, knobs, words):
+    with pytest.raises(ValueError, match=words):
+        run_stages(tmp_path, monkeypatch, "ensemble", **knobs)
+    assert not (tmp_path / "metrics").exists()
+
+
+def test_a_signal_may_be_missing_for_some_or_for_all_but_not_its_column(answered, monkeypatch):
+    cases = cases_of(answered)
+    path = answered / "data/stability/cases.csv"
+    moved = pd.read_csv(path)
+    val = moved["image_id"].isin(cases.loc[cases["split"] == "val", "image_id"])
+    moved.loc[val, "instability_net_2"] = np.nan
+    moved.loc[moved.index % 3 == 0, "instability_densenet121"] = np.nan
+    moved.to_csv(path, index=False)
+    run_stages(answered, monkeypatch, "ensemble")
+    found = metrics(answered, "ensemble")["deferral"]
+    assert found["signals_left_out"] == "instability_net_2"
+    assert found["signals_missing"]["instability_densenet121"] == (moved.index % 3 == 0).sum()
+    assert "missing_instability_densenet121" in found["learned"]["coefficients"]
+    reasons = pd.read_csv("data/ensemble/cases.csv").set_index("image_id")["reason"].dropna()
+    assert reasons.str.contains("a signal could not be measured").any()
+    moved.drop(columns="instability_net").to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"data/stability/cases\.csv: signal instability_net is missing"):
+        run_stages(answered, monkeypatch, "ensemble")
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_test_split_of_one_class_leaves_out_what_needs_both(answered, monkeypatch, label):
+    monkeypatch.chdir(answered)
+    cases = cases_of(answered)
+    path = answered / "data/prepare/cases.csv"
+    cases[(cases["split"] != "test") | (cases["y_true"] == label)].to_csv(path, index=False)
+    np.save(answered / "data/prepare/images.npy", np.zeros((len(pd.read_csv(path)), 32, 32), dtype=np.uint8))
+    errors = pd.read_csv("data/failures/errors.csv")
+    errors[errors["y_true"] == label].to_csv("data/failures/errors.csv", index=False)
+    run_stages(answered, monkeypatch, "ensemble")
+    found = metrics(answered, "ensemble")
+    lacking = ("decided_specificity", "decided_sensitivity")[label == 0]
+    assert f"{lacking}_absent" in found["deferral"]
+    assert "precision_absent" in found["deferral"]["at_prevalence"]["0.2"]
+    assert "auroc_absent" in found["ensemble"]["mean_probability"]
+    assert "not applicable because" in Path("plots/ensemble/trust_card.md").read_text(encoding="utf-8")
+
+
+def test_a_calibration_split_without_cases_is_named(answered, monkeypatch):
+    path = answered / "data/prepare/cases.csv"
+    table = pd.read_csv(path)
+    table["split"] = table["split"].replace("cal", "val")
+    table.to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"data/prepare/cases\.csv: split cal has no case"):
+        run_stages(answered, monkeypatch, "ensemble")
+
+
+def test_the_card_is_read_from_the_metrics_that_there_are(answered, monkeypatch):
+    monkeypatch.chdir(answered)
+    home = answered / "plots/ensemble"
+
+    def card() -> list[str]:
+        return [(home / f"trust_card.{ending}").read_text(encoding="utf-8") for ending in ("html", "md")]
+
+    before = card()
+    path = answered / "metrics/calibration.json"
+    for text in before:
+        assert "you would rely on what was not measured: prepare, explanations, stability." in text
+        assert "written for phantom, not for folder" in text
+        assert hashlib.md5(path.read_bytes()).hexdigest()[:10] in text
+        assert "None" not in text.replace("weights None", "")
+    assert (
+        before[0].count("data:image/png;base64,")
+        == pd.read_csv("data/failures/errors.csv").query("model == 'ensemble'")["kind"].nunique()
+    )
+    run_stages(answered, monkeypatch, "ensemble")
+    assert card() == before
+    told = json.loads(path.read_text(encoding="utf-8"))
+    told["calibration"]["net"]["before"]["positive_class_ece_uniform"]["ece"] = 0.9876
+    path.write_text(json.dumps(told), encoding="utf-8")
+    run_stages(answered, monkeypatch, "ensemble")
+    assert all("0.988" in after and "0.988" not in text for after, text in zip(card(), before, strict=True))
+    run_stages(answered, monkeypatch, "ensemble", threshold=0.6)
+    assert all("its certainty in the case is 0.6 or more" in text for text in card())
+
+
+def test_the_certificate_hangs_on_nothing_but_the_seed(answered, monkeypatch):
+    """Which image of a patient certifies is drawn apart from folds and resamples."""
+    run_stages(answered, monkeypatch, "ensemble", risk=0.3)
+    before = metrics(answered, "ensemble")["guarantee"]
+    path = answered / "data/prepare/cases.csv"
+    table = pd.read_csv(path).assign(ward="a")
+    table["ward"] = np.where(table["patient_id"].str[-1].astype(int) % 2, "a", "b")  # more figures, more resamples
+    table.to_csv(path, index=False)
+    run_stages(answered, monkeypatch, "ensemble", risk=0.3)
+    after = metrics(answered, "ensemble")["guarantee"]
+    assert after["audit"] == before["audit"]
+    assert after["pooled"]["ltt"] == before["pooled"]["ltt"]
+
+
+def test_the_sweep_carries_every_figure_of_the_threshold(answered, monkeypatch):
+    run_stages(answered, monkeypatch, "ensemble", threshold=0.6, reader={"sensitivity": 0.9, "specificity": 0.8})
+    found = metrics(answered, "ensemble")["deferral"]
+    sweep = pd.read_csv("plots/ensemble/threshold.csv")
+    row = sweep[(sweep["series"] == "test") & (sweep["threshold"] == 0.6)].iloc[0]
+    names = ["coverage", "deferral_rate", "selective_risk", "errors_left", "errors_avoided", "failure_cost"]
+    same = {name: name for name in [*names, "net_benefit", "break_even_review_price"]}
+    same |= {"sensitivity": "decided_sensitivity", "specificity": "decided_specificity"}
+    for column, name in same.items():
+        assert row[column] == pytest.approx(found[name], rel=1e-6), name
+    assert row["reduction"] == pytest.approx(found["baseline_decides_all"]["reduction"])
+    for series in ("random", "plain margin", "oracle"):
+        rival = sweep[(sweep["series"] == f"test, {series}") & (sweep["threshold"] == 0.6)].iloc[0]
+        assert rival["failure_cost"] == pytest.approx(found[f"{series.replace(' ', '_')}_deferral_cost"])

@@ -98,7 +98,7 @@ def predictive_values(cases: pd.DataFrame, *, prevalence: float, **resampling: A
         rate = partial(_rate_among_called, share=share)
         found |= figure(name, rate, y_true == called, own, groups=groups, **resampling)
         # As in `figure`, where every resample says the same: Wilson's end of the rate that came out as 0.
-        if found.get(f"{name}_low") == found.get(f"{name}_high"):
+        if name in found and found[f"{name}_low"] == found[f"{name}_high"]:
             right, wrong = (own[y_true == label].mean() for label in (called, 1 - called))
             other = np.unique(groups[y_true == (1 - called if wrong == 0 else called)]).size
             most = float(wilson_interval(0, other)[1])
@@ -273,23 +273,26 @@ def certified(
             selective.certify_sgr(error, kappa, **limits),
             grid,
         )
-        for name in ("ltt", "sgr"):
-            entry[name] = _told(getattr(promises[side], name), error, kappa, **limits)
-        found[side] = entry
+        both = {name: getattr(promises[side], name) for name in ("ltt", "sgr")}
+        words = "" if all(one.certified for one in both.values()) else _nothing(error, kappa, **limits)
+        found[side] = entry | {name: _told(one, words) for name, one in both.items()}
     return found, promises, drawn
 
 
-def _told(
-    certificate: selective.Certificate, error: FloatArray, kappa: FloatArray, *, risk: float, delta: float
-) -> dict[str, Any]:
-    if certificate.certified:
-        return {
-            "certified": True,
-            "threshold": certificate.threshold,
-            "cal_coverage": certificate.coverage,
-            "cal_errors": certificate.errors,
-            "cal_accepted": certificate.n_accepted,
-        }
+def _told(certificate: selective.Certificate, words: str) -> dict[str, Any]:
+    if not certificate.certified:
+        return {"certified": False, "words": words}
+    return {
+        "certified": True,
+        "threshold": certificate.threshold,
+        "cal_coverage": certificate.coverage,
+        "cal_errors": certificate.errors,
+        "cal_accepted": certificate.n_accepted,
+    }
+
+
+def _nothing(error: FloatArray, kappa: FloatArray, *, risk: float, delta: float) -> str:
+    """Why nothing is certified, and how many patients it would take, in words."""
     ordered = error[np.argsort(-kappa, kind="stable")]
     without_error = int(ordered.argmax()) if ordered.any() else len(ordered)
     wanted = selective.cases_wanted(error, kappa, risk=risk, delta=delta)
@@ -303,7 +306,7 @@ def _told(
         if wanted is None
         else f"If their error rates stay what they are, it would take about {wanted} patients."
     )
-    return {"certified": False, "words": words + " Who needs a guarantee sends every case to a doctor."}
+    return words + " Who needs a guarantee sends every case to a doctor."
 
 
 def audited(

@@ -31,11 +31,20 @@ QUESTIONS = (
     "stability",
     "failures",
 )
-MOST_ROWS = 7  # of a table; one page holds no more
+OF_HUNDRED = {  # in the order in which they are drawn, with how they are told apart in grey
+    "positive_called_positive": ("positive, called so", "right"),
+    "negative_called_negative": ("negative, called so", "right"),
+    "positive_called_negative": ("positive, missed", "missed"),
+    "negative_called_positive": ("negative, called positive", "alarm"),
+    "positive_deferred": ("positive, to a doctor", "doctor"),
+    "negative_deferred": ("negative, to a doctor", "doctor"),
+}
+MOST_MEMBERS = 3  # rows of a table: one page holds no more
+MOST_SUBGROUPS = 6
 _TEMPLATE = Path(__file__).with_name("trust_card.html")
 _CROSSWALK = Path(__file__).with_name("crosswalk.csv")
 
-Fact = Annotated[str, StringConstraints(min_length=1, max_length=240, strip_whitespace=True)]
+Fact = Annotated[str, StringConstraints(min_length=1, max_length=160, strip_whitespace=True)]
 Noun = Annotated[str, StringConstraints(min_length=1, max_length=60, strip_whitespace=True)]
 
 
@@ -105,7 +114,7 @@ class Section(NamedTuple):
     def answered(self) -> bool:
         """Whether anything but "not measured" stands in it."""
         cells = [cell for table in self.tables for row in table[1:] for cell in row[1:]]
-        return any(NOT_MEASURED not in text for text in [*self.words, *cells])
+        return any(NOT_MEASURED not in text for text in (cells or self.words))
 
 
 class Item(NamedTuple):
@@ -142,10 +151,11 @@ def card(
     each kind of failure.
     """
     of_policy = metrics.get("deferral", {})
-    hundred = of_hundred(of_policy["of_the_cases"]) if "of_the_cases" in of_policy else {}
+    counts = at(of_policy, "of_the_cases")
+    hundred = of_hundred(counts) if OF_HUNDRED.keys() <= counts.keys() else {}
     sections = [
-        Section("use", "Use it", "ensemble, a person", use(metrics, facts)),
-        Section("do_not_use", "Do not use it", "all", do_not_use(metrics, facts)),
+        Section("use", "Use it when", "ensemble, a person", use(metrics, facts)),
+        Section("do_not_use", "Do not use it when", "all stages, a person", do_not_use(metrics, facts)),
         Section("happens", "What happens", "ensemble", happens(of_policy, hundred, facts)),
         guarantee(metrics),
         reading(metrics),
@@ -156,14 +166,12 @@ def card(
         deferral(of_policy),
         subgroups(of_policy),
         Section("site", "Another place", "site, a person", place(metrics, facts)),
-        Section(
-            "members", "Members", "train", [f"{name}: {what}." for name, what in members.items()] or [NOT_MEASURED]
-        ),
+        Section("members", "Members", "train", described(members)),
         data(metrics),
         people(facts),
     ]
     return Card(
-        title=facts.name,
+        title=fact(facts, "name"),
         warning=warning(facts),
         hundred=hundred,
         sections=sections,
@@ -186,9 +194,14 @@ def figure(found: Mapping[str, Any], name: str, *, percent: bool = True) -> str:
         return NOT_MEASURED
     number: Callable[[float], str] = (lambda x: f"{100 * x:.1f}") if percent else (lambda x: f"{x:.3f}")
     value = number(found[name]) + " %" * percent
-    if f"{name}_low" not in found:
+    if not {f"{name}_low", f"{name}_high"} <= found.keys():
         return value
     return f"{value} ({number(found[f'{name}_low'])} to {number(found[f'{name}_high'])})"
+
+
+def plain(found: Mapping[str, Any], name: str, form: str = ".3g") -> str:
+    """A number or a sentence as it stands, or "not measured"."""
+    return format(found[name], "" if isinstance(found[name], str) else form) if name in found else NOT_MEASURED
 
 
 def of_hundred(counts: Mapping[str, int]) -> dict[str, int]:
@@ -221,10 +234,9 @@ def at(found: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
 
 
 def fact(facts: Facts, name: str) -> str:
-    """A fact, or "not measured" with the place where it is to be written."""
-    if name in facts.left_open():
-        return f"{NOT_MEASURED}: card.yaml does not say"
-    return str(getattr(facts, name))
+    """A fact, or "not measured" with the placeholder that stands in its place."""
+    text = str(getattr(facts, name))
+    return f"{NOT_MEASURED}: card.yaml has {text}" if name in facts.left_open() else text
 
 
 def warning(facts: Facts) -> str:
@@ -234,65 +246,73 @@ def warning(facts: Facts) -> str:
 
 
 def use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
-    """What to do, verbs first."""
-    found = metrics.get("deferral", {})
+    """Use it when ..."""
+    found, told = metrics.get("deferral", {}), [f"{fact(facts, 'intended_use')};"]
     if "threshold" not in found:
-        return [f"Use it for: {fact(facts, 'intended_use')}", f"When to let it decide: {NOT_MEASURED}"]
-    cost = found["cost"]
-    told = [
-        f"Use it for: {fact(facts, 'intended_use')}.",
-        f"Let it decide a case whose certainty is at least {found['threshold']:.3g}, and hand every other to a doctor.",
-        f"Set your own prices first. Here a missed positive costs {cost['false_negative']:g}, a false alarm"
-        f" {cost['false_positive']:g}, a review {cost['review']:g}; cheapest on validation is a certainty of"
-        f" {found['cost_optimal']['threshold']:.3g}, and a review pays up to {_price(found)}.",
+        return _sentence([*told, f"when it may decide: {NOT_MEASURED}"])
+    missed, alarm, review = (plain(at(found, "cost"), name, "g") for name in COSTS)
+    price = figure(found, "break_even_review_price", percent=False)
+    told += [
+        f"its certainty in the case is {plain(found, 'threshold')} or more, and a doctor reads every other case;",
+        f"a missed positive costs you about {missed}, a false alarm {alarm} and a review {review}. Other prices,"
+        f" another threshold: cheapest on validation is {plain(at(found, 'cost_optimal'), 'threshold')}. Highest price"
+        f" at which reviews pay on test: {price};",
     ]
     ltt = at(metrics, "guarantee", "ltt")
     if ltt.get("certified"):
-        told.append(f"Demand a certainty of {ltt['threshold']:.3g} where you need the guarantee below.")
-    return told
+        told.append(
+            "where you need the guarantee below, and only at a place like the one that it was certified for: its"
+            f" certainty is {plain(ltt, 'threshold')} or more."
+        )
+    return _sentence(told)
 
 
-def _price(found: Mapping[str, Any]) -> str:
-    told = figure(found, "break_even_review_price", percent=False)
-    return told if "not" in told else f"{found['break_even_review_price']:.3g}"
+COSTS = ("false_negative", "false_positive", "review")
 
 
 def do_not_use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
-    """What not to do, each line with the figure that forbids it."""
-    found, told = metrics.get("deferral", {}), [f"Do not use it: {fact(facts, 'not_for')}."]
-    shift = at(metrics, "site", "shift")
-    if shift.get("name", "none") != "none":
-        told.append(f"Do not trust figures from elsewhere at the test's place. {shift['words']}")
+    """Do not use it when ..., each line with the figure that forbids it."""
+    found, told = metrics.get("deferral", {}), [f"{fact(facts, 'not_for')};"]
+    if at(metrics, "site", "shift").get("name", "none") != "none":
+        told.append("you rely on its calibration or guarantee: test is another place than the one it learned from;")
     if "never pays" in found.get("words", ""):
-        told.append(f"Do not hand cases to a doctor to save cost: {found['words']}.")
+        told.append(f"you hand cases to a doctor to save cost: {found['words']};")
     elif found.get("doctor_reads_all_cost", 1e9) < found.get("failure_cost", 0):
         told.append(
-            f"Do not use it to save cost at these prices: a doctor who reads everything costs"
-            f" {found['doctor_reads_all_cost']:.3g} a case, this policy {figure(found, 'failure_cost', percent=False)}."
+            f"you want to save cost at these prices: a doctor who reads everything costs"
+            f" {found['doctor_reads_all_cost']:.3g} a case, this policy {figure(found, 'failure_cost', percent=False)};"
         )
-    certificates = [at(metrics, "guarantee", side, "ltt") for side in ("pooled", "positive", "negative")]
+    certificates = [at(metrics, "guarantee", side, "ltt") for side in SIDES]
     if any(certificates) and not any(one.get("certified") for one in certificates):
-        told.append("Do not promise an error rate: nothing can be certified with these calibration cases.")
+        told.append("you must promise an error rate: nothing can be certified with these calibration cases;")
     decided = at(found, "calibration_of_decided", "decided")
     if decided.get("p_value", 1) < 0.05:
         told.append(
-            f"Do not read its probability as a risk: it is off by {decided['ece']:.3f} where it decides, chance alone"
-            f" gives {decided['noise_floor_p95']:.3f} at most in 95 of 100 draws."
+            f"you read its probability as a risk: where it decides this is off by {plain(decided, 'ece')}, and by no"
+            f" more than {plain(decided, 'noise_floor_p95')} in 95 of 100 draws of calibrated cases;"
         )
     unusable = [name for name, one in metrics.get("explanations", {}).items() if "Do not" in one.get("verdict", "")]
     if unusable:
-        told.append(f"Do not take its maps for a reason ({', '.join(unusable)}).")
+        told.append(f"you take a map for the reason ({_few(unusable)});")
     risk = found.get("selective_risk", 1)
     worse = [
-        f"{name} ({one['errors_left']} wrong of {round(one['coverage'] * one['n'])} decided)"
-        for name, one in found.get("subgroups", {}).items()
-        if isinstance(one, Mapping) and one.get("selective_risk_low", 0) > risk
+        f"{name} ({figure(one, 'selective_risk')} of the decided are wrong)"
+        for name, one in at(found, "subgroups").items()
+        if name not in CLASSES and isinstance(one, Mapping) and one.get("selective_risk_low", 0) > risk
     ]
     if worse:
-        told.append(f"Do not leave to it: {_few(worse)}. It errs more often there than elsewhere.")
+        told.append(f"the case is one of those on which it errs more often: {_few(worse)};")
     if unmeasured := [name for name in QUESTIONS if name not in metrics]:
-        told.append(f"Do not assume what was {NOT_MEASURED}: {', '.join(unmeasured)}.")
-    return told
+        told.append(f"you would rely on what was {NOT_MEASURED}: {', '.join(unmeasured)};")
+    return _sentence(told)
+
+
+def _sentence(clauses: list[str]) -> list[str]:
+    return [*clauses[:-1], clauses[-1].rstrip(";.") + "."]
+
+
+SIDES = ("pooled", "positive", "negative")
+CLASSES = {"y_true: positive": "positives", "y_true: negative": "negatives"}
 
 
 def happens(found: Mapping[str, Any], hundred: Mapping[str, int], facts: Facts) -> list[str]:
@@ -308,14 +328,16 @@ def happens(found: Mapping[str, Any], hundred: Mapping[str, int], facts: Facts) 
     deferred = number("positive_deferred", "negative_deferred")
     right = number("positive_called_positive", "negative_called_negative")
     sick = sum(count for name, count in hundred.items() if name.startswith("positive"))
-    threshold = f"At a certainty of {found['threshold']:.3g}, of 100 {facts.cases} like these ({sick} with"
+    left, total, n, patients = (
+        plain(found, name, "d") for name in ("errors_left", "errors_deciding_all", "n", "n_patients")
+    )
     return [
-        f"{threshold} {facts.positive}) it hands {deferred} to a doctor. It decides the others: {right} rightly,"
+        f"At a certainty of {plain(found, 'threshold')}, of 100 {facts.cases} like these ({sick} with {facts.positive})"
+        f" it hands {deferred} to a doctor. It decides the others: {right} rightly,"
         f" {number('positive_called_negative')} positives are missed, {number('negative_called_positive')} negatives"
         " are called positive.",
-        f"Of the decided {figure(found, 'selective_risk')} are wrong; {found['errors_left']} errors are left of"
-        f" {found['errors_deciding_all']} that it makes deciding all {found['n']} images of {found['n_patients']}"
-        " patients.",
+        f"Of the decided {figure(found, 'selective_risk')} are wrong; {left} errors are left of {total} that it makes"
+        f" deciding all {n} images of {patients} patients.",
     ]
 
 
@@ -326,27 +348,35 @@ def guarantee(metrics: Mapping[str, Any]) -> Section:
     if "pooled" not in found:
         return Section("guarantee", title, stages, [f"Guarantee: {NOT_MEASURED}"])
     words = []
-    for side in ("pooled", "positive", "negative"):
-        ltt, level = at(found, side, "ltt"), found[side]["delta"]
+    risk = plain(found, "risk", ".0%")
+    for side in SIDES:
+        ltt = at(found, side, "ltt")
         if ltt.get("certified"):
             which = "decisions" if side == "pooled" else f"{side} decisions"
+            level = plain({"sure": 1 - found[side]["delta"]} if "delta" in found[side] else {}, "sure", ".0%")
+            broken = ltt.get("test_selective_risk_low", 0) > found.get("risk", 1)
             words.append(
-                f"Guaranteed with {100 * (1 - level):g} % confidence: at most {found['risk']:.0%} of the {which} with a"
-                f" certainty of {ltt['threshold']:.3g} or more are wrong, for {found['population']}. On test these are"
-                f" {figure(ltt, 'test_coverage')}, of which {figure(ltt, 'test_selective_risk')} were wrong."
+                f"Guaranteed with {level} confidence: at most {risk} of the {which} with a certainty of"
+                f" {plain(ltt, 'threshold')} or more are wrong, for {plain(found, 'population')}. On test these are"
+                f" {figure(ltt, 'test_coverage')}, of which {figure(ltt, 'test_selective_risk')} were wrong"
+                + (": there it is broken." if broken else ".")
             )
     if not words:
-        words.append(f"Guaranteed: nothing. {at(found, 'pooled', 'ltt').get('words', found['pooled'].get('words'))}")
-    words.append(f"Not guaranteed: any single case, any other place or time, what the doctor reads. {found['words']}")
-    audit = at(found, "audit")
-    for place in (name for name in ("cal", "test") if name in audit):
-        told = figure(audit[place]["ltt"], "violation_rate")
-        words.append(
-            f"Audit: of {audit['draws']} calibration sets drawn again, {told} gave a guarantee broken on {place}"
-            + (f"; {100 * found['delta']:g} % may." if place == "cal" else ".")
-        )
+        why = at(found, "pooled", "ltt").get("words") or plain(found["pooled"], "words")
+        words.append(f"Guaranteed: nothing. {why}")
+    shifted = at(metrics, "site", "shift").get("name", "none") != "none"
+    standing = "It lapses on test, which is another place than the source." if shifted else plain(found, "words")
+    words.append(f"Not guaranteed: any single case, any other place or time, what the doctor reads. {standing}")
+    failed = [
+        f"{figure(at(one, 'ltt'), 'violation_rate')} on {place}"
+        + f", where {plain(found, 'delta', '.0%')} may" * (place == "cal")
+        for place, one in at(found, "audit").items()
+        if isinstance(one, Mapping)
+    ]
+    draws = f"of {plain(at(found, 'audit'), 'draws', 'd')} calibration sets drawn again the guarantee failed in"
+    words.append(f"Audit: {draws} {' and '.join(failed)}." if failed else f"Audit: {NOT_MEASURED}.")
     local = at(metrics, "site", "certificate")
-    words.append(f"By this place's own labels, decided under a guarantee: {figure(local, 'coverage')}.")
+    words.append(f"Decided under a guarantee by labels of the test's own place: {figure(local, 'coverage')}.")
     return Section("guarantee", title, stages, words)
 
 
@@ -357,7 +387,7 @@ def reading(metrics: Mapping[str, Any]) -> Section:
     for name in ("sensitivity", "specificity"):
         rates.append([name, figure(found, f"decided_{name}"), figure(found, f"deciding_all_{name}")])
     values = [["positive among all that come", "positive calls right", "negative calls right"]]
-    if "n" in found:
+    if {"n", "n_positive"} <= found.keys():
         here = {name: figure(found, f"decided_{name}") for name in ("precision", "negative_predictive_value")}
         values.append([f"{100 * found['n_positive'] / found['n']:.0f} % (test)", *here.values()])
     for prevalence, one in found.get("at_prevalence", {}).items():
@@ -374,23 +404,23 @@ def calibration(metrics: Mapping[str, Any], members: Mapping[str, str]) -> Secti
     """Calibration errors of each member before and after, and of the ensemble where it decides, beside their floors."""
     found, head = metrics.get("calibration", {}), ["", "ECE before", "after", "floor", "in the large, after"]
     table = [head]
-    for name in list(members)[:MOST_ROWS] or ["members"]:
+    for name in list(members)[:MOST_MEMBERS] or ["members"]:
         before, after = at(found, name, "before"), at(found, name, "after")
         errors = [figure(at(one, "positive_class_ece_uniform"), "ece", percent=False) for one in (before, after)]
         floor = figure(at(after, "positive_class_ece_uniform"), "noise_floor_p95", percent=False)
         table.append([name, *errors, floor, _signed(after, "in_the_large")])
     decided = at(metrics, "deferral", "calibration_of_decided", "decided")
     ends = [figure(decided, name, percent=False) for name in ("ece", "noise_floor_p95")]
-    table.append(["policy, decided", "not applicable because calibrated members are combined", *ends])
+    table.append(["the decided", "not applicable because combined after it", *ends])
     table[-1].append(_signed(decided, "in_the_large"))
-    chosen = {name: at(found, name, "calibrator").get("name") for name in members}
-    told = [f"Chosen calibrators: {', '.join(f'{of} {name}' for of, name in chosen.items() if name) or NOT_MEASURED}."]
-    told.append("The floor: what 95 of 100 draws of perfectly calibrated cases stay below. In the large: 0 is right.")
+    chosen = [f"{plain(at(one, 'calibrator'), 'name')} for {name}" for name, one in found.items() if name in members]
+    told = [f"Chosen calibrators: {_few(chosen) or NOT_MEASURED}."]
+    told.append("Floor: 95 of 100 draws of calibrated cases stay below it. In the large: 0 is right.")
     return Section("calibration", "Calibration, before and after", "calibration, ensemble", told, [table])
 
 
 def _signed(found: Mapping[str, Any], name: str) -> str:
-    if name not in found or f"{name}_low" not in found:
+    if not {name, f"{name}_low", f"{name}_high"} <= found.keys():
         return figure(found, name, percent=False)
     value, low, high = (found[f"{name}{end}"] for end in ("", "_low", "_high"))
     return f"{value:+.2f} ({low:+.2f} to {high:+.2f})"
@@ -398,11 +428,9 @@ def _signed(found: Mapping[str, Any], name: str) -> str:
 
 def uncertainty(metrics: Mapping[str, Any], members: Mapping[str, str]) -> Section:
     """Whether doubt finds errors, whether anything beats the plain margin, and whether strange images are noticed."""
-    found, strange = metrics.get("uncertainty", {}), metrics.get("unlike_training", {})
-    table = [["", "margin finds errors (AUROC)", "signals better than it"]]
-    words = []
-    for name in list(members)[:MOST_ROWS] or ["members"]:
-        own = at(found, name)
+    table = [["", "margin finds errors, AUROC", "better than it", "confident errors", "strange images told apart"]]
+    for name in list(members)[:MOST_MEMBERS] or ["members"]:
+        own = at(metrics, "uncertainty", name)
         better = [
             signal.replace("_", " ")
             for signal, one in own.items()
@@ -410,23 +438,34 @@ def uncertainty(metrics: Mapping[str, Any], members: Mapping[str, str]) -> Secti
             and one.get("gain_over_margin", 0) > 0
             and one.get("gain_over_margin_p_value_holm", 1) < 0.05
         ]
-        said = (", ".join(better) or "no") if own else NOT_MEASURED
-        table.append([name, figure(at(own, "margin"), "error_auroc", percent=False), said])
-        words.append(f"{name}: {at(own, 'quadrants').get('words', f'Confident mistakes: {NOT_MEASURED}.')}")
-        words.append(f"Images unlike training, {name}: {at(strange, name).get('words_distance', NOT_MEASURED)}.")
-    return Section("uncertainty", "Does doubt find errors?", "uncertainty", words, [table])
+        surest = at(own, "quadrants", "confident_error")
+        table.append(
+            [
+                name,
+                figure(at(own, "margin"), "error_auroc", percent=False),
+                (_few(better) or "nothing") if own else NOT_MEASURED,
+                f"{plain(surest, 'n', 'd')} of {plain(own, 'n_errors', 'd')}" if surest else NOT_MEASURED,
+                _strange(at(metrics, "unlike_training", name).get("words_distance", NOT_MEASURED)),
+            ]
+        )
+    return Section("uncertainty", "Does doubt find errors?", "uncertainty", (), [table])
+
+
+def _strange(words: str) -> str:
+    return "; ".join(part for part in words.removeprefix("told apart: ").split("; ") if not part.endswith(": nothing"))
 
 
 def explanations(metrics: Mapping[str, Any], members: Mapping[str, str]) -> Section:
     """What the maps are good for."""
-    maps, moved = metrics.get("explanations", {}), metrics.get("stability", {})
+    table = [["", "maps", "border hidden, flips", "unstable maps go with errors"]]
+    for name in list(members)[:MOST_MEMBERS] or ["members"]:
+        maps, claim = at(metrics, "explanations", name), at(metrics, "stability", name, "errors").get("claim", "")
+        answer = claim.partition(": ")[2].partition("). ")[0].replace(" (AUROC", ", AUROC").rstrip(").")
+        flips = figure(maps, "border_flip_rate")
+        verdict = str(maps.get("verdict", NOT_MEASURED)).replace("Do not use these maps", "do not use them").rstrip(".")
+        table.append([name, verdict, flips, answer or NOT_MEASURED])
     words = ["A map shows where the network looked, not where disease is."]
-    for name in list(members)[:MOST_ROWS] or ["members"]:
-        words.append(f"{name}: {at(maps, name).get('verdict', f'maps {NOT_MEASURED}.')}")
-        words.append(f"Hiding the border flips {figure(at(maps, name), 'border_flip_rate')} of its answers.")
-        claim = at(moved, name, "errors").get("claim", f"stability of maps {NOT_MEASURED}.")
-        words.append(str(claim).partition(" They tell")[0])
-    return Section("explanations", "Limits of the explanations", "explanations, stability", words)
+    return Section("explanations", "Limits of the explanations", "explanations, stability", words, [table])
 
 
 def failures(metrics: Mapping[str, Any], pictures: Sequence[Picture]) -> Section:
@@ -444,33 +483,35 @@ def failures(metrics: Mapping[str, Any], pictures: Sequence[Picture]) -> Section
     return Section("failures", "Kinds of failure", stages, (), [table], pictures if found else ())
 
 
+YARDSTICKS = ("random_deferral", "plain_margin_deferral", "oracle_deferral", "doctor_reads_all")
+
+
 def deferral(found: Mapping[str, Any]) -> Section:
     """What handing cases to a doctor does, and what it is worth."""
-    table = [["", "on test"]]
-    table.append(["handed to a doctor", figure(_share_deferred(found), "deferral_rate")])
-    table.append(["wrong where it decides", figure(found, "selective_risk")])
-    table.append(["cost of a case", figure(found, "failure_cost", percent=False)])
+    table = [["", "cost of a case", "this policy saves"]]
+    saved = "not applicable because it is this policy"
+    table.append(["this policy", figure(found, "failure_cost", percent=False), saved])
     for label, rival in (
-        ("saved against the first member", "baseline_decides_all"),
+        ("first member decides all", "baseline_decides_all"),
         ("the same at p > 0.5", "baseline_at_half_decides_all"),
-        ("saved against no deferral", "ensemble_decides_all"),
+        ("ensemble decides all", "ensemble_decides_all"),
     ):
-        table.append([label, figure(at(found, rival), "reduction")])
-    for label, name in (
-        ("cost, referrals by lot", "random_deferral_cost"),
-        ("cost, errors deferred first", "oracle_deferral_cost"),
-        ("cost, a doctor reads all", "doctor_reads_all_cost"),
-    ):
-        table.append([label, figure(found, name, percent=False)])
-    verdict = at(found, "learned").get("verdict", NOT_MEASURED)
+        costs = at(found, rival)
+        table.append([label, figure(costs, "cost", percent=False), figure(costs, "reduction")])
+    shares = figure(_share_deferred(found), "deferral_rate"), figure(found, "selective_risk")
+    words = [f"Handed to a doctor: {shares[0]}. Wrong where it decides: {shares[1]}."]
+    lot, margin, oracle, doctor = (figure(found, f"{name}_cost", percent=False) for name in YARDSTICKS)
+    words.append(f"As many referrals by lot: {lot}, by |2p - 1|: {margin}, errors first: {oracle}.")
+    words.append(f"A doctor who reads all: {doctor}.")
+    words.append(f"Learned certainty: {at(found, 'learned').get('verdict', NOT_MEASURED)}.")
     missing = ", ".join(f"{name} {count}" for name, count in at(found, "signals_missing").items()) or "none"
-    words = [f"Learned certainty: {verdict}.", f"Values missing in its signals: {missing if found else NOT_MEASURED}."]
+    words.append(f"Values missing in its signals: {missing if found else NOT_MEASURED}.")
     return Section("deferral", "What deferral buys", "ensemble", words, [table])
 
 
 def _share_deferred(found: Mapping[str, Any]) -> dict[str, float]:
     """The deferral rate with the interval of the coverage, turned round."""
-    if "coverage_low" not in found:
+    if not {"deferral_rate", "coverage_low", "coverage_high"} <= found.keys():
         return {name: found[name] for name in ("deferral_rate",) if name in found}
     ends = {"deferral_rate_low": 1 - found["coverage_high"], "deferral_rate_high": 1 - found["coverage_low"]}
     return {"deferral_rate": found["deferral_rate"]} | ends
@@ -479,16 +520,18 @@ def _share_deferred(found: Mapping[str, Any]) -> dict[str, float]:
 def subgroups(found: Mapping[str, Any]) -> Section:
     """For whom it decides, how often wrongly, and whether deferral widens the gap: classes first, then the riskiest."""
     groups = {name: one for name, one in at(found, "subgroups").items() if isinstance(one, Mapping)}
-    names = {"y_true: positive": "positives", "y_true: negative": "negatives"}
-    table = [["", "n", "decided", "wrong where decided", "gap to the rest"]]
-    ordered = sorted(groups, key=lambda name: (name not in names, -groups[name].get("selective_risk", -1)))
-    for name in ordered[:MOST_ROWS]:
+    table = [["", "n", "decided", "wrong where decided", "deferral and the gap"]]
+    ordered = sorted(groups, key=lambda name: (name not in CLASSES, -groups[name].get("selective_risk", -1)))
+    for name in ordered[:MOST_SUBGROUPS]:
         one = groups[name]
-        row = [names.get(name, name), str(one["n"]), figure(one, "coverage"), figure(one, "selective_risk")]
-        table.append([*row, one.get("words", f"not applicable because {one.get('widened_absent', 'of too few')}")])
+        row = [CLASSES.get(name, name), plain(one, "n", "d"), figure(one, "coverage"), figure(one, "selective_risk")]
+        reason = str(one.get("widened_absent", "")).rpartition(": ")[2]
+        table.append([*row, one.get("words", f"not applicable because {reason}").removeprefix("deferral ")])
     words = []
-    if len(ordered) > MOST_ROWS:
-        words.append(f"{len(ordered) - MOST_ROWS} more, with fewer errors among the decided: metrics/ensemble.json.")
+    if len(ordered) > MOST_SUBGROUPS:
+        words.append(
+            f"{len(ordered) - MOST_SUBGROUPS} more, with fewer errors among the decided: metrics/ensemble.json."
+        )
     if absent := at(found, "subgroups").get("absent"):
         words.append(f"Other subgroups: not measurable, not applicable because {absent}.")
     if not groups:
@@ -502,24 +545,32 @@ def place(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
     return [
         f"External validation: {fact(facts, 'external_validation')}.",
         f"Test with doctors who use it: {fact(facts, 'human_ai_test')}.",
-        f"Is test like the place of training? {shift.get('words', NOT_MEASURED)}",
+        f"Is test like the place it learned from? {shift.get('words', NOT_MEASURED)}",
     ]
+
+
+def described(members: Mapping[str, str]) -> list[str]:
+    """The members, and how many of them have no row in the tables above."""
+    told = [f"{name}: {what}." for name, what in list(members.items())[:MOST_MEMBERS]] or [f"Members: {NOT_MEASURED}."]
+    more = list(members)[MOST_MEMBERS:]
+    return [*told, f"{_few(more)}: params.yaml, and metrics/ for their figures."] if more else told
 
 
 def data(metrics: Mapping[str, Any]) -> Section:
     """The splits and what the audit of the data found."""
     found = metrics.get("prepare", {})
     splits = [
-        f"{name} {one['images']} images of {one['patients']} patients ({one['positives']} positive)"
+        f"{name} {plain(one, 'images', 'd')} images of {plain(one, 'patients', 'd')} patients"
+        f" ({plain(one, 'positives', 'd')} positive)"
         for name, one in at(found, "splits").items()
     ]
-    problems = {name: max(one.values()) for name, one in at(found, "problems").items()}
+    problems = {name: max(one.values(), default=0) for name, one in at(found, "problems").items()}
     seen = ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in problems.items() if count)
     clear = ", ".join(name.replace("_", " ") for name, count in problems.items() if not count)
     audit = (
         f"found: {seen or 'no problem'}; looked for and not found: {clear or 'nothing'}" if problems else NOT_MEASURED
     )
-    words = [f"Splits by patient: {'; '.join(splits) or NOT_MEASURED}.", f"Audit, {audit}."]
+    words = [f"Splits by patient: {'; '.join(splits) or NOT_MEASURED}.", f"Audit: {audit}."]
     return Section("data", "Data", "prepare", words)
 
 
@@ -553,14 +604,6 @@ def _few(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-OF_HUNDRED = {  # in the order in which they are drawn, with how they are told apart in grey
-    "positive_called_positive": ("positive, called so", "right"),
-    "negative_called_negative": ("negative, called so", "right"),
-    "positive_called_negative": ("positive, missed", "missed"),
-    "negative_called_positive": ("negative, called positive", "alarm"),
-    "positive_deferred": ("positive, to a doctor", "doctor"),
-    "negative_deferred": ("negative, to a doctor", "doctor"),
-}
 NOTE = (
     "A research tool, not a medical device. Figures are of the test split, brackets hold 95 % intervals over patients."
     f' Every field says a value, "{NOT_MEASURED}" or "not applicable because".'
@@ -574,15 +617,13 @@ CROSSWALK_NOTE = (
 
 def as_html(told: Card) -> str:
     """The card as one HTML file that needs no network: it prints on A4 and Letter, a page and the crosswalk."""
-    by_key = {section.key: section for section in told.sections}
-    lead = ("use", "do_not_use", "happens", "guarantee")
+    parts = {section.key: _section_html(section) for section in told.sections}
+    parts["happens"] = parts["happens"].replace("</section>", f"{_hundred_html(told.hundred)}</section>")
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        parts,
         title=escape(told.title),
         warning=f'<p class="warning">{escape(told.warning)}</p>' if told.warning else "",
         note=escape(NOTE),
-        **{key: _section_html(by_key[key]) for key in lead},
-        hundred=_hundred_html(told.hundred),
-        sections="".join(_section_html(section) for section in told.sections if section.key not in lead),
         crosswalk_note=escape(CROSSWALK_NOTE),
         crosswalk="".join(_guideline_html(name, items) for name, items in _by_guideline(told.items)),
         sources=_table_html(sources_table(told.sources)),
@@ -609,16 +650,20 @@ def _table_html(rows: Sequence[Sequence[str]]) -> str:
     head, *body = rows
     top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     lines = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>"
-        for row in body
+        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(map(_cell_html, row[1:]))}</tr>' for row in body
     )
     return f"<table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>"
 
 
+def _cell_html(text: str) -> str:
+    kind = ' class="number"' if re.fullmatch(r"[-+]?\d[^a-z]*( to [^a-z]*)?", text) else ""
+    return f"<td{kind}>{escape(text)}</td>"
+
+
 def _hundred_html(hundred: Mapping[str, int]) -> str:
-    """A hundred squares, 20 a row, told apart by pattern and not by colour, and their legend."""
+    """A hundred squares, 20 a row, told apart by pattern and not by colour, and their legend; "" for none."""
     if not hundred:
-        return f"<p>{NOT_MEASURED}</p>"
+        return ""
     looks = [OF_HUNDRED[name][1] for name in OF_HUNDRED for _ in range(hundred[name])]
     squares = "".join(
         f'<rect class="{look}" x="{10 * (k % 20) + 0.8}" y="{10 * (k // 20) + 0.8}" width="8.4" height="8.4"/>'
@@ -659,7 +704,9 @@ def sources_table(sources: Sequence[Source]) -> list[list[str]]:
     for source in sources:
         files = ", ".join(f"{path} {md5[:10]}" for path, md5 in source.files.items())
         params = ", ".join(f"{name} {_plain(value)}" for name, value in source.params.items())
-        table.append([source.stage, files or "not applicable because none is read", params or NOT_MEASURED])
+        table.append(
+            [source.stage, files or "not applicable because it is where this card is made", params or NOT_MEASURED]
+        )
     return table if sources else [*table, ["any", NOT_MEASURED, NOT_MEASURED]]
 
 
