@@ -1,10 +1,11 @@
-"""The pipeline end to end, through DVC, on a tiny phantom and two small networks."""
+"""The pipeline end to end, through DVC, on a tiny phantom and two small networks, with labels of a site."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,15 @@ from safetensors.numpy import load_file, save_file
 
 from stages import ensemble
 from tmv_lib import deferral, prediction
+from tmv_lib.reporting import difference, figure
+from tmv_lib.sources.phantom import plan_cases
+from tmv_lib.statistics import auroc
 
 ROOT = Path(__file__).parents[1]
 TRACKED = [
     "dvc.yaml",
     "params.yaml",
+    "card.yaml",
     ".gitignore",
     ".dvcignore",
     ".dvc/config",
@@ -50,8 +55,8 @@ def run(folder: Path, *command: str, fails: bool = False) -> str:
 
 def tiny(params: dict) -> dict:
     """The default parameters, made small."""
-    params["prepare"] |= {"size": 64}
-    params["prepare"]["phantom"]["patients"] = {"train": 60, "val": 30, "cal": 30, "test": 40}
+    params["prepare"] |= {"size": 64, "local": "local.csv"}
+    params["prepare"]["phantom"]["patients"] = {"train": 60, "val": 30, "cal": 30, "test": 60}
     for member, architecture in zip(params["members"].values(), ("resnet18", "mobilenet_v3_small"), strict=True):
         member["architecture"] = architecture
     params["train"]["epochs"] = params["reference"]["epochs"] = 2
@@ -74,6 +79,8 @@ def project(tmp_path_factory) -> Path:
         (folder / name).mkdir(parents=True)
         shutil.copy(ROOT / name / "README.md", folder / name)
     params = tiny(yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")))
+    plan = plan_cases(seed=params["prepare"]["seed"], **params["prepare"]["phantom"])
+    plan.loc[plan["split"] == "test", ["image_id"]].iloc[::3].to_csv(folder / "data/raw/local.csv", index=False)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     run(folder, "git", "init", "--quiet")
     commit(folder, "as downloaded")
@@ -102,11 +109,41 @@ def test_every_question_has_its_metrics_and_plots(project):
             assert (project / path).exists(), path
 
 
+def test_labels_of_the_site_are_a_split_of_their_own(project):
+    splits = pd.read_csv(project / "data/prepare/cases.csv").groupby("split")["patient_id"]
+    assert not set(splits.get_group("local")) & set(splits.get_group("test"))
+    site = json.loads((project / "metrics/site.json").read_text(encoding="utf-8"))["site"]
+    assert site["labels_from"] == "local"
+    assert site["shift"]["site"]["n_patients"] == splits.get_group("local").nunique()
+
+
 def test_metrics_of_one_name_do_not_stand_in_two_files(project):
     keys = [
         key for path in (project / "metrics").glob("*.json") for key in json.loads(path.read_text(encoding="utf-8"))
     ]
     assert len(keys) == len(set(keys))
+
+
+def test_no_member_beats_the_ideal_observer_beyond_its_interval(project):
+    truth = pd.read_csv(project / "data/prepare/cases.csv").query("split == 'test'").set_index("image_id")
+    y_true = truth["y_true"].to_numpy()
+    for name in ("densenet121", "resnet50"):
+        said = pd.read_csv(project / f"data/train/{name}/predictions.csv").set_index("image_id").loc[truth.index]
+        arrays = (y_true, said["logit"].to_numpy(), truth["posterior"].to_numpy())
+        resampling = {"stratify": y_true, "n_resamples": 200, "rng": np.random.default_rng(0)}
+        patients = truth["patient_id"].to_numpy()
+        found = figure("above", partial(difference, auroc), *arrays, groups=patients, **resampling)
+        assert found["above_low"] <= 0
+
+
+def test_the_taxonomy_is_told_against_what_mends(project):
+    found = json.loads((project / "metrics/failures.json").read_text(encoding="utf-8"))
+    errors = pd.read_csv(project / "data/failures/errors.csv")
+    crossed = pd.read_csv(project / "plots/failures/confusion.csv")
+    assert crossed.groupby("series")["n"].sum().tolist() == [len(errors)] * 2
+    assert found["taxonomy"]["n"] + found["taxonomy"]["mended_by_no_repair"] == len(errors)
+    assert {"instability", "lungs", "mutual_information", "oddity_rank"} <= set(found["taxonomy"]["signals"])
+    assert set(found["failures"]["ensemble"]) >= {"as_shipped", "site_calibrated", "ceiling"}
 
 
 def test_nothing_is_left_to_do(project):

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from tmv_lib.reporting import adjust
-from tmv_lib.shift import domain_auc, kolmogorov_smirnov, name_shift, prevalence_difference
+from tmv_lib.shift import domain_auc, kolmogorov_smirnov, name_shift, prevalence_difference, share_distance
 from tmv_lib.statistics import auroc
 
 
@@ -92,6 +92,31 @@ def test_kolmogorov_smirnov_is_scipys(rng):
     theirs = ks_2samp(v[site == 0], v[site == 1], method="exact")
     assert found.observed == pytest.approx(theirs.statistic)
     assert found.p_value == pytest.approx(theirs.pvalue, abs=0.06)
+
+
+def test_shares_of_words_differ_by_what_would_have_to_change(rng):
+    site = np.repeat([0, 1], [40, 60])
+    words = np.r_[["a"] * 20, ["b"] * 20, ["a"] * 15, ["b"] * 15, ["c"] * 30]
+    found = share_distance(words, site, np.arange(100), n_permutations=999, rng=rng)
+    assert found.observed == pytest.approx(0.5)
+    assert found.p_value == pytest.approx(0.001)
+    of_two = share_distance(np.where(words == "c", "c", "d"), site, np.arange(100), n_permutations=99, rng=rng)
+    assert of_two.observed == pytest.approx(0.5)  # of two words it is the difference of shares
+    same = share_distance(np.tile(["a", "b"], 50), site, np.arange(100), n_permutations=99, rng=rng)
+    assert same.observed == 0
+    assert same.p_value == 1
+    with pytest.raises(ValueError, match=r"values must be as many as the cases \(100\), found 2"):
+        share_distance(["a", "b"], site, np.arange(100), n_permutations=99, rng=rng)
+
+
+def test_a_word_that_goes_by_patient_is_no_evidence_of_its_images():
+    alarms = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        patient = np.repeat(np.arange(40), 10)
+        device = rng.choice(["x", "y"], 40)[patient]
+        alarms += share_distance(device, patient >= 20, patient, n_permutations=99, rng=rng).p_value <= 0.05
+    assert alarms <= 10
 
 
 def test_images_of_one_patient_are_no_evidence():

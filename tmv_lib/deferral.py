@@ -339,9 +339,9 @@ class LearnedCertainty(NamedTuple):
 
     coefficients: (2 + signals,) what is added to the log odds of an error that the probability implies: a constant,
         then per standard deviation of these log odds themselves and of each signal. All 0 is the margin, `certainty`.
-    out_of_fold: (n,) kappa of the cases fitted on, each from the other folds.
-    cost_difference, standard_error: mean cost of a case, learned minus margin, averaged over all review prices from
-        0 to R_max, and its standard error over patients; None where nothing could be fitted.
+    out_of_fold: (n,) kappa of the cases fitted on, each from the other folds, averaged over the foldings.
+    cost_difference, standard_error: mean cost of a case, learned minus margin, averaged over the foldings and over all
+        review prices from 0 to R_max, and its standard error over patients; None where nothing could be fitted.
     beats_margin: the difference lies more than one standard error below 0; where it does not, keep the margin.
     reason: the same in words.
     """
@@ -387,6 +387,7 @@ def learned_certainty(
     cost_fn: float,
     cost_fp: float,
     n_folds: int,
+    n_foldings: int,
     rng: np.random.Generator,
 ) -> LearnedCertainty:
     """Learn from further signals how likely the cheapest decision is to be wrong, on the scale of `certainty`.
@@ -395,11 +396,13 @@ def learned_certainty(
     prior on every coefficient of the standardised signals: with little evidence it falls back on the margin, with
     much it recalibrates and goes beyond it. Cross-fitted by patient. Both certainties are compared by what Chow's
     rule costs with them, averaged over all review prices, a proper score of the expected cost; the learned one is
-    preferred only if it is cheaper by more than one standard error (Breiman et al. 1984).
+    preferred only if it is cheaper by more than one standard error (Breiman et al. 1984). How the folds are cut moves
+    that difference by as much as its standard error; it is averaged over several ways to cut them.
 
     y_true, y_prob: (n,), y_prob calibrated on other cases or out-of-fold.
     signals: (n, k) numbers, finite: disagreement, mutual information, instability, distance to the training images.
     groups: (n,) patients. With errors, or correct cases, from fewer patients than folds the margin is kept.
+    n_folds, n_foldings: folds by patient, and how many ways to cut them are averaged over; at least 2 and 1.
 
     A certificate needs cases other than these: fitted and certified on the same ones it does not hold.
     """
@@ -408,19 +411,24 @@ def learned_certainty(
     y_pred = cheapest_decision(y_prob, cost_fn=cost_fn, cost_fp=cost_fp)
     cost = error_cost(y_true, y_pred, cost_fn=cost_fn, cost_fp=cost_fp)
     error = (cost > 0).astype(float)
-    fold = patient_folds(error, groups, n_folds=n_folds, rng=rng)
+    if n_foldings < 1:
+        raise ValueError(f"n_foldings must be at least 1, found {n_foldings}")
+    foldings = [patient_folds(error, groups, n_folds=n_folds, rng=rng) for _ in range(n_foldings)]
     patient, _ = pd.factorize(np.asarray(groups))
 
     if lacking := _lacking(error, patient, n_folds=n_folds):
         scaler, no_change = StandardScaler().fit(cases.design), np.zeros(1 + cases.design.shape[1])
         return LearnedCertainty(scaler, no_change, cost_fn, cost_fp, margin, None, None, False, lacking)
 
-    out_of_fold = np.empty_like(margin)
-    for held_out in range(n_folds):
-        outside = fold == held_out
-        out_of_fold[outside] = _learned_kappa(cases.rows(outside), *_fit(cases.rows(~outside), error[~outside]))
     most = cost_fn * _indifference(cost_fn, cost_fp)
-    change = _cost_over_prices(out_of_fold, cost, most=most) - _cost_over_prices(margin, cost, most=most)
+    kappas = np.empty((n_foldings, margin.size))
+    for kappa, fold in zip(kappas, foldings, strict=True):
+        for held_out in range(n_folds):
+            outside = fold == held_out
+            kappa[outside] = _learned_kappa(cases.rows(outside), *_fit(cases.rows(~outside), error[~outside]))
+    # the mean of the costs, not the cost of the mean: an average of certainties would be better than any one in use
+    costs = np.mean([_cost_over_prices(kappa, cost, most=most) for kappa in kappas], axis=0)
+    change, out_of_fold = costs - _cost_over_prices(margin, cost, most=most), kappas.mean(axis=0)
     difference, deviation = _mean_over_patients(change, patient)
     beats = difference < -deviation
     reason = (

@@ -18,7 +18,7 @@ import yaml
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from tmv_lib import attention, explanations, network, stability, uncertainty
+from tmv_lib import attention, explanations, network, perturbations, stability, uncertainty
 from tmv_lib.calibration import fit_calibrator
 from tmv_lib.deferral import fill_signals
 from tmv_lib.explanations import Explained
@@ -245,7 +245,7 @@ def _reader(
     )
     read_logits = explanations.reader(model, batch_size=look["batch_size"], precision=look["precision"])
     shaken = explainer(batch_size=shake["batch_size"], precision=shake["precision"])
-    changes = stability.mild(shake, seed=shake["seed"])
+    changes = perturbations.mild(shake, seed=shake["seed"])
 
     def instability(images: np.ndarray, seen: Explained) -> np.ndarray:
         # the sign of both maps and where the answer flips play no part in a rank correlation

@@ -142,6 +142,24 @@ def prevalence_difference(
     return _judged(np.abs(shares))
 
 
+def share_distance(
+    values: ArrayLike, site: ArrayLike, groups: ArrayLike, *, n_permutations: int, rng: np.random.Generator
+) -> Shift:
+    """Distance in [0, 1] of the shares that each of the `values` (n,), words, has at site and source.
+
+    Total variation, sum_v |p(v) - q(v)| / 2: the share of the site's images that would need another value. p by
+    permuting patients, arguments as in `domain_auc`.
+    """
+    patient, domain = _patients(site, groups)
+    words, code = np.unique(np.asarray(values, dtype=str), return_inverse=True)
+    if code.size != patient.size:
+        raise ValueError(f"values must be as many as the cases ({patient.size}), found {code.size}")
+    dealt = _dealt(domain, n_permutations, rng)[:, patient]
+    is_value = (code[:, None] == np.arange(len(words))).astype(float)
+    here, there = (part @ is_value / part.sum(axis=1, keepdims=True) for part in (dealt, 1 - dealt))
+    return _judged(np.abs(here - there).sum(axis=1) / 2)
+
+
 def name_shift(*, negative: ArrayLike, positive: ArrayLike, prevalence: float, pooled: ArrayLike) -> str:
     """Which of `WORDS` these p-values speak for, all of them adjusted for their number together.
 
