@@ -504,6 +504,8 @@ def draw_card(own: dict[str, Any], members: dict[str, Member | None], test: pd.D
         if stage in trust_card.QUESTIONS:
             files.append(f"metrics/{stage}.json")
         found = [path for path in files if Path(path).exists()]
+        if not found and stage != "ensemble":
+            continue  # it has not run
         for path in (path for path in found if path.startswith("metrics/")):
             metrics |= json.loads(Path(path).read_text(encoding="utf-8"))
         more = {"ensemble": ["deferral"], "train": ["members"]}.get(stage, [])
