@@ -80,12 +80,15 @@ def main() -> None:
     local = test if judging.all() else sent[~judging]
     at_site = set(local["patient_id"]) | set(test["patient_id"])
     source = cases[cases["split"].isin(["val", "cal"]) & ~cases["patient_id"].isin(at_site)]
+    for split in ("val", "cal"):
+        if split not in set(source["split"]):
+            raise ValueError(f"data/prepare/cases.csv: every patient of {split} is one of the site: no source is left")
 
     shift, name = shifted(source, local, members, params, rng)
     metrics: dict[str, Any] = {"labels_from": "test" if local is test else "local", "shift": shift}
     if judging.any():
         metrics["local_patients_left_out"] = int(sent.loc[judging, "patient_id"].nunique())
-    metrics["shift"]["training_patients_at_the_site"] = known_patients(at_site)
+    metrics["shift"] |= known_patients(at_site)
     metrics["shift"]["columns"] = differing_columns(source["image_id"], local["image_id"], params, rng)
     metrics["shift"]["id_blocks"] = blocks(name)
     metrics["prevalence"] = prevalence(source, local, test, members[0], name)
@@ -134,10 +137,17 @@ def labelled(cases: pd.DataFrame, member: str) -> Labelled:
     return Labelled(*(cases[name].to_numpy() for name in ("y_true", f"logit_{member}", "patient_id")))
 
 
-def known_patients(at_site: set[str]) -> int:
-    """How many of the site's patients the networks were trained on; should be 0."""
+def known_patients(at_site: set[str]) -> dict[str, Any]:
+    """How many of the site's patients the networks were trained on; should be 0, and is warned of where it is not."""
     everyone = read_csv("data/prepare/cases.csv", ["patient_id", "split"])
-    return len(at_site & set(everyone.loc[everyone["split"] == "train", "patient_id"]))
+    known = len(at_site & set(everyone.loc[everyone["split"] == "train", "patient_id"]))
+    found: dict[str, Any] = {"training_patients_at_the_site": known}
+    if known:
+        found["warning"] = (
+            f"{known} of the {len(at_site)} patients of the site stand in train, too: the networks know them. What"
+            " looks like a shift may be memory, and no figure of the site is one of new patients."
+        )
+    return found
 
 
 def shifted(

@@ -29,14 +29,16 @@ from tmv_lib.sources.phantom_image import render
 from tmv_lib.updating import UPDATES, closed_test
 
 FOLDER = Path(".studies/sites")
-DARKER = {"test_exposure": 0.6, "test_noise": 1.4}
-SITES: dict[str, dict[str, Any]] = {
-    "none": {},
-    "prevalence": {"test_prevalence": 0.65},
-    "both_classes": DARKER,
-    "negative_class": {**DARKER, "test_shifted": "negative"},
-    "positive_class": {**DARKER, "test_shifted": "positive"},
-}
+STRONG = {"test_exposure": 0.6, "test_noise": 1.4}
+FAINT = {"test_exposure": 0.8, "test_noise": 1.2}
+# What is planted in test, and the name that is right.
+SITES: list[tuple[str, dict[str, Any]]] = [
+    ("none", {}),
+    ("prevalence", {"test_prevalence": 0.65}),
+    *(("both_classes", change) for change in (STRONG, FAINT)),
+    *(("negative_class", {**change, "test_shifted": "negative"}) for change in (STRONG, FAINT)),
+    *(("positive_class", {**change, "test_shifted": "positive"}) for change in (STRONG, FAINT)),
+]
 PIXELS = ["finding", "marker", *RECIPE]  # the columns of a plan that decide what an image looks like
 REPEATS, LOCAL = 2000, 300
 
@@ -59,8 +61,9 @@ def main() -> None:
         tables.append(pd.read_csv(path, keep_default_na=False))
     table = pd.concat(tables, ignore_index=True)
     write_csv("docs/sites.csv", table)
+    updates = kept(np.random.default_rng(0), repeats=REPEATS)
     with whole("docs/sites.md") as temporary:
-        temporary.write_text(page(table, kept(np.random.default_rng(0), repeats=REPEATS), site), encoding="utf-8")
+        temporary.write_text(page(table, updates, site, asked.precision), encoding="utf-8")
 
 
 def by_members(components: int, precision: network.Precision) -> Look:
@@ -87,18 +90,19 @@ def by_members(components: int, precision: network.Precision) -> Look:
 
 
 def told(seed: int, phantom: dict[str, Any], site: SiteParams, look: Look, *, size: int) -> pd.DataFrame:
-    """What `site` says of each of `SITES` on the phantom of this seed: a row a site, `planted` and `named`."""
-    plans = {name: plan_cases(seed=seed, **phantom | change) for name, change in SITES.items()}
-    later = pd.concat([plan[plan["split"] != "train"].assign(planted=name) for name, plan in plans.items()])
+    """What `site` says of each of `SITES` on the phantom of this seed: a row a site, with `right` name and `named`."""
+    plans = [plan_cases(seed=seed, **phantom | change) for _, change in SITES]
+    later = pd.concat([plan[plan["split"] != "train"].assign(place=place) for place, plan in enumerate(plans)])
     looks = later.drop_duplicates(PIXELS)  # of two places that share an image one is rendered
     images = render(looks, size=size, progress=partial(tqdm, desc=f"phantom {seed}")).images
     seen = pd.concat([looks[PIXELS].reset_index(drop=True), look(images)], axis=1)
     rows = []
-    for name, cases in later.merge(seen, on=PIXELS, validate="many_to_one").groupby("planted", sort=False):
+    for place, cases in later.merge(seen, on=PIXELS, validate="many_to_one").groupby("place"):
         here = cases["split"] == "test"
         members = [column.removeprefix("logit_") for column in seen if column.startswith("logit_")]
         found, named = shifted(cases[~here], cases[here], members, site, np.random.default_rng(site.seed))
-        row: dict[str, Any] = {"seed": seed, "planted": name, "named": named}
+        right, change = SITES[place]
+        row: dict[str, Any] = {"seed": seed, "planted": planted(change), "right": right, "named": named}
         for part in ("pooled", "negative", "positive"):
             row[f"auc_{part}"] = found[part]["features"]["observed"]
             row[f"p_{part}"] = min(test["p_value_holm"] for test in found[part].values())
@@ -106,6 +110,11 @@ def told(seed: int, phantom: dict[str, Any], site: SiteParams, look: Look, *, si
         row["control_p_value"] = found["control"]["p_value"]
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def planted(change: dict[str, Any]) -> str:
+    """What was planted, as params.yaml would say it."""
+    return ", ".join(f"{key}: {value}" for key, value in change.items()) or "nothing"
 
 
 def kept(rng: np.random.Generator, *, repeats: int) -> pd.DataFrame:
@@ -132,16 +141,15 @@ def kept(rng: np.random.Generator, *, repeats: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def page(table: pd.DataFrame, updates: pd.DataFrame, site: SiteParams) -> str:
+def page(table: pd.DataFrame, updates: pd.DataFrame, site: SiteParams, precision: str) -> str:
     """docs/sites.md, its numbers read from the tables."""
     seeds, lines = table["seed"].nunique(), []
-    for name, change in SITES.items():
-        rows = table[table["planted"] == name]
-        wrong = rows.loc[rows["named"] != name, "named"].value_counts()
-        planted = ", ".join(f"`{key}: {value}`" for key, value in change.items()) or "nothing"
-        aucs = (f"{rows[f'auc_{part}'].mean():.2f}" for part in ("pooled", "negative", "positive"))
+    for what, rows in table.groupby("planted", sort=False):
+        right = rows["right"].iloc[0]
+        wrong = rows.loc[rows["named"] != right, "named"].value_counts()
         said = ", ".join(f"`{other}` {count}" for other, count in wrong.items()) or "-"
-        lines.append(f"| {planted} | `{name}` | {(rows['named'] == name).sum()} | {said} | {' | '.join(aucs)} |")
+        aucs = (f"{rows[f'auc_{part}'].mean():.2f}" for part in ("pooled", "negative", "positive"))
+        lines.append(f"| {what} | `{right}` | {(rows['named'] == right).sum()} | {said} | {' | '.join(aucs)} |")
     rates = []
     for row in updates.itertuples():
         shipped = f"calibrated on {row.fitted_on} cases of the source" if row.fitted_on else "the true logits"
@@ -152,7 +160,7 @@ def page(table: pd.DataFrame, updates: pd.DataFrame, site: SiteParams) -> str:
             "",
             "Made by `make sites`. The members of the default run look, as they are, at phantoms of other seeds: `val`",
             "and `cal` are the source, and `test` is in turn each of the places below (keys of `prepare.phantom`).",
-            f"{seeds} seeds, images rendered for each, {site.permutations} permutations.",
+            f"{seeds} seeds, images rendered for each, {site.permutations} permutations, members run in {precision}.",
             "",
             f"| planted in test | right name | named so, of {seeds} | otherwise | AUC pooled | negatives | positives |",
             "| --- | --- | --- | --- | --- | --- | --- |",

@@ -99,3 +99,9 @@ def test_the_real_radiographs():
         ("test", 1): 390,
     }
     assert cases.groupby("split")["patient_id"].nunique().to_dict() == {"train": 3654, "test": 428}
+
+
+def test_a_folder_local_is_a_split(root):
+    (root / "test").rename(root / "local")
+    cases = load_folder(root, **OPTIONS).cases
+    assert cases.loc[cases["split"] == "local", "image_id"].tolist() == ["local/PNEUMONIA/p3_bacteria"]

@@ -570,7 +570,21 @@ def test_a_site_that_is_the_training_data_is_counted(tmp_path, monkeypatch):
     table["patient_id"] = table["patient_id"].replace(dict(zip(test[:7], train[:7], strict=True)))
     table.to_csv(path, index=False)
     run_stages(tmp_path, monkeypatch, "site")
-    assert metrics(tmp_path, "site")["site"]["shift"]["training_patients_at_the_site"] == 7
+    found = metrics(tmp_path, "site")["site"]["shift"]
+    assert found["training_patients_at_the_site"] == 7
+    assert "7 of the 40 patients of the site stand in train" in found["warning"]
+
+
+def test_a_site_that_is_the_source_leaves_nothing_to_compare(tmp_path, monkeypatch):
+    made_tables(tmp_path, separation=1.0)
+    run_stages(tmp_path, monkeypatch, "calibration")
+    path = tmp_path / "data/prepare/cases.csv"
+    table = pd.read_csv(path)
+    test = table.loc[table["split"] == "test", "patient_id"].unique()
+    table.loc[table["split"] == "cal", "patient_id"] = test[0]
+    table.to_csv(path, index=False)
+    with pytest.raises(ValueError, match="every patient of cal is one of the site"):
+        run_stages(tmp_path, monkeypatch, "site")
 
 
 def made_site(folder: Path, cases: pd.DataFrame, *, shifted: bool) -> None:

@@ -69,6 +69,11 @@ def test_columns_of_other_names(tmp_path):
     ]
 
 
+def test_the_split_column_may_say_local(tmp_path):
+    cases = load(tmp_path, "path,label,split\na.png,1,local\nb.png,0,test\n").cases
+    assert cases["split"].tolist() == ["local", "test"]
+
+
 def test_without_patients_each_image_is_one(tmp_path):
     cases = load(tmp_path, "path,label\na.png,1\nb.png,0\n").cases
     assert cases["patient_id"].tolist() == ["a.png", "b.png"]

@@ -156,7 +156,8 @@ def _design_effect(residual: FloatArray, z: FloatArray, w: FloatArray, patient: 
         return np.ones(len(w))
     first = np.broadcast_to(w, residual.shape)[:, order[starts]]  # copies of each patient
     size = np.diff(starts, append=z.size)
-    most = (first @ size**2) / (first @ size)
+    copies = first @ size
+    most = np.divide(first @ size**2, copies, out=np.ones(len(first)), where=copies > 0)
 
     powers = np.column_stack([np.ones(z.size), z, z**2])
     images = (w * residual**2) @ powers
