@@ -11,10 +11,13 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
+from PIL import Image
 from pydantic import StringConstraints
 
 from tmv_lib.params import Params
@@ -85,7 +88,7 @@ class Facts(Params):
 
 
 class Source(NamedTuple):
-    """Where figures come from: a stage, its parameters by dotted name, and the digest of each file read from it."""
+    """Where figures come from: a stage, its parameters (nested as they may be), the digest of each file read from it."""
 
     stage: str
     params: Mapping[str, Any]
@@ -224,6 +227,15 @@ def of_hundred(counts: Mapping[str, int]) -> dict[str, int]:
 def digest(path: str | Path) -> str:
     """The MD5 of a file, under which DVC knows it: `dvc.lock` says what the stage that made it read in its turn."""
     return hashlib.md5(Path(path).read_bytes()).hexdigest()
+
+
+def png(image: np.ndarray) -> bytes:
+    """A grey image (h, w) as PNG, at most 128 pixels a side."""
+    small = Image.fromarray(image)
+    small.thumbnail((128, 128))
+    file = BytesIO()
+    small.save(file, "png")
+    return file.getvalue()
 
 
 def at(found: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
@@ -703,11 +715,20 @@ def sources_table(sources: Sequence[Source]) -> list[list[str]]:
     table = [["stage", "files read, with their MD5 (dvc.lock says under it what that stage read)", "params.yaml"]]
     for source in sources:
         files = ", ".join(f"{path} {md5[:10]}" for path, md5 in source.files.items())
-        params = ", ".join(f"{name} {_plain(value)}" for name, value in source.params.items())
+        params = ", ".join(f"{name} {_plain(value)}" for name, value in _flat(source.params).items())
         table.append(
             [source.stage, files or "not applicable because it is where this card is made", params or NOT_MEASURED]
         )
     return table if sources else [*table, ["any", NOT_MEASURED, NOT_MEASURED]]
+
+
+def _flat(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested parameters by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in params.items():
+        nested = _flat(value) if isinstance(value, dict) else None
+        found |= {name: value} if nested is None else {f"{name}.{inner}": one for inner, one in nested.items()}
+    return found
 
 
 def _plain(value: Any) -> str:
@@ -731,7 +752,7 @@ def as_markdown(told: Card) -> str:
         rows = [[item.item, item.abridged, item.answered or "missing"] for item in items]
         parts.append(f"### {name}\n\n" + _table_markdown([["item", "asks for", "answered by"], *rows]))
     parts.append("## Where the numbers come from\n\n" + _table_markdown(sources_table(told.sources)))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts).replace("<", "&lt;") + "\n"
 
 
 def _table_markdown(rows: Sequence[Sequence[str]]) -> str:
