@@ -88,7 +88,7 @@ class Facts(Params):
 
 
 class Source(NamedTuple):
-    """Where figures come from: a stage, its parameters (nested as they may be), the digest of each file read from it."""
+    """Where figures come from: a stage, its parameters, nested or not, and the digest of each file read from it."""
 
     stage: str
     params: Mapping[str, Any]
@@ -300,15 +300,15 @@ def do_not_use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
     decided = at(found, "calibration_of_decided", "decided")
     if decided.get("p_value", 1) < 0.05:
         told.append(
-            f"you read its probability as a risk: where it decides this is off by {plain(decided, 'ece')}, and by no"
-            f" more than {plain(decided, 'noise_floor_p95')} in 95 of 100 draws of calibrated cases;"
+            f"you read its probability as a risk: where it decides this is off by {plain(decided, 'ece', '.3f')}, and by no"
+            f" more than {plain(decided, 'noise_floor_p95', '.3f')} in 95 of 100 draws of calibrated cases;"
         )
     unusable = [name for name, one in metrics.get("explanations", {}).items() if "Do not" in one.get("verdict", "")]
     if unusable:
         told.append(f"you take a map for the reason ({_few(unusable)});")
     risk = found.get("selective_risk", 1)
     worse = [
-        f"{name} ({figure(one, 'selective_risk')} of the decided are wrong)"
+        f"{name} ({plain(one, 'errors_left', 'd')} wrong of {round(one.get('coverage', 0) * one.get('n', 0))} decided)"
         for name, one in at(found, "subgroups").items()
         if name not in CLASSES and isinstance(one, Mapping) and one.get("selective_risk_low", 0) > risk
     ]
@@ -360,12 +360,12 @@ def guarantee(metrics: Mapping[str, Any]) -> Section:
     if "pooled" not in found:
         return Section("guarantee", title, stages, [f"Guarantee: {NOT_MEASURED}"])
     words = []
-    risk = plain(found, "risk", ".0%")
+    risk = figure(found, "risk")
     for side in SIDES:
         ltt = at(found, side, "ltt")
         if ltt.get("certified"):
             which = "decisions" if side == "pooled" else f"{side} decisions"
-            level = plain({"sure": 1 - found[side]["delta"]} if "delta" in found[side] else {}, "sure", ".0%")
+            level = figure({"sure": 1 - found[side]["delta"]} if "delta" in found[side] else {}, "sure")
             broken = ltt.get("test_selective_risk_low", 0) > found.get("risk", 1)
             words.append(
                 f"Guaranteed with {level} confidence: at most {risk} of the {which} with a certainty of"
@@ -381,7 +381,7 @@ def guarantee(metrics: Mapping[str, Any]) -> Section:
     words.append(f"Not guaranteed: any single case, any other place or time, what the doctor reads. {standing}")
     failed = [
         f"{figure(at(one, 'ltt'), 'violation_rate')} on {place}"
-        + f", where {plain(found, 'delta', '.0%')} may" * (place == "cal")
+        + f", where {figure(found, 'delta')} may" * (place == "cal")
         for place, one in at(found, "audit").items()
         if isinstance(one, Mapping)
     ]
