@@ -300,8 +300,8 @@ def do_not_use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
     decided = at(found, "calibration_of_decided", "decided")
     if decided.get("p_value", 1) < 0.05:
         told.append(
-            f"you read its probability as a risk: where it decides this is off by {plain(decided, 'ece', '.3f')}, and by no"
-            f" more than {plain(decided, 'noise_floor_p95', '.3f')} in 95 of 100 draws of calibrated cases;"
+            f"you read its probability as a risk: where it decides this is off by {plain(decided, 'ece', '.3f')}, and"
+            f" would be by {plain(decided, 'noise_floor_p95', '.3f')} at most in 95 of 100 draws of calibrated cases;"
         )
     unusable = [name for name, one in metrics.get("explanations", {}).items() if "Do not" in one.get("verdict", "")]
     if unusable:
