@@ -3,14 +3,12 @@
 import json
 import math
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import yaml
-from PIL import Image
 from pydantic import Field
 from scipy.special import expit, logit
 from scipy.stats import rankdata
@@ -510,7 +508,7 @@ def draw_card(own: dict[str, Any], members: dict[str, Member | None], test: pd.D
             metrics |= json.loads(Path(path).read_text(encoding="utf-8"))
         more = {"ensemble": ["deferral"], "train": ["members"]}.get(stage, [])
         params = told.get(stage, {}) | {section: told[section] for section in more}
-        sources.append(trust_card.Source(stage, flat(params), {path: trust_card.digest(path) for path in found}))
+        sources.append(trust_card.Source(stage, params, {path: trust_card.digest(path) for path in found}))
     source = ", ".join(sorted(set(read_csv("data/prepare/cases.csv", ["source"])["source"])))
     facts = read("card.yaml", "card", trust_card.Facts).about(source)
     words = {
@@ -528,15 +526,6 @@ def draw_card(own: dict[str, Any], members: dict[str, Member | None], test: pd.D
             temporary.write_text(text, encoding="utf-8")
 
 
-def flat(params: dict[str, Any]) -> dict[str, Any]:
-    """Nested parameters by dotted name."""
-    found: dict[str, Any] = {}
-    for name, value in params.items():
-        nested = flat(value) if isinstance(value, dict) else None
-        found |= {name: value} if nested is None else {f"{name}.{inner}": one for inner, one in nested.items()}
-    return found
-
-
 def examples(test: pd.DataFrame) -> list[trust_card.Picture]:
     """The first error of each kind that `failures` lists for the ensemble, with what the policy does with it."""
     errors = read_csv("data/failures/errors.csv", ["image_id", "model", "kind", "y_true"])
@@ -549,17 +538,8 @@ def examples(test: pd.DataFrame) -> list[trust_card.Picture]:
         truth, done = ("negative", "positive")[error.y_true], "to a doctor" if case.deferred else "decided"
         caption = f"{error.kind}: {truth}, p {case.y_prob:.2f}, {done}"
         sheet = f"../failures/cases/{str(error.kind).replace(' ', '_')}.png"
-        pictures.append(trust_card.Picture(png(image), caption, sheet))
+        pictures.append(trust_card.Picture(trust_card.png(image), caption, sheet))
     return pictures
-
-
-def png(image: np.ndarray) -> bytes:
-    """A grey image (h, w) as PNG, at most 128 pixels a side."""
-    small = Image.fromarray(image)
-    small.thumbnail((128, 128))
-    file = BytesIO()
-    small.save(file, "png")
-    return file.getvalue()
 
 
 def swept(sweeps: dict[str, pd.DataFrame], test: pd.DataFrame, at: policy.Prices) -> pd.DataFrame:

@@ -104,7 +104,8 @@ def test_every_question_has_its_metrics_and_plots(project):
             metrics = json.loads((project / f"metrics/{name}.json").read_text(encoding="utf-8"))
             assert metrics
         entry = stage.get("do", stage)
-        declared = [next(iter(plot)) if isinstance(plot, dict) else plot for plot in entry.get("plots", [])]
+        written = [*entry.get("plots", []), *entry.get("outs", [])]
+        declared = [next(iter(path)) if isinstance(path, dict) else path for path in written]
         for path in (path.replace("${key}", key) for path in declared for key in ("densenet121", "resnet50")):
             assert (project / path).exists(), path
 

@@ -11,10 +11,13 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
+from PIL import Image
 from pydantic import StringConstraints
 
 from tmv_lib.params import Params
@@ -85,7 +88,7 @@ class Facts(Params):
 
 
 class Source(NamedTuple):
-    """Where figures come from: a stage, its parameters by dotted name, and the digest of each file read from it."""
+    """Where figures come from: a stage, its parameters, nested or not, and the digest of each file read from it."""
 
     stage: str
     params: Mapping[str, Any]
@@ -226,6 +229,15 @@ def digest(path: str | Path) -> str:
     return hashlib.md5(Path(path).read_bytes()).hexdigest()
 
 
+def png(image: np.ndarray) -> bytes:
+    """A grey image (h, w) as PNG, at most 128 pixels a side."""
+    small = Image.fromarray(image)
+    small.thumbnail((128, 128))
+    file = BytesIO()
+    small.save(file, "png")
+    return file.getvalue()
+
+
 def at(found: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
     """The nested figures under these keys; nothing where a key is missing."""
     for key in keys:
@@ -288,15 +300,15 @@ def do_not_use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
     decided = at(found, "calibration_of_decided", "decided")
     if decided.get("p_value", 1) < 0.05:
         told.append(
-            f"you read its probability as a risk: where it decides this is off by {plain(decided, 'ece')}, and by no"
-            f" more than {plain(decided, 'noise_floor_p95')} in 95 of 100 draws of calibrated cases;"
+            f"you read its probability as a risk: where it decides this is off by {plain(decided, 'ece', '.3f')}, and"
+            f" would be by {plain(decided, 'noise_floor_p95', '.3f')} at most in 95 of 100 draws of calibrated cases;"
         )
     unusable = [name for name, one in metrics.get("explanations", {}).items() if "Do not" in one.get("verdict", "")]
     if unusable:
         told.append(f"you take a map for the reason ({_few(unusable)});")
     risk = found.get("selective_risk", 1)
     worse = [
-        f"{name} ({figure(one, 'selective_risk')} of the decided are wrong)"
+        f"{name} ({plain(one, 'errors_left', 'd')} wrong of {round(one.get('coverage', 0) * one.get('n', 0))} decided)"
         for name, one in at(found, "subgroups").items()
         if name not in CLASSES and isinstance(one, Mapping) and one.get("selective_risk_low", 0) > risk
     ]
@@ -348,12 +360,12 @@ def guarantee(metrics: Mapping[str, Any]) -> Section:
     if "pooled" not in found:
         return Section("guarantee", title, stages, [f"Guarantee: {NOT_MEASURED}"])
     words = []
-    risk = plain(found, "risk", ".0%")
+    risk = figure(found, "risk")
     for side in SIDES:
         ltt = at(found, side, "ltt")
         if ltt.get("certified"):
             which = "decisions" if side == "pooled" else f"{side} decisions"
-            level = plain({"sure": 1 - found[side]["delta"]} if "delta" in found[side] else {}, "sure", ".0%")
+            level = figure({"sure": 1 - found[side]["delta"]} if "delta" in found[side] else {}, "sure")
             broken = ltt.get("test_selective_risk_low", 0) > found.get("risk", 1)
             words.append(
                 f"Guaranteed with {level} confidence: at most {risk} of the {which} with a certainty of"
@@ -369,7 +381,7 @@ def guarantee(metrics: Mapping[str, Any]) -> Section:
     words.append(f"Not guaranteed: any single case, any other place or time, what the doctor reads. {standing}")
     failed = [
         f"{figure(at(one, 'ltt'), 'violation_rate')} on {place}"
-        + f", where {plain(found, 'delta', '.0%')} may" * (place == "cal")
+        + f", where {figure(found, 'delta')} may" * (place == "cal")
         for place, one in at(found, "audit").items()
         if isinstance(one, Mapping)
     ]
@@ -703,11 +715,20 @@ def sources_table(sources: Sequence[Source]) -> list[list[str]]:
     table = [["stage", "files read, with their MD5 (dvc.lock says under it what that stage read)", "params.yaml"]]
     for source in sources:
         files = ", ".join(f"{path} {md5[:10]}" for path, md5 in source.files.items())
-        params = ", ".join(f"{name} {_plain(value)}" for name, value in source.params.items())
+        params = ", ".join(f"{name} {_plain(value)}" for name, value in _flat(source.params).items())
         table.append(
             [source.stage, files or "not applicable because it is where this card is made", params or NOT_MEASURED]
         )
     return table if sources else [*table, ["any", NOT_MEASURED, NOT_MEASURED]]
+
+
+def _flat(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested parameters by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in params.items():
+        nested = _flat(value) if isinstance(value, dict) else None
+        found |= {name: value} if nested is None else {f"{name}.{inner}": one for inner, one in nested.items()}
+    return found
 
 
 def _plain(value: Any) -> str:
@@ -731,7 +752,7 @@ def as_markdown(told: Card) -> str:
         rows = [[item.item, item.abridged, item.answered or "missing"] for item in items]
         parts.append(f"### {name}\n\n" + _table_markdown([["item", "asks for", "answered by"], *rows]))
     parts.append("## Where the numbers come from\n\n" + _table_markdown(sources_table(told.sources)))
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts).replace("<", "&lt;") + "\n"
 
 
 def _table_markdown(rows: Sequence[Sequence[str]]) -> str:
