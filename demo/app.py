@@ -5,7 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from demo import cases, charts, evidence, maps, pictures, policy
+from demo import cases, evidence, maps, pictures, policy
 from demo.disk import Disk
 from demo.page import NOT_CLINICAL, Picture, Section
 
@@ -266,23 +266,7 @@ def of_policy() -> None:
     with told:
         for line in policy.sentences(known, at):
             st.markdown(said(line))
-        curve, mark = policy.chart(known, at)
-        image(
-            Picture(
-                charts.lines(
-                    curve,
-                    x="coverage",
-                    y="selective_risk",
-                    x_label="Coverage (share of cases decided)",
-                    y_label="Wrong among them",
-                    ink=ink(),
-                    steps=True,
-                    mark=mark,
-                ),
-                "Risk-coverage curve; the ring is the chosen point. " + policy.sentences(known, at)[1],
-                "Risk and coverage: the ring is the chosen point",
-            )
-        )
+        image(policy.curve(known, at, ink=ink()))
         st.markdown("This point, with intervals, from the command line:")
         st.code(policy.command(known, at), language=None, wrap_lines=True)
         if note := policy.prevalence_note(known, at):

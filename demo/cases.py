@@ -43,6 +43,10 @@ class Names(NamedTuple):
     negative: str
     note: str = ""
 
+    def called(self, positive: Any) -> str:
+        """The name of a class."""
+        return self.positive if positive else self.negative
+
 
 class Collection(NamedTuple):
     """All cases of the test split in the order of their neutral numbers.
@@ -203,11 +207,6 @@ def _text(case: pd.Series, column: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def called(cases: Collection, positive: Any) -> str:
-    """The name of a class."""
-    return cases.names.positive if positive else cases.names.negative
-
-
 def _answer(cases: Collection, number: int) -> Section:
     case, positive = cases.table.loc[number], cases.names.positive
     p = float(case["y_prob"])
@@ -216,11 +215,11 @@ def _answer(cases: Collection, number: int) -> Section:
     if {"false_negative", "false_positive"} <= set(knobs):
         fn, fp = knobs["false_negative"], knobs["false_positive"]
         lines.append(
-            f"The system's answer: **{called(cases, case['decision'])}**. A missed case costs {fn:g} and a false alarm"
-            f" {fp:g}, so it says {positive} above {100 * fp / (fn + fp):.0f} of 100."
+            f"The system's answer: **{cases.names.called(case['decision'])}**. A missed case costs {fn:g} and a false"
+            f" alarm {fp:g}, so it says {positive} above {100 * fp / (fn + fp):.0f} of 100."
         )
     right = "wrong" if case["wrong"] else "right"
-    lines.append(f"The label: **{called(cases, case['y_true'])}**. The system is {right}.")
+    lines.append(f"The label: **{cases.names.called(case['y_true'])}**. The system is {right}.")
     return Section("The system's answer", [*lines, *_planted(cases, case)])
 
 
@@ -354,7 +353,7 @@ def _neighbours(cases: Collection, number: int) -> Section:
         return Section(title, [f"Nearest training cases: {NOT_MEASURED}."])
     shown = []
     for place, near in enumerate(found, start=1):
-        label = called(cases, near.y_true)
+        label = cases.names.called(near.y_true)
         rank = "nearest counter-example" if near.counter_example else f"nearest {place}"
         words = f"{rank}: {label} (distance {near.distance:.3f})"
         pixels = pictures.png(pictures.view(images[near.row], side=pictures.THUMBNAIL))

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from demo import pictures
-from demo.cases import Collection, called, image
+from demo.cases import Collection, image
 from demo.disk import NOT_MEASURED, figure
 from demo.page import Picture
 from tmv_lib import perturbations
@@ -55,7 +55,7 @@ def overlays(cases: Collection, number: int) -> list[Overlay]:
         found.append(
             Overlay(
                 name,
-                called(cases, target > 0),
+                cases.names.called(target > 0),
                 _map(cases, f"data/explanations/maps_{name}.npy", case, target),
                 None
                 if fresh is None

@@ -1,14 +1,16 @@
 """What a policy does at any threshold, price, prevalence and reader, on the test split."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
+from demo import charts
 from demo.cases import Collection
 from demo.disk import NOT_MEASURED, figure
 from demo.evidence import Said
+from demo.page import Picture
 from tmv_lib import deferral
 from tmv_lib.calibration import at_prevalence, prevalence_weights
 from tmv_lib.policy import Prices
@@ -170,7 +172,30 @@ def prevalence_note(cases: Collection, at: Knobs) -> str:
     )
 
 
-def chart(cases: Collection, at: Knobs) -> Any:
-    """The risk-coverage curve and the chosen point on it: (curve with column `series`, (coverage, risk) or None)."""
+def along(cases: Collection, at: Knobs, thresholds: np.ndarray) -> pd.DataFrame:
+    """What other thresholds would do, of 100 patients like these; a row each, in words."""
+    rows = []
+    for threshold in thresholds:
+        found = point(cases, at._replace(threshold=float(threshold)))
+        share = 100 / found.n
+        counts = (found.decided, found.n - found.decided, found.missed, found.alarmed)
+        rows.append((f"{threshold:g}", *(f"{share * count:.1f}" for count in counts), f"{found.cost:.3f}"))
+    names = ["threshold", "decided", "to a doctor", "missed", "false alarms", "cost a case"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def curve(cases: Collection, at: Knobs, *, ink: str = "currentColor") -> Picture:
+    """The risk-coverage curve, with a ring at the chosen point."""
     found = point(cases, at)
-    return found.curve.assign(series="this policy"), None if found.risk is None else (found.coverage, found.risk)
+    drawn = charts.lines(
+        found.curve.assign(series="this policy"),
+        x="coverage",
+        y="selective_risk",
+        x_label="Coverage (share of cases decided)",
+        y_label="Wrong among them",
+        ink=ink,
+        steps=True,
+        mark=None if found.risk is None else (found.coverage, found.risk),
+    )
+    alt = f"Risk-coverage curve with a ring at the chosen point: {sentences(cases, at)[1]}"
+    return Picture(drawn, alt, "Risk and coverage; the ring is the chosen point")

@@ -1,7 +1,7 @@
 """DICOM radiographs as grey levels, the way a viewer would show them first."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pydicom
@@ -22,7 +22,7 @@ def is_dicom(path: str | Path) -> bool:
         return file.read(132)[128:] == b"DICM" or Path(path).suffix.lower() in {".dcm", ".dicom"}
 
 
-def read_dicom(path: str | Path) -> np.ndarray:
+def read_dicom(path: str | Path | BinaryIO) -> np.ndarray:
     """Read a single-frame grey image as uint8 (height, width), 0 black and 255 white.
 
     The chain of DICOM PS3.3 C.11: modality (lookup table, or rescale slope and intercept), then values of
@@ -40,7 +40,7 @@ def read_dicom(path: str | Path) -> np.ndarray:
         raise ValueError(f"{path}: not a readable DICOM image ({error})") from error
 
 
-def read_header(path: str | Path) -> dict[str, str]:
+def read_header(path: str | Path | BinaryIO) -> dict[str, str]:
     """What the file's header says about patient, manufacturer, view position and study date.
 
     Only the entries that the header fills, under the names of `HEADER`. Raises ValueError naming the file

@@ -1,7 +1,7 @@
 """Pictures as files, and how they become squares of one size."""
 
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import Image
@@ -9,7 +9,7 @@ from PIL import Image
 How = Literal["stretch", "pad", "crop"]
 
 
-def read_grey(path: str | Path) -> np.ndarray:
+def read_grey(path: str | Path | BinaryIO) -> np.ndarray:
     """Read a PNG or JPEG as grey levels, uint8 (height, width).
 
     16-bit files keep their upper eight bits; colour becomes luminance (ITU-R 601). Raises ValueError naming
