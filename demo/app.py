@@ -5,12 +5,17 @@ from pathlib import Path
 
 import streamlit as st
 
-from demo import cases, evidence, maps, pictures, policy
+from demo import cases, evidence, maps, pictures, policy, upload
 from demo.disk import Disk
 from demo.page import NOT_CLINICAL, Picture, Section
 
 DISK = Disk(Path(os.environ.get("TMV_ROOT", ".")).resolve())
 ANSWERS = ("yes", "no", "cannot tell")
+# Captions in full ink: in Streamlit's grey they have too little contrast.
+STYLE = """<style>
+.stMainBlockContainer {padding-top: 4.5rem}
+[data-testid="stCaptionContainer"], [data-testid="stImageCaption"] {color: inherit}
+</style>"""
 
 
 def main() -> None:
@@ -25,7 +30,7 @@ def main() -> None:
         )
     ]
     page = st.navigation(pages, position="top")
-    st.html("<style>.stMainBlockContainer {padding-top: 4.5rem}</style>")
+    st.html(STYLE)
     note = cases.names(DISK).note
     st.markdown(said(f"**{NOT_CLINICAL}** {note}"))
     page.run()
@@ -182,7 +187,7 @@ def question(known: cases.Collection, number: int) -> bool:
 
 
 def section(each: Section) -> None:
-    st.subheader(each.title)
+    st.header(each.title)
     for line in each.lines:
         st.markdown(said(line))
     row(each.pictures)
@@ -202,7 +207,7 @@ def row(shown: list[Picture]) -> None:
 
 def looked(known: cases.Collection, number: int, view: View) -> None:
     """Each member's map over the image, the plain image and an untrained network's map beside it; and every change."""
-    st.subheader("Where the networks looked")
+    st.header("Where the networks looked")
     st.markdown(pictures.MAP_NOTE)
     opacity = st.slider("Opacity of the maps", 0, 100, 0, 5, format="%d %%", key="opacity") / 100
     for each in maps.overlays(known, number):
@@ -286,9 +291,11 @@ def of_evidence() -> None:
         st.markdown(said(each.answer))
         with st.expander("What it does not show, and its diagrams", key=f"open {each.stage}"):
             st.markdown(said(each.limit))
-            for plot in evidence.plots(DISK, each.stage, ink=ink()):
-                st.markdown(f"**{said(plot.title)}**")
-                image(plot.picture, width=420 if isinstance(plot.picture.image, str) else "content")
+            with st.container(horizontal=True):
+                for plot in evidence.plots(DISK, each.stage, ink=ink()):
+                    with st.container(width=420 if isinstance(plot.picture.image, str) else "stretch"):
+                        st.markdown(f"**{said(plot.title)}**")
+                        image(plot.picture, width="stretch" if isinstance(plot.picture.image, str) else "content")
 
 
 def compared() -> None:
@@ -313,6 +320,19 @@ def compared() -> None:
 
 def of_upload() -> None:
     st.title("Upload")
+    st.markdown(
+        "One radiograph as PNG, JPEG or DICOM. It is read in memory, on this computer, and forgotten when you leave;"
+        " nothing of it is kept."
+    )
+    given = st.file_uploader("An image", upload.KINDS, max_upload_size=upload.MOST_BYTES >> 20)
+    if given is None:
+        return
+    try:
+        grey = upload.read(given.getvalue())
+    except ValueError as error:
+        st.warning(said(str(error)))
+        return
+    image(Picture(pictures.png(pictures.view(grey)), "The uploaded image. Not for clinical use.", "as uploaded"))
 
 
 main()
