@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals validate-taxonomy
+.PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites validate-taxonomy
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -44,11 +44,14 @@ planted-marker: $(BIN)/.installed  ## do the border's instruments catch a networ
 seeds: $(BIN)/.installed .git  ## other training seeds: docs/seeds.md; trains each member once a seed, and goes on after a kill
 	python -m studies.seeds
 
-validate-taxonomy: $(BIN)/.installed .git  ## is the failure taxonomy right? docs/taxonomy.md; eight phantoms, two hours, goes on after a kill
+validate-taxonomy: $(BIN)/.installed .git  ## is the failure taxonomy right? docs/taxonomy.md; twelve phantoms, a quarter of an hour and more each, goes on after a kill
 	python -m studies.taxonomy
 
 intervals: $(BIN)/.installed  ## how often do our intervals cover the truth? docs/intervals.md
 	OMP_NUM_THREADS=1 python -m studies.intervals
+
+sites: $(BIN)/.installed  ## does `site` name planted shifts? docs/sites.md; needs `make repro`, 20 phantoms, goes on after a kill
+	OMP_NUM_THREADS=1 python -m studies.sites
 
 $(BIN)/.installed: requirements.txt
 	$(PYTHON) -m venv .venv

@@ -10,6 +10,7 @@ from benchmarks.measure import Measured, side_by_side
 from tmv_lib import stability
 from tmv_lib.explanations import explainer, reader, target_layer
 from tmv_lib.network import available_device, build
+from tmv_lib.perturbations import mild
 
 IMAGES, SIDE, BATCH = 32, 112, 32
 
@@ -21,15 +22,8 @@ def measure() -> Iterator[Measured]:
     model = model.to(available_device()).to(memory_format=torch.channels_last)
     options: dict[str, Any] = {"batch_size": BATCH, "precision": "float32"}
     explain, read = explainer(model, layer=target_layer(model, size=SIDE), **options), reader(model, **options)
-    changes = {
-        "rotation +": stability.rotation(5.0),
-        "rotation -": stability.rotation(-5.0),
-        "translation": stability.translation(0.03),
-        "brightness": stability.brightness(0.1),
-        "contrast": stability.contrast(1.2),
-        "noise": stability.noise(0.03, seed=0),
-        "blur": stability.blur(0.7),
-    }
+    sizes = {"rotation": 5.0, "translation": 0.03, "brightness": 0.1, "contrast": 1.2, "noise": 0.03, "blur": 0.7}
+    changes = mild(sizes, seed=0)
     levels = images.astype(np.float32) / 255.0
     changed = [change.apply(levels) for change in changes.values()]
     original, target = explain(images), np.ones(IMAGES, dtype=int)

@@ -1,48 +1,77 @@
 """Which cases go to a doctor, and what does that buy?"""
 
 import json
+import math
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+import yaml
+from PIL import Image
 from pydantic import Field
 from scipy.special import expit, logit
 from scipy.stats import rankdata
-from sklearn.linear_model import LogisticRegression
 
-from tmv_lib import deferral, figures, policy, selective
+from tmv_lib import deferral, fitted_policy, policy, selective, trust_card
 from tmv_lib.calibration import calibration_in_the_large, calibration_test, expected_calibration_error
 from tmv_lib.classification import accuracy, negative_log_likelihood
-from tmv_lib.files import join, read_csv, write_csv, write_metrics
-from tmv_lib.params import Params, read, read_members
+from tmv_lib.files import join, read_csv, read_rows, whole, write_csv, write_metrics
+from tmv_lib.params import Member, Params, read, read_members
 from tmv_lib.reporting import by_class, counts, curve, figure, mean
+from tmv_lib.signals import read_signals
 from tmv_lib.stage import run
-from tmv_lib.statistics import auroc, patient_folds, rank_among
+from tmv_lib.statistics import auroc, patient_folds
+from tmv_lib.subgroups import subgroup_columns
 
 SITE = "data/site/cases.csv"
 SHIFT = "data/site/shift.json"
 NO_SITE = f"{SITE}: no such file; the stage `site` makes it"
 THRESHOLDS = np.linspace(0, 1, 101)
+# What is read of each stage, and what it was told: the card says so with the digest of each file.
+FILES: dict[str, list[str]] = {
+    "prepare": ["data/prepare/cases.csv", "data/prepare/images.npy"],
+    "train": [],
+    "calibration": ["data/calibration/cases.csv"],
+    "site": [SITE, SHIFT],
+    "baseline": [],
+    "diversity": [],
+    "uncertainty": ["data/uncertainty/cases.csv"],
+    "explanations": ["data/explanations/cases.csv"],
+    "stability": ["data/stability/cases.csv"],
+    "failures": ["data/failures/errors.csv"],
+    "ensemble": [],
+}
 
 
 class EnsembleParams(Params):
     combine: Literal["mean_probability", "mean_logit", "stacking"]
     folds: Annotated[int, Field(ge=2, le=20)]
+    foldings: Annotated[int, Field(ge=1, le=50)]
+    prevalences: list[Annotated[float, Field(gt=0, lt=1)]]
     resamples: Annotated[int, Field(ge=100)]
     seed: Annotated[int, Field(ge=0)]
+
+
+class Cost(Params):
+    false_negative: Annotated[float, Field(gt=0, lt=math.inf)]
+    false_positive: Annotated[float, Field(gt=0, lt=math.inf)]
+    review: Annotated[float, Field(ge=0, lt=math.inf)]
+
+
+class Reader(Params):
+    sensitivity: Annotated[float, Field(gt=0, le=1)]
+    specificity: Annotated[float, Field(gt=0, le=1)]
 
 
 class DeferralParams(Params):
     threshold: Annotated[float, Field(ge=0, le=1)]
     budget: Annotated[float, Field(ge=0, le=1)] | None
     calibration: Literal["shipped", "site"]
-    false_negative: Annotated[float, Field(gt=0)]
-    false_positive: Annotated[float, Field(gt=0)]
-    review: Annotated[float, Field(ge=0)]
-    reader_sensitivity: Annotated[float, Field(gt=0, le=1)]
-    reader_specificity: Annotated[float, Field(gt=0, le=1)]
+    cost: Cost
+    reader: Reader
     risk: Annotated[float, Field(gt=0, lt=1)]
     delta: Annotated[float, Field(gt=0, lt=1)]
     audit: Annotated[int, Field(ge=500)]
@@ -51,18 +80,24 @@ class DeferralParams(Params):
 def main() -> None:
     params = read("params.yaml", "ensemble", EnsembleParams)
     knobs = read("params.yaml", "deferral", DeferralParams)
-    members = list(read_members("params.yaml"))
+    described = read_members("params.yaml")
+    members = list(described)
     rng = np.random.default_rng(params.seed)
+    lots = rng.spawn(1)[0]  # which image of a patient certifies must not hang on what else is drawn
     resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
     cases, signals = gather(members)
     fits = calibrations(cases, members, knobs)
     val, cal, test = ((cases["split"] == split).to_numpy() for split in ("val", "cal", "test"))
     if cases["y_true"][val].nunique() < 2:
         raise ValueError("data/prepare/cases.csv: split val must hold both classes, the ensemble is fitted on it")
+    for name, split in (("cal", cal), ("test", test)):
+        if not split.any():
+            raise ValueError(f"data/prepare/cases.csv: split {name} has no case")
     complete = deferral.complete_signals(signals, fitted=val)
     signals = complete.table
+    cost, reader = knobs.cost, knobs.reader
     prices = policy.Prices(
-        knobs.false_negative, knobs.false_positive, knobs.review, knobs.reader_sensitivity, knobs.reader_specificity
+        cost.false_negative, cost.false_positive, cost.review, reader.sensitivity, reader.specificity
     )
 
     fold = cross_fitted_prob(cases[val], members, params, rng)
@@ -72,17 +107,21 @@ def main() -> None:
         signals[val].to_numpy(),
         groups=cases["patient_id"][val],
         n_folds=params.folds,
+        n_foldings=params.foldings,
         rng=rng,
         **prices.errors,
     )
     # Where a threshold is chosen: no case of validation is judged by what its own patient fitted.
     fold_kappa = learned.out_of_fold if learned.beats_margin else deferral.certainty(fold, **prices.errors)
+    first = expit(cases[val][f"cross_fitted_logit_{members[0]}"])
     chosen = decide(cases[val], fold, fold_kappa, prices, threshold=0)
+    chosen["baseline"] = deferral.cheapest_decision(first, **prices.errors)
     if knobs.budget is not None:
         knobs = knobs.model_copy(update={"threshold": deferral.threshold_for_budget(fold_kappa, budget=knobs.budget)})
 
     def judged(logits: pd.DataFrame) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], pd.DataFrame]:
-        combined = combine(cases, logits, val)
+        stack = fitted_policy.fit_stack(cases["y_true"][val], logits[val])
+        combined = fitted_policy.combine(logits, stack=stack)
         y_prob = combined[params.combine]
         scores = {
             "margin": deferral.certainty(y_prob, **prices.errors),
@@ -97,14 +136,19 @@ def main() -> None:
     combined, scores, cases = judged(fits[used])
     votes = np.column_stack([deferral.cheapest_decision(expit(fits[used][name]), **prices.errors) for name in members])
     cases = cases.assign(y_prob_baseline=expit(fits[used][members[0]]), baseline=votes[:, 0])
-    cases["reason"] = reasons(cases, signals, val, close=scores["margin"] < knobs.threshold)
+    said = fitted_policy.reasons(signals, signals[val], close=scores["margin"] < knobs.threshold)
+    cases["reason"] = np.where(cases["deferred"], said, "")
     on_test = {name: score[test] for name, score in scores.items()}
 
-    guarantee, audit = certify(cases, chosen, cal, test, params, knobs, rng)
+    guarantee, audit = certify(cases, chosen, cal, test, params, knobs, lots)
     found = bought(cases[test], prices, knobs, params, rng)
     found |= {"score": "learned" if learned.beats_margin else "margin", "learned": explained(learned, signals)}
     found |= {"signals_missing": complete.n_missing, "signals_left_out": ", ".join(complete.absent) or "none"}
-    found["cost_optimal"] = cost_optimal(chosen, cases[test], prices)
+    sweeps = {
+        name: policy.sweep(split, prices, thresholds=THRESHOLDS)
+        for name, split in (("validation", chosen), ("test", cases[test]))
+    }
+    found["cost_optimal"] = cost_optimal(sweeps)
     found["ranking"] = rankings(cases[test], on_test, params, rng)
     found["calibration_of_decided"] = calibration_of_decided(cases[test], params, rng)
     found["disagreement"] = policy.disagreement(cases[test], votes[test], **resampling)
@@ -119,14 +163,27 @@ def main() -> None:
     }
     kept = ["image_id", "y_prob", "kappa", "decision", "deferred", "reason"]
     write_csv("data/ensemble/cases.csv", cases[kept])
-    sweep = swept(cases[test], chosen, prices)
-    write_csv("plots/ensemble/threshold.csv", sweep)
+    names = ["constant", "log_odds_of_error", *signals.columns]
+    fitted = fitted_policy.FittedPolicy(
+        members,
+        knobs.calibration,
+        params.combine,
+        fitted_policy.fit_stack(cases["y_true"][val], fits[used][val]),
+        **prices.errors,
+        threshold=knobs.threshold,
+        weights=dict(zip(names, learned.weights.tolist(), strict=True)) if learned.beats_margin else {},
+        medians=complete.medians,
+        gaps=complete.gaps,
+    )
+    fitted_policy.write_policy("data/ensemble/policy.json", fitted)
+    write_csv("data/ensemble/validation.csv", signals[val].assign(image_id=cases["image_id"]))
+    write_csv("plots/ensemble/threshold.csv", swept(sweeps, cases[test], prices))
     write_csv("plots/ensemble/risk_coverage.csv", risk_coverage(cases[test], on_test))
     write_csv("plots/ensemble/audit.csv", audit)
     grid = np.arange(1, 100) / 100
     write_csv("plots/ensemble/net_benefit.csv", policy.net_benefits(cases[test], prices, threshold_probs=grid))
-    figures.save(figures.trust_card(sentences(metrics, knobs), sweep), "plots/ensemble/trust_card.png")
     write_metrics("metrics/ensemble.json", metrics)
+    draw_card(metrics, described, cases[test])
 
 
 def calibrations(cases: pd.DataFrame, members: list[str], knobs: DeferralParams) -> dict[str, pd.DataFrame]:
@@ -157,7 +214,7 @@ def decide(
 def subgroups(test: pd.DataFrame, resampling: dict[str, Any]) -> dict[str, Any]:
     """Coverage and risk by class and by every column of the case table that names subgroups."""
     table = pd.read_csv("data/prepare/cases.csv", dtype={"image_id": str}).set_index("image_id").loc[test["image_id"]]
-    named = table[policy.subgroup_columns(table)].reset_index(drop=True)
+    named = table[subgroup_columns(table)].reset_index(drop=True)
     found = policy.by_subgroup(test.reset_index(drop=True), named, **resampling)
     return found if len(named.columns) else found | {"absent": "the case table has no subgroup column, class excepted"}
 
@@ -169,16 +226,11 @@ def kinds(test: pd.DataFrame) -> pd.Series:
     return test["image_id"].map(own.astype(object)).astype(object).fillna("")
 
 
-def cost_optimal(chosen: pd.DataFrame, test: pd.DataFrame, prices: policy.Prices) -> dict[str, Any]:
+def cost_optimal(sweeps: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """The threshold that is cheapest on validation, what it promised there, and what it costs on test."""
-    found: dict[str, Any] = {}
-    for name, cases in (("validation", chosen), ("test", test)):
-        y_true = cases["y_true"].to_numpy()
-        sweep = deferral.threshold_sweep(
-            y_true, cases["y_prob"], cases["kappa"], thresholds=THRESHOLDS, **prices.of(y_true)
-        ).set_index("threshold", drop=False)
-        found.setdefault("threshold", deferral.cost_optimal_threshold(sweep))
-        row = sweep.loc[found["threshold"]]
+    found: dict[str, Any] = {"threshold": deferral.cost_optimal_threshold(sweeps["validation"])}
+    for name, rows in sweeps.items():
+        row = rows.loc[rows["threshold"] == found["threshold"]].iloc[0]
         found |= {f"{name}_{key}": float(row[key]) for key in ("failure_cost", "coverage")}
     return found
 
@@ -201,25 +253,6 @@ def gather(members: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return table, table[names]
 
 
-def read_signals(path: str, columns: list[str]) -> pd.DataFrame:
-    """`image_id` and these columns, whose fields may be empty. Raises ValueError naming a file or column not there."""
-    read_csv(path, ["image_id"])
-    table = pd.read_csv(path, dtype={"image_id": str})
-    if lacking := [name for name in columns if name not in table]:
-        raise ValueError(f"{path}: signal {lacking[0]} is missing; the columns are {', '.join(table.columns)}")
-    return table[["image_id", *columns]]
-
-
-def combine(cases: pd.DataFrame, logits: pd.DataFrame, val: np.ndarray) -> dict[str, np.ndarray]:
-    """The ensemble's probability in three ways; stacking is fitted on validation. logits: a column a member."""
-    stack = LogisticRegression().fit(logits[val].to_numpy(), cases["y_true"][val])
-    return {
-        "mean_probability": expit(logits.to_numpy()).mean(axis=1),
-        "mean_logit": expit(logits.to_numpy().mean(axis=1)),
-        "stacking": stack.predict_proba(logits.to_numpy())[:, 1],
-    }
-
-
 def cross_fitted_prob(
     val: pd.DataFrame, members: list[str], params: EnsembleParams, rng: np.random.Generator
 ) -> np.ndarray:
@@ -233,30 +266,9 @@ def cross_fitted_prob(
     fold = patient_folds(y_true, val["patient_id"], n_folds=params.folds, rng=rng)
     stacked = np.empty(len(val))
     for k in range(params.folds):
-        stack = LogisticRegression().fit(logits[fold != k], y_true[fold != k])
-        stacked[fold == k] = stack.predict_proba(logits[fold == k])[:, 1]
+        stack = fitted_policy.fit_stack(y_true[fold != k], logits[fold != k])
+        stacked[fold == k] = fitted_policy.combine(logits[fold == k], stack=stack)["stacking"]
     return stacked
-
-
-def reasons(cases: pd.DataFrame, signals: pd.DataFrame, val: np.ndarray, *, close: np.ndarray) -> pd.Series:
-    """Why a case is deferred: a margin too small, and every signal above nine tenths of validation."""
-    words = {
-        "disagreement": "members disagree",
-        "mutual_information": "unsure under dropout",
-        "instability": "unstable explanation",
-        "distance": "unlike the training images",
-    }
-    found: list[list[str]] = [["close to the decision boundary"] if near else [] for near in close]
-    for kind, sentence in words.items():
-        columns = [name for name in signals if name.startswith(kind)]
-        ranks = np.stack([rank_among(signals[name].to_numpy(), signals[name].to_numpy()[val]) for name in columns])
-        for place in np.flatnonzero(ranks.max(axis=0) > 0.9):
-            found[place].append(sentence)
-    gaps = signals.filter(regex="^missing_").to_numpy().any(axis=1)
-    for place in np.flatnonzero(gaps):
-        found[place].append("a signal could not be measured")
-    said = pd.Series(["; ".join(words) or "several signals together" for words in found])
-    return said.where(cases["deferred"], "")
 
 
 def ways_to_combine(
@@ -295,6 +307,7 @@ def bought(
     found |= resampled("coverage", mean, decided.astype(float))
     found["deferral_rate"] = 1 - found["coverage"]
     found |= {"chow_threshold": at.chow_threshold, "words": at.verdict()}
+    found |= {"cost": knobs.cost.model_dump(), "reader": knobs.reader.model_dump()}
     found |= {} if knobs.budget is None else {"budget": knobs.budget}
     found |= figure(
         "selective_risk",
@@ -312,6 +325,12 @@ def bought(
         n_resamples=params.resamples,
         rng=rng,
     )
+    found |= by_class(y_true, decision, prefix="deciding_all_", groups=groups, n_resamples=params.resamples, rng=rng)
+    found["of_the_cases"] = policy.decided_counts(test)
+    found["at_prevalence"] = {
+        f"{prevalence:g}": policy.predictive_values(test, prevalence=prevalence, n_resamples=params.resamples, rng=rng)
+        for prevalence in params.prevalences
+    }
     found["errors_deciding_all"] = int((decision != y_true).sum())
     found["errors_left"] = int((decision != y_true)[decided].sum())
     found["errors_avoided"] = found["errors_deciding_all"] - found["errors_left"]
@@ -343,6 +362,8 @@ def bought(
         found["break_even_review_price"] = deferral.break_even_review_price(
             y_true, decision, deferred, sensitivity=at.sensitivity, specificity=at.specificity, **at.errors
         )
+    else:
+        found["break_even_review_price_absent"] = "nobody is deferred"
     found["doctor_reads_all_cost"] = float(np.mean(prices["review"]))
     benefit = partial(deferral.net_benefit, odds=at.cost_fp / at.cost_fn)
     found |= resampled(
@@ -455,84 +476,88 @@ def standing(knobs: DeferralParams) -> str:
     return f"{shift['words']} The guarantee holds if its cases are exchangeable."
 
 
-def sentences(metrics: dict[str, Any], knobs: DeferralParams) -> list[tuple[str, str]]:
-    """The trust card's questions and answers, for the clinician."""
-    found, ensemble, ltt = metrics["deferral"], metrics["ensemble"], metrics["guarantee"]["ltt"]
-    combined = ensemble[ensemble["combine"]]
-    reduction = found["baseline_decides_all"]
-    return [
-        (
-            "When should I use this?",
-            f"Of 100 cases like these it decides {100 * found['coverage']:.0f} and hands"
-            f" {100 * found['deferral_rate']:.0f} to a doctor (threshold {knobs.threshold:g}; if its probabilities are"
-            f" true, {found['chow_threshold']:.2f} is the cheapest at these costs).",
-        ),
-        (
-            "How often is it wrong where it decides?",
-            f"{between(found, 'selective_risk')} of the decided cases; {found['errors_left']} errors are left of"
-            f" {found['errors_deciding_all']} that it would make deciding all {found['n']}.",
-        ),
-        (
-            "What does it miss, what does it alarm?",
-            f"Where it decides: sensitivity {between(found, 'decided_sensitivity')}, specificity"
-            f" {between(found, 'decided_specificity')}.",
-        ),
-        (
-            "What does that buy?",
-            f"Failure cost {found['failure_cost']:.3f} a case; against the baseline model deciding all:"
-            f" {between(reduction, 'reduction')} less. Costs assumed: missed disease {knobs.false_negative:g},"
-            f" false alarm {knobs.false_positive:g}, review {knobs.review:g}.",
-        ),
-        (
-            "How good is it at reading?",
-            f"AUROC {between(combined, 'auroc', percent=False)} on {found['n']} test images.",
-        ),
-        ("What is guaranteed?", promise(ltt, knobs)),
-    ]
+def draw_card(own: dict[str, Any], members: dict[str, Member], test: pd.DataFrame) -> None:
+    """The trust card as HTML and as Markdown, from the metrics of every stage that has run."""
+    metrics, sources = dict(own), []
+    told = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    others = {"phantom", "folder", "medmnist", "table"} - {told["prepare"]["source"]}
+    told["prepare"] = {name: value for name, value in told["prepare"].items() if name not in others}
+    for stage, files in FILES.items():
+        files = [*files, *(f"data/train/{name}/weights.safetensors" for name in members if stage == "train")]
+        if stage in trust_card.QUESTIONS:
+            files.append(f"metrics/{stage}.json")
+        found = [path for path in files if Path(path).exists()]
+        for path in (path for path in found if path.startswith("metrics/")):
+            metrics |= json.loads(Path(path).read_text(encoding="utf-8"))
+        more = {"ensemble": ["deferral"], "train": ["members"]}.get(stage, [])
+        params = told.get(stage, {}) | {section: told[section] for section in more}
+        sources.append(trust_card.Source(stage, flat(params), {path: trust_card.digest(path) for path in found}))
+    source = ", ".join(sorted(set(read_csv("data/prepare/cases.csv", ["source"])["source"])))
+    facts = read("card.yaml", "card", trust_card.Facts).about(source)
+    words = {
+        name: f"{one.architecture}, {'trained here' if one.train else 'taken as it is'} from weights {one.weights},"
+        f" dropout {one.dropout:g}, seed {one.seed}"
+        for name, one in members.items()
+    }
+    card = trust_card.card(metrics, facts, members=words, sources=sources, pictures=examples(test))
+    for ending, text in (("html", trust_card.as_html(card)), ("md", trust_card.as_markdown(card))):
+        with whole(f"plots/ensemble/trust_card.{ending}") as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
-def promise(ltt: dict[str, Any], knobs: DeferralParams) -> str:
-    """The guarantee in words: what it says, for whom, and whether the test split bears it out."""
-    if not ltt["certified"]:
-        return str(ltt["words"])
-    broken = ltt.get("test_selective_risk_low", 0.0) > knobs.risk
-    return (
-        f"For cases like those of the calibration split, and for no other place: with {1 - knobs.delta:.0%}"
-        f" confidence at most {knobs.risk:.0%} errors among those decided with a certainty of at least"
-        f" {ltt['threshold']:.2f}. Of the test split that is {ltt['test_coverage']:.0%}, and"
-        f" {between(ltt, 'test_selective_risk')} of these were wrong."
-        + (" The test split is another place: do not rely on this guarantee there." if broken else "")
-    )
+def flat(params: dict[str, Any]) -> dict[str, Any]:
+    """Nested parameters by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in params.items():
+        nested = flat(value) if isinstance(value, dict) else None
+        found |= {name: value} if nested is None else {f"{name}.{inner}": one for inner, one in nested.items()}
+    return found
 
 
-def between(found: dict[str, Any], name: str, *, percent: bool = True) -> str:
-    """A figure with its interval, in words; its reason where it is absent."""
-    if f"{name}_absent" in found:
-        return f"(not known: {found[f'{name}_absent']})"
-    value, low, high = (found[f"{name}{end}"] for end in ("", "_low", "_high"))
-    return (
-        f"{value:.1%} (95 % interval {low:.1%} to {high:.1%})" if percent else f"{value:.3f} ({low:.3f} to {high:.3f})"
-    )
+def examples(test: pd.DataFrame) -> list[trust_card.Picture]:
+    """The first error of each kind that `failures` lists for the ensemble, with what the policy does with it."""
+    errors = read_csv("data/failures/errors.csv", ["image_id", "model", "kind", "y_true"])
+    first = errors[errors["model"] == "ensemble"].drop_duplicates("kind")
+    ids = read_csv("data/prepare/cases.csv", ["image_id"])["image_id"]
+    images = read_rows("data/prepare/images.npy", image_id=ids, wanted=first["image_id"])
+    policies = test.set_index("image_id").loc[first["image_id"]]
+    pictures = []
+    for error, image, case in zip(first.itertuples(), images, policies.itertuples(), strict=True):
+        truth, done = ("negative", "positive")[error.y_true], "to a doctor" if case.deferred else "decided"
+        caption = f"{error.kind}: {truth}, p {case.y_prob:.2f}, {done}"
+        sheet = f"../failures/cases/{str(error.kind).replace(' ', '_')}.png"
+        pictures.append(trust_card.Picture(png(image), caption, sheet))
+    return pictures
 
 
-def swept(test: pd.DataFrame, val: pd.DataFrame, at: policy.Prices) -> pd.DataFrame:
-    """Failure cost and deferral rate at each threshold: on validation, where a threshold is chosen, and on test.
+def png(image: np.ndarray) -> bytes:
+    """A grey image (h, w) as PNG, at most 128 pixels a side."""
+    small = Image.fromarray(image)
+    small.thumbnail((128, 128))
+    file = BytesIO()
+    small.save(file, "png")
+    return file.getvalue()
 
-    Beside test, random and oracle deferral at the same rate.
+
+def swept(sweeps: dict[str, pd.DataFrame], test: pd.DataFrame, at: policy.Prices) -> pd.DataFrame:
+    """The figures at each threshold: on validation, where a threshold is chosen, and on test.
+
+    Beside test, the cost of random, plain-margin and oracle deferral at the same rate.
     """
-    rows = []
-    for name, split in (("validation", val), ("test", test)):
-        y_true, decision = split["y_true"].to_numpy(), split["decision"].to_numpy()
-        prices = at.of(y_true)
-        sweep = deferral.threshold_sweep(
-            y_true, split["y_prob"].to_numpy(), split["kappa"].to_numpy(), thresholds=THRESHOLDS, **prices
-        )
-        rows.append(sweep.assign(series=name))
-    rate = sweep["deferral_rate"].to_numpy()
-    for name, rival in (("random", deferral.random_deferral_cost), ("oracle", deferral.oracle_deferral_cost)):
-        cost = rival(y_true, decision, deferral_rate=rate, **prices)
-        rival_rows = sweep[["threshold", "coverage", "deferral_rate"]].assign(failure_cost=cost)
-        rows.append(rival_rows.assign(series=f"test, {name}"))
+    y_true, decision, prices = test["y_true"].to_numpy(), test["decision"].to_numpy(), at.of(test["y_true"].to_numpy())
+    rows = [sweep.assign(series=name) for name, sweep in sweeps.items()]
+    like = sweeps["test"][["threshold", "coverage", "deferral_rate"]]
+    rate = like["deferral_rate"].to_numpy()
+    least = rankdata(np.abs(2 * test["y_prob"].to_numpy() - 1), method="ordinal")
+    costs = {
+        "random": deferral.random_deferral_cost(y_true, decision, deferral_rate=rate, **prices),
+        "plain margin": [
+            deferral.failure_cost(y_true, decision, deferred=least <= count, **prices)
+            for count in np.round(rate * len(test))
+        ],
+        "oracle": deferral.oracle_deferral_cost(y_true, decision, deferral_rate=rate, **prices),
+    }
+    rows += [like.assign(failure_cost=cost, series=f"test, {name}") for name, cost in costs.items()]
     return pd.concat(rows)
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from tmv_lib import attention, explanations, faithfulness, figures, network, sanity
 from tmv_lib.calibration import decision_boundary
-from tmv_lib.explanations import Explained, Method
+from tmv_lib.explanations import AsTrained, Explained, Method
 from tmv_lib.files import join, read_csv, write_csv, write_metrics, write_npy
 from tmv_lib.params import Member, Params, read, read_members
 from tmv_lib.reporting import adjust, counts, figure, mean
@@ -27,7 +27,6 @@ class ExplanationsParams(Params):
     method: Method
     layers: dict[str, str]
     batch_size: Annotated[int, Field(ge=1)]
-    precision: network.Precision
     border: Annotated[float, Field(gt=0, lt=0.5)]
     sanity_cases: Annotated[int, Field(ge=8)]
     untrained_networks: Annotated[int, Field(ge=1)]
@@ -46,7 +45,10 @@ class Material(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What one member's maps of the logit told, (n, h, w), with the class it names, columns (n,) and rows to draw."""
+    """What one member's maps of the logit told, (n, h, w), with the class it names, columns (n,) and rows to draw.
+
+    untrained: maps (n, h, w) of a network that learned nothing, for the class that it names itself.
+    """
 
     metrics: dict[str, Any]
     columns: dict[str, np.ndarray]
@@ -59,6 +61,7 @@ class Answer(NamedTuple):
 
 def main() -> None:
     params = read("params.yaml", "explanations", ExplanationsParams)
+    precision = read("params.yaml", "train", AsTrained).precision
     members = read_members("params.yaml")
     if strangers := set(params.layers) - set(members):
         raise ValueError(f"params.yaml: explanations.layers names {sorted(strangers)[0]}, which is no member")
@@ -66,7 +69,7 @@ def main() -> None:
     cases, rng = material.cases, np.random.default_rng(params.seed)
     chosen = rng.permutation(np.flatnonzero(cases["split"] == "test"))[: params.sanity_cases]
     shown = most_confident(cases, next(iter(members)))
-    answers = {name: answer(name, members[name], material, chosen, shown, params, rng) for name in members}
+    answers = {name: answer(name, members[name], material, chosen, params, precision, rng) for name in members}
 
     table = cases[["image_id"]]
     for name, found in answers.items():
@@ -87,8 +90,9 @@ def main() -> None:
 
 def read_material(members: dict[str, Member]) -> Material:
     """Cases with each member's raw and calibrated answers, their images, and masks where the source has them."""
-    planted = pd.read_csv("data/prepare/cases.csv", nrows=0).columns.intersection(["marker"])
-    cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true", *planted])
+    table = pd.read_csv("data/prepare/cases.csv", usecols=lambda name: name == "marker")
+    marker = [name for name in table if table[name].isin([0, 1]).all()]  # words of a source's own say something else
+    cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true", *marker])
     calibrated = [f"{kind}_{name}" for name in members for kind in ("logit", "y_prob")]
     cases = join(cases, read_csv("data/calibration/cases.csv", ["image_id", *calibrated]))
     kept = (cases["split"] != "train").to_numpy()
@@ -103,11 +107,11 @@ def answer(
     member: Member,
     material: Material,
     chosen: np.ndarray,
-    shown: np.ndarray,
     params: ExplanationsParams,
+    precision: network.Precision,
     rng: np.random.Generator,
 ) -> Answer:
-    """Every map of one member, and what the checks on the `chosen` cases say of them; `shown` are drawn."""
+    """Every map of one member, and what the checks on the `chosen` cases say of them."""
     cases, images = material.cases, material.images
     predictions = join(cases, read_csv(f"data/train/{name}/predictions.csv", ["image_id", "logit"]))
     threshold = decision_boundary(predictions["logit"], predictions[f"logit_{name}"])
@@ -119,10 +123,10 @@ def answer(
         explanations.explainer,
         layer=layer,
         batch_size=params.batch_size,
-        precision=params.precision,
+        precision=precision,
         method=params.method,
     )
-    read_logits = partial(explanations.reader, trained, batch_size=params.batch_size, precision=params.precision)
+    read_logits = partial(explanations.reader, trained, batch_size=params.batch_size, precision=precision)
 
     seen: Explained = explain(trained, progress=partial(tqdm, desc=f"{name}: maps"))(images)
     write_npy(f"data/explanations/maps_{name}.npy", seen.maps)
@@ -154,7 +158,9 @@ def answer(
     orders = {"by map": maps[chosen], "at random": faithfulness.random_order(maps[chosen], rng=rng)}
     curves = faithfulness.deletion_and_insertion(probability, images[chosen], orders, fractions=FRACTIONS)
     metrics["faithfulness"], drawn = faithfulness_check(curves, cases.iloc[chosen], params, rng)
-    blank = explain(untrained)(images[shown])
+    blank: Explained = explain(untrained, progress=partial(tqdm, desc=f"{name}: untrained maps"))(images)
+    write_npy(f"data/explanations/untrained_{name}.npy", blank.maps)
+    columns["untrained_logit"] = blank.logit
     return Answer(
         {"verdict": verdict(metrics["sanity"], metrics["faithfulness"])} | metrics,
         columns,
@@ -302,7 +308,7 @@ def overlays(
     """The cases that the first member is surest of, every member's map and an untrained network's beside it."""
     cases, first = material.cases, next(iter(answers))
     rows = []
-    for place, case in enumerate(shown):
+    for case in shown:
         image, truth = material.images[case], cases["y_true"][case]
         right = (cases[f"y_prob_{first}"][case] > 0.5) == (truth == 1)
         panels = []
@@ -312,7 +318,7 @@ def overlays(
             facts += "" if np.isnan(border) else f", border {border:.0%}"
             panels += [
                 (f"{name}\n{facts}", image, found.maps[case] * found.target[case]),
-                (f"{name}, untrained,\nfor the class it names", image, found.untrained[place]),
+                (f"{name}, untrained,\nfor the class it names", image, found.untrained[case]),
             ]
         rows.append((f"{'right' if right else 'wrong'}, truth {truth}\n{cases['image_id'][case]}", image, panels))
     title = f"Where each network looks for the class it names ({params.method}): the surest answers of {first}"

@@ -14,9 +14,11 @@ from tmv_lib.calibration import fit_calibrator
 from tmv_lib.files import join, read_csv, read_rows, write_csv, write_metrics
 from tmv_lib.params import Params, read, read_members
 from tmv_lib.reporting import adjust, figure, mean
+from tmv_lib.signals import read_signals
 from tmv_lib.stage import run
-from tmv_lib.statistics import auroc, rank_among
-from tmv_lib.uncertainty import nearest_neighbour_distance, recalibrated
+from tmv_lib.statistics import rank_among
+from tmv_lib.subgroups import above_the_rest, subgroup_columns
+from tmv_lib.uncertainty import entropy_decomposition, nearest_neighbour_distance, recalibrated
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -30,9 +32,8 @@ PLANTED = {
 }
 REPAIRS = {"spurious": "spurious feature", "blind": "model blindness", "ambiguous": "clinical ambiguity"}
 SCORE = Path(failures.__file__).with_name("taxonomy.json")
-# Names, and what only the phantom's maker knows.
-NO_SUBGROUP = {"patient_id", "split", "source", "cause", "clear_finding"}
-MOST_SUBGROUPS = 20
+SITE = "data/site/cases.csv"
+NO_SITE = f"{SITE}: no such file; the stage `site` makes it"
 
 
 class FailuresParams(Params):
@@ -44,6 +45,8 @@ class FailuresParams(Params):
     folds: Annotated[int, Field(ge=2, le=20)]
     components: Annotated[int, Field(ge=1)]
     gap: Share
+    false_negative: Annotated[float, Field(gt=0)]
+    false_positive: Annotated[float, Field(gt=0)]
     adjudication: str | None
     resamples: Annotated[int, Field(ge=100)]
     seed: Annotated[int, Field(ge=0)]
@@ -56,35 +59,62 @@ def main() -> None:
     everything = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true", "source"])
     images = np.load("data/prepare/images.npy", mmap_mode="r")
     phantom = set(everything["source"]) == {"phantom"}
-    evidence, joint = gather(everything, images, members, params, rng)
+    cases, joint = gather(everything, images, members, params, rng)
+    columns = {name: answers(cases, probs, members) for name, probs in calibrations(cases, members).items()}
+    evidence = columns["as_shipped"]
     if phantom:
         evidence["cause"] = oracle(evidence, members)
-    score = failures.Score(**json.loads(SCORE.read_text(encoding="utf-8")))
-    rules = failures.Rules(params.against, params.doubt, params.neighbours_below, params.unusual, params.gap)
-    errors = evidence[evidence["wrong"] & (evidence["split"] == "test")].reset_index(drop=True)
-    errors = errors.join(failures.sort_errors(errors, score=score, rules=rules))
-    errors["needs"] = errors["kind"].map(failures.NEEDS)
+    errors = {name: sorted_errors(of_column, params) for name, of_column in columns.items()}
+    shipped = errors["as_shipped"]
 
     metrics: dict[str, Any] = {}
     plotted = []
     for model in [*members, "ensemble"]:
         of_model = evidence[(evidence["model"] == model) & (evidence["split"] == "test")]
-        metrics[model], drawn = counted(errors[errors["model"] == model], of_model, params, rng)
+        metrics[model], drawn = counted(shipped[shipped["model"] == model], of_model, params, rng)
         plotted.append(drawn.assign(series=model))
+        metrics[model] |= {name: failures.tally(found[found["model"] == model]) for name, found in errors.items()}
+    if len(errors) == 1:
+        metrics["site_calibrated_absent"] = NO_SITE
     metrics["ensemble"]["subgroups"] = subgroups(evidence, params, rng)
     # Said, because it is the one figure for which labels of the test split are learned from.
     metrics["out_of_fold_heads"] = "fitted on val, cal and test labels of other patients"
     metrics["confident_joint"] = {f"given {i} found {j}": int(joint[i, j]) for i in (0, 1) for j in (0, 1)}
     if params.adjudication is not None:
-        metrics["adjudication"] = adjudicated(errors, params.adjudication)
+        metrics["adjudication"] = adjudicated(shipped, params.adjudication)
     result: dict[str, Any] = {"failures": metrics}
     if phantom:
-        result["taxonomy"] = against_oracle(errors, params, rng)
+        result["taxonomy"] = against_oracle(shipped, params, rng) | told_by_signals(evidence, params, rng)
     write_csv("data/failures/evidence.csv", evidence)
-    write_csv("data/failures/errors.csv", errors)
+    write_csv("data/failures/errors.csv", shipped)
+    for kind, queue in queues(shipped).items():
+        write_csv(f"data/failures/queues/{failures.QUEUES[kind]}.csv", queue)
     write_csv("plots/failures/shares.csv", pd.concat(plotted))
-    draw(errors, everything, images, members)
+    write_csv("plots/failures/confusion.csv", confusion(shipped))
+    draw(shipped, everything, images, members)
     write_metrics("metrics/failures.json", result)
+
+
+def calibrations(cases: pd.DataFrame, members: list[str]) -> dict[str, np.ndarray]:
+    """Each member's probability of each case (n, members): as shipped and, where `site` has run, as calibrated there
+    and the ceiling.
+    """
+    probs = {"as_shipped": cases[[f"y_prob_{name}" for name in members]].to_numpy()}
+    if not Path(SITE).exists():
+        return probs
+    kinds = {"site_calibrated": "site_logit", "ceiling": "ceiling_logit"}
+    site = read_csv(SITE, ["image_id", *(f"{kind}_{name}" for kind in kinds.values() for name in members)])
+    site = join(cases[["image_id"]], site)
+    return probs | {name: expit(site[[f"{kind}_{m}" for m in members]].to_numpy()) for name, kind in kinds.items()}
+
+
+def sorted_errors(evidence: pd.DataFrame, params: FailuresParams) -> pd.DataFrame:
+    """The errors of the test split with their kinds, a row a model and case."""
+    score = failures.Score(**json.loads(SCORE.read_text(encoding="utf-8")))
+    rules = failures.Rules(params.against, params.doubt, params.neighbours_below, params.unusual, params.gap)
+    errors = evidence[evidence["wrong"] & (evidence["split"] == "test")].reset_index(drop=True)
+    errors = errors.join(failures.sort_errors(errors, score=score, rules=rules))
+    return errors.assign(needs=errors["kind"].map(failures.NEEDS))
 
 
 def oracle(evidence: pd.DataFrame, members: list[str]) -> np.ndarray:
@@ -110,40 +140,40 @@ def oracle(evidence: pd.DataFrame, members: list[str]) -> np.ndarray:
 
 
 def subgroups(evidence: pd.DataFrame, params: FailuresParams, rng: np.random.Generator) -> dict[str, Any]:
-    """The ensemble's error rate by every subgroup there is a column for, against the rest, with Holm's correction."""
+    """The ensemble's error rate by every subgroup there is a column for, and how far above the rest of its class it is.
+
+    Holm's correction is over all of them.
+    """
     test = evidence[(evidence["model"] == "ensemble") & (evidence["split"] == "test")]
-    named = pd.read_csv("data/prepare/cases.csv", dtype={"image_id": str}).set_index("image_id").loc[test["image_id"]]
-    error, groups = test["wrong"].to_numpy(dtype=float), test["patient_id"].to_numpy()
-    columns = [
-        name
-        for name in named.select_dtypes(["object", "string"])
-        if name not in NO_SUBGROUP and 2 <= named[name].nunique() <= MOST_SUBGROUPS
-    ]
-    if not columns:
-        return {"absent": "not measurable: the case table has no subgroup column"}
-
-    def gap(error: np.ndarray, inside: np.ndarray, *, weights: np.ndarray | None = None) -> Any:
-        w = np.ones(len(error)) if weights is None else weights
-        return (w * inside) @ error / (w * inside).sum(axis=-1) - (w * ~inside) @ error / (w * ~inside).sum(axis=-1)
-
+    table = pd.read_csv("data/prepare/cases.csv", dtype={"image_id": str}).set_index("image_id").loc[test["image_id"]]
+    error, y_true, groups = (
+        test["wrong"].to_numpy(dtype=float),
+        test["y_true"].to_numpy(),
+        test["patient_id"].to_numpy(),
+    )
+    resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
     found: dict[str, Any] = {}
-    for name in columns:
-        for value in sorted(named[name].dropna().unique()):
-            inside = (named[name] == value).to_numpy()
-            resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
-            entry: dict[str, Any] = {"n": int(inside.sum()), "n_errors": int(error[inside].sum())}
+    for name in subgroup_columns(table):
+        for value in sorted(table[name].dropna().unique()):
+            inside = (table[name] == value).to_numpy()
+            entry: dict[str, Any] = {"n": int(inside.sum()), "n_positive": int(y_true[inside].sum())}
+            entry["n_errors"] = int(error[inside].sum())
             entry |= figure("error_rate", mean, error[inside], groups=groups[inside], **resampling)
-            entry |= figure("above_the_rest", gap, error, inside, groups=groups, null=0.0, **resampling)
+            compared = (above_the_rest, error, y_true, inside)
+            entry |= figure("above_the_rest", *compared, groups=groups, null=0.0, **resampling)
             found[f"{name}: {value}"] = entry
     adjust(found)
-    return found
+    return found or {"absent": "not measurable: the case table has no subgroup column"}
 
 
 def adjudicated(errors: pd.DataFrame, path: str) -> dict[str, Any]:
     """How far a reader's kinds, a CSV with `image_id` and `kind`, agree with those of the ensemble's errors."""
     told = read_csv(path, ["image_id", "kind"])
     ours = errors[errors["model"] == "ensemble"].set_index("image_id")["kind"]
+    again = told["image_id"].duplicated()
     for row, case in enumerate(told.itertuples(), start=2):
+        if again[case.Index]:
+            raise ValueError(f"{path}, row {row}: {case.image_id!r} stands there more than once")
         if case.image_id not in ours.index:
             raise ValueError(f"{path}, row {row}: {case.image_id!r} is no error of the ensemble on the test split")
         if case.kind not in failures.KINDS:
@@ -165,18 +195,24 @@ def read_features(member: str, wanted: pd.Series) -> np.ndarray:
 def gather(
     everything: pd.DataFrame, images: np.ndarray, members: list[str], params: FailuresParams, rng: np.random.Generator
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """The evidence of every answer outside train, right or wrong, a row a model and case; and the confident joint."""
+    """All evidence of every case outside train but the answers of a model, and the confident joint."""
+    per_member = {
+        "explanations": ["border_flips", "border", *lungs_known(members)],
+        "uncertainty": ["expected_entropy", "mutual_information"],
+        "stability": ["instability"],
+    }
+    names = {stage: [f"{kind}_{name}" for kind in kinds for name in members] for stage, kinds in per_member.items()}
+    names["explanations"].append("map_agreement")
     cases = join(
         everything[everything["split"] != "train"].reset_index(drop=True),
         read_csv("data/calibration/cases.csv", ["image_id", *(f"y_prob_{name}" for name in members)]),
-        read_csv("data/explanations/cases.csv", ["image_id", *(f"border_flips_{name}" for name in members)]),
         read_csv("data/reference/predictions.csv", ["image_id", "logit"])[["image_id", "logit"]],
+        *(read_signals(f"data/{stage}/cases.csv", columns) for stage, columns in names.items()),
     )
     y_true, val = cases["y_true"].to_numpy(), (cases["split"] == "val").to_numpy()
     train = (everything["split"] == "train").to_numpy()
     features = {name: read_features(name, everything["image_id"]) for name in members}
     both = np.hstack(list(features.values()))
-    probs = cases[[f"y_prob_{name}" for name in members]].to_numpy()
     ranks = []
     for own in features.values():
         distance = nearest_neighbour_distance(own[~train], own[train], k=params.neighbours)
@@ -185,9 +221,7 @@ def gather(
     oddity = failures.local_oddity(images[~train], normals, components=params.components, side=56, seed=params.seed)
     groups = cases["patient_id"].to_numpy()
     out_of_fold = failures.out_of_fold_probs(both[~train], y_true, groups=groups, n_folds=params.folds, rng=rng)
-    shared = cases[["image_id", "patient_id", "split", "y_true"]].assign(
-        ensemble_prob=probs.mean(axis=1),
-        members_disagree=(probs > 0.5).any(axis=1) & (probs <= 0.5).any(axis=1),
+    cases = cases.assign(
         reference_prob=expit(fit_calibrator("platt", y_true[val], cases["logit"][val])(cases["logit"])),
         out_of_fold_prob=out_of_fold,
         neighbour_agreement=failures.neighbour_agreement(
@@ -196,74 +230,133 @@ def gather(
         distance_rank=np.mean(ranks, axis=0),
         oddity_rank=rank_among(oddity, oddity[val & (y_true == 0)]),
     )
+    return cases, failures.confident_joint(y_true, out_of_fold)
+
+
+def lungs_known(members: list[str]) -> list[str]:
+    """`lungs` where `explanations` had masks of them."""
+    there = pd.read_csv("data/explanations/cases.csv", nrows=0).columns
+    return ["lungs"] if f"lungs_{members[0]}" in there else []
+
+
+def answers(cases: pd.DataFrame, probs: np.ndarray, members: list[str]) -> pd.DataFrame:
+    """The evidence of every answer, right or wrong, a row a model and case; probs (n, members) decide at 0.5.
+
+    What a member's map or dropout tells is, for the ensemble, the mean over the members that have it; hiding the
+    border flips the ensemble where it flips every member. It was hidden from the members as shipped.
+    """
+    decided = probs > 0.5
+    shared = cases[["image_id", "patient_id", "split", "y_true"]].assign(
+        ensemble_prob=probs.mean(axis=1),
+        members_disagree=decided.any(axis=1) & ~decided.all(axis=1),
+        **{name: cases[name] for name in failures.EVIDENCE if name in cases and name != "y_true"},
+        members_mutual_information=entropy_decomposition(probs.T).mutual_information,
+        map_agreement=cases["map_agreement"],
+    )
+    kinds = [kind for kind in failures.BESIDE if f"{kind}_{members[0]}" in cases]
+    own = {kind: cases[[f"{kind}_{name}" for name in members]].set_axis(members, axis=1) for kind in kinds}
     flips = cases[[f"border_flips_{name}" for name in members]].to_numpy(dtype=bool)
-    answers = {name: (probs[:, place], flips[:, place]) for place, name in enumerate(members)}
-    answers["ensemble"] = (probs.mean(axis=1), flips.all(axis=1))
+    said = {
+        name: (probs[:, place], flips[:, place], {kind: table[name] for kind, table in own.items()})
+        for place, name in enumerate(members)
+    }
+    together = {kind: table.mean(axis=1) for kind, table in own.items()}
+    said["ensemble"] = (probs.mean(axis=1), flips.all(axis=1), together)
+    y_true = cases["y_true"].to_numpy()
     rows = [
-        shared.assign(model=model, y_prob=y_prob, border_flips=flipped, wrong=(y_prob > 0.5) != y_true)
-        for model, (y_prob, flipped) in answers.items()
+        shared.assign(model=model, y_prob=y_prob, border_flips=flipped, **beside, wrong=(y_prob > 0.5) != y_true)
+        for model, (y_prob, flipped, beside) in said.items()
     ]
-    return pd.concat(rows, ignore_index=True), failures.confident_joint(y_true, out_of_fold)
+    return pd.concat(rows, ignore_index=True)
 
 
 def counted(
     errors: pd.DataFrame, test: pd.DataFrame, params: FailuresParams, rng: np.random.Generator
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """How many errors of each kind one model makes, what mending a kind would gain, and what is right for no reason.
-
-    The answers of a kind that is mended are turned round: p becomes 1 - p.
+    """How many errors of each kind one model makes, what they cost, what mending a kind would gain, and what is right
+    for no reason.
     """
-    n = len(errors)
-    missed = errors["y_true"] == 1
-    found: dict[str, Any] = {"n_errors": n, "false_negative": int(missed.sum()), "false_positive": int((~missed).sum())}
-    drawn = []
+    cost = np.where(test["y_true"] == 1, params.false_negative, params.false_positive)
+    y_true, y_prob = test["y_true"].to_numpy(), test["y_prob"].to_numpy()
+    resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
+    found, drawn = failures.tally(errors), []
     for kind in failures.KINDS:
-        of_kind = errors["kind"] == kind
-        entry: dict[str, Any] = {"n": int(of_kind.sum()), "false_negative": int((of_kind & missed).sum())}
-        entry["accuracy_gain"] = entry["n"] / len(test)
-        turned = test["image_id"].isin(errors.loc[of_kind, "image_id"])
-        mended = test["y_prob"].mask(turned, 1 - test["y_prob"])
-        entry["auroc_gain"] = auroc(test["y_true"], mended) - auroc(test["y_true"], test["y_prob"])
-        values, groups = of_kind.to_numpy(dtype=float), errors["patient_id"].to_numpy()
-        found[kind] = entry | figure("share", mean, values, groups=groups, n_resamples=params.resamples, rng=rng)
-        if "share" in found[kind]:
-            ends = {end: found[kind][f"share_{end}"] for end in ("low", "high")}
-            drawn.append({"kind": kind, "share": found[kind]["share"], **ends})
+        of_kind = errors[errors["kind"] == kind]
+        groups = of_kind["patient_id"].to_numpy()
+        share = (errors["kind"] == kind).to_numpy(dtype=float)
+        entry = found[kind] | figure("share", mean, share, groups=errors["patient_id"].to_numpy(), **resampling)
+        if "share" in entry:
+            ends = {end: entry[f"share_{end}"] for end in ("low", "high")}
+            drawn.append({"kind": kind, "share": entry["share"], **ends})
+        if len(of_kind):
+            here = test["image_id"].isin(of_kind["image_id"]).to_numpy()
+            missed = (of_kind["y_true"] == 1).to_numpy(dtype=float)
+            entry |= priced(figure("severity", mean, missed, groups=groups, **resampling), params)
+            entry["accuracy_gain"] = len(of_kind) / len(test)
+            everybody = test["patient_id"].to_numpy()
+            entry |= figure("failure_cost_gain", mean, cost * here, groups=everybody, **resampling)
+            arrays = (y_true, y_prob, *failures.mended(y_true, y_prob, here, kind=kind))
+            ranked = {"groups": everybody, "stratify": y_true, **resampling}
+            entry |= figure("auroc_gain", failures.auroc_gain, *arrays, **ranked)
+        found[kind] = entry
     # Right, but not once the border is hidden, and a network that never sees the border is wrong.
     right = test[~test["wrong"]]
     leaning = right["border_flips"] & ((right["reference_prob"] > 0.5) != right["y_true"])
     values, groups = leaning.to_numpy(dtype=float), right["patient_id"].to_numpy()
-    lucky = figure("share", mean, values, groups=groups, n_resamples=params.resamples, rng=rng)
+    lucky = figure("share", mean, values, groups=groups, **resampling)
     found["right_for_the_wrong_reason"] = {"n": int(leaning.sum()), **lucky}
     return found, pd.DataFrame(drawn, columns=["kind", "share", "low", "high"])
 
 
-def against_oracle(errors: pd.DataFrame, params: FailuresParams, rng: np.random.Generator) -> dict[str, Any]:
-    """How far the taxonomy agrees with the phantom's oracle, the repair that mends an error, over all models' errors.
+def priced(missed: dict[str, Any], params: FailuresParams) -> dict[str, Any]:
+    """The share of missed positives among errors, with its interval, as the mean cost of one of them."""
+    prices = {"cost_fn": params.false_negative, "cost_fp": params.false_positive}
+    if "severity" not in missed:
+        return missed
+    low, high = sorted(failures.severity(missed[f"severity_{end}"], **prices) for end in ("low", "high"))
+    return {"severity": failures.severity(missed["severity"], **prices), "severity_low": low, "severity_high": high}
 
-    kappa: of the kind that is most likely. Errors that no repair mends are counted apart: no kind is right for them.
-    """
+
+def queues(errors: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The ensemble's errors by where they are sent, the likeliest of their kind first; undetermined: nearest to one."""
+    own = errors[errors["model"] == "ensemble"]
+    likely = own.filter(regex="^p_").max(axis=1)
+    others = errors[errors["model"] != "ensemble"].groupby("image_id")["model"].agg(" ".join)
+    table = own.assign(probability=likely, members_that_err=own["image_id"].map(others).fillna("none"))
+    table = table.sort_values("probability", ascending=False, kind="stable")
+    kept = ["image_id", "patient_id", "y_true", "y_prob", "best", "probability", "runner_up", "members_that_err"]
+    return {kind: table.loc[table["kind"] == kind, [*kept, "reason", "needs"]] for kind in failures.KINDS}
+
+
+def against_oracle(errors: pd.DataFrame, params: FailuresParams, rng: np.random.Generator) -> dict[str, Any]:
+    """How far the taxonomy agrees with the phantom's oracle, over all models' errors."""
     resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
+    result: dict[str, Any] = {"truth": "the repair that mends the error"}
+    result |= failures.agreement(errors, **resampling)
     known = errors[errors["cause"] != "undetermined"]
-    decided = known[known["kind"] != "undetermined"]
-    result: dict[str, Any] = {"truth": "the repair that mends the error", "n": len(known), "n_decided": len(decided)}
-    result["mended_by_no_repair"] = len(errors) - len(known)
-    codes = {kind: code for code, kind in enumerate(failures.KINDS)}
-    for name, table, column in (
-        ("kappa", known, "best"),
-        ("kappa_where_it_decides", decided, "kind"),
-        ("kappa_of_the_rules", known, "rule"),
-        ("kappa_of_shuffled_kinds", known.assign(best=rng.permutation(known["best"])), "best"),
-    ):
-        truth, found = (table[key].map(codes).to_numpy() for key in ("cause", column))
-        result |= figure(name, failures.kappa, truth, found, groups=table["patient_id"].to_numpy(), **resampling)
-    for kind in failures.KINDS:
-        here = errors[errors["cause"] == kind]
-        result[kind] = {"n": len(here)} | {f"called {other}": int((here["kind"] == other).sum()) for other in codes}
-        if kind != "undetermined":
-            hits, groups = (here["best"] == kind).to_numpy(dtype=float), here["patient_id"].to_numpy()
-            result[kind] |= figure("recall", mean, hits, groups=groups, **resampling)
-    return result
+    cause, shuffled = known["cause"].to_numpy(), rng.permutation(known["best"].to_numpy())
+    groups = known["patient_id"].to_numpy()
+    return result | figure("kappa_of_shuffled_kinds", failures.kappa, cause, shuffled, groups=groups, **resampling)
+
+
+def told_by_signals(evidence: pd.DataFrame, params: FailuresParams, rng: np.random.Generator) -> dict[str, Any]:
+    """What each signal alone tells of the oracle's kinds, over all models' errors outside train: nothing is fitted."""
+    known = evidence[evidence["wrong"] & (evidence["cause"] != "undetermined")]
+    groups = known["patient_id"].to_numpy()
+    resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
+    told = failures.told_apart(failures.all_signals(known), known["cause"], groups=groups, **resampling)
+    return {"signals_from": "all errors outside train that a repair mends", "signals": told}
+
+
+def confusion(errors: pd.DataFrame) -> pd.DataFrame:
+    """Errors of all models by what mended them and what they are called, counted; no row without a truth."""
+    tables = [pd.DataFrame(columns=["series", "mended_by", "called", "n"])]
+    told = {"best": "most likely kind", "kind": "where it decides"} if "cause" in errors else {}
+    for column, series in told.items():
+        crossed = failures.confusion(errors, column).rename(index={"undetermined": "no repair"})
+        crossed = crossed.rename_axis("mended_by").reset_index()
+        tables.append(crossed.melt("mended_by", var_name="called", value_name="n").assign(series=series))
+    return pd.concat(tables)
 
 
 def draw(errors: pd.DataFrame, everything: pd.DataFrame, images: np.ndarray, members: list[str]) -> None:
@@ -271,17 +364,28 @@ def draw(errors: pd.DataFrame, everything: pd.DataFrame, images: np.ndarray, mem
     kept = np.flatnonzero(everything["split"] != "train")
     row_of = {everything["image_id"][row]: place for place, row in enumerate(kept)}
     maps = {name: np.load(f"data/explanations/maps_{name}.npy", mmap_mode="r") for name in members}
-    for kind in failures.KINDS:
-        part = errors[(errors["kind"] == kind) & (errors["model"] == "ensemble")].head(5)
-        sheet = Path("plots/failures/cases") / f"{kind.replace(' ', '_')}.png"
+    for kind, queue in queues(errors).items():
+        chosen = queue.loc[failures.spread(queue["probability"], typical=3, unsure=2)]
         rows = []
-        for case in part.itertuples():
+        for case in chosen.itertuples():
             place = row_of[case.image_id]
             image, sign = images[kept[place]], 1 if case.y_prob > 0.5 else -1
             panels = [(name, image, maps[name][place] * sign) for name in members]
-            facts = f"truth {case.y_true}, ensemble {case.y_prob:.2f}"
-            rows.append((facts, image, panels, case.reason))
-        figures.save(figures.case_sheet(rows, title=f"{kind}\nneeds {failures.NEEDS[kind]}"), sheet)
+            label = "positive" if case.y_true == 1 else "negative"
+            name = case.image_id.rpartition("/")[2][-24:]
+            facts = f"{name}\nlabelled {label},\nensemble says {case.y_prob:.0%} positive"
+            nearest = f"{case.best} {case.probability:.0%}, next {case.runner_up}"
+            rows.append((facts, image, panels, f"{capital(nearest)}.\n{capital(case.reason)}."))
+        first, last = ("nearest to a kind", "farthest") if kind == "undetermined" else ("most typical", "least sure")
+        shown = f" ({len(chosen)} of {len(queue)}, the {first} first, the {last} last; maps are for the answer given)"
+        title = f"{capital(kind)}{shown if rows else ''}\nIt needs: {failures.NEEDS[kind]}"
+        sheet = Path("plots/failures/cases") / f"{kind.replace(' ', '_')}.png"
+        figures.save(figures.case_sheet(rows, title=title), sheet)
+
+
+def capital(words: str) -> str:
+    """Words as the beginning of a sentence."""
+    return words[0].upper() + words[1:]
 
 
 if __name__ == "__main__":

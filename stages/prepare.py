@@ -1,5 +1,6 @@
 """What are we looking at, and can the data be trusted?"""
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from tmv_lib import figures
 from tmv_lib.audit import audit_images
-from tmv_lib.cases import NOTHING_UNREADABLE, SPLITS, Loaded, check_cases, cut_splits
+from tmv_lib.cases import NOTHING_UNREADABLE, SPLITS, Loaded, check_cases, cut_splits, name_local
 from tmv_lib.files import write_csv, write_metrics, write_npy
 from tmv_lib.images import How
 from tmv_lib.params import Params, read
@@ -18,7 +19,7 @@ from tmv_lib.sources.folder import load_folder
 from tmv_lib.sources.medmnist import load_medmnist
 from tmv_lib.sources.phantom import plan_cases, repaired
 from tmv_lib.sources.phantom_image import render
-from tmv_lib.sources.table import load_table
+from tmv_lib.sources.table import Meaning, Rows, load_table
 from tmv_lib.stage import run
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -45,6 +46,8 @@ class PhantomParams(Params):
     contrast: Range
     test_exposure: Relative
     test_noise: Relative
+    test_shifted: Literal["both", "negative", "positive"]
+    test_prevalence: Share | None
 
 
 class FolderParams(Params):
@@ -60,10 +63,16 @@ class MedmnistParams(Params):
 
 class TableParams(Params):
     file: str
-    positive: str | None
-    path_column: str
+    join: list[str]
+    image: str
     label_column: str
+    label_separator: str | None
+    positive: str | None
+    uncertain: dict[str, Meaning]
+    rows: Rows
+    reader_column: str | None
     patient_column: str
+    patient: str | None
     split_column: str
 
 
@@ -75,6 +84,7 @@ class PrepareParams(Params):
     val: Share
     cal: Share
     test: Share
+    local: str | None
     seed: Annotated[int, Field(ge=0)]
     phantom: PhantomParams
     folder: FolderParams
@@ -88,8 +98,14 @@ def main() -> None:
     loaded = load(params)
     cases, images = loaded.cases, loaded.images
     cases["split"] = cut_splits(cases, val=params.val, cal=params.cal, test=params.test, rng=rng)
+    if params.local:
+        cases = name_local(cases, Path(params.root) / params.local)
     check_cases(cases)
     audit = audit_images(images, cases, loaded.unreadable)
+    if loaded.ignored:
+        audit.counts["problems"]["ignored_label"] = {"images": loaded.ignored}
+    if warning := audit.counts["patients"].get("warning"):
+        print(f"warning: {warning}", file=sys.stderr)
 
     write_csv("data/prepare/cases.csv", cases)
     write_npy("data/prepare/images.npy", images)
@@ -124,7 +140,7 @@ def load(params: PrepareParams) -> Loaded:
         return load_medmnist(root=params.root, size=size, progress=progress, **params.medmnist.model_dump())
     options = params.table.model_dump()
     path = Path(params.root) / options.pop("file")
-    return load_table(path, size=size, how=how, progress=progress, **options)
+    return load_table(path, root=params.root, size=size, how=how, progress=progress, **options)
 
 
 if __name__ == "__main__":

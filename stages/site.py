@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 from scipy.special import expit
-from sklearn.decomposition import PCA
 
+from tmv_lib.audit import blocks_explain, id_blocks
 from tmv_lib.calibration import (
     at_prevalence,
     calibration_in_the_large,
@@ -18,6 +18,7 @@ from tmv_lib.calibration import (
     calibration_test,
     reliability_curve,
 )
+from tmv_lib.cases import COLUMNS
 from tmv_lib.classification import accuracy, brier_score, confusion_counts, negative_log_likelihood
 from tmv_lib.files import join, read_csv, read_rows, whole, write_csv, write_metrics
 from tmv_lib.learning_curve import Labelled, bands, learning_curve
@@ -25,7 +26,16 @@ from tmv_lib.params import Params, read, read_members
 from tmv_lib.prevalence import prevalence_by_confusion, prevalence_by_em
 from tmv_lib.reporting import adjust, by_class, counts, curve, figure
 from tmv_lib.selective import cases_needed
-from tmv_lib.shift import WORDS, domain_auc, kolmogorov_smirnov, name_shift, prevalence_difference
+from tmv_lib.shift import (
+    LEVEL,
+    WORDS,
+    domain_auc,
+    feature_space,
+    kolmogorov_smirnov,
+    name_shift,
+    prevalence_difference,
+    share_distance,
+)
 from tmv_lib.stage import run
 from tmv_lib.triage import accepted, certify_sides, one_image_each
 from tmv_lib.updating import (
@@ -39,6 +49,8 @@ from tmv_lib.updating import (
 )
 
 CLASSES = {"negative": 0, "positive": 1}
+MOST_WORDS = 20  # of one column, the rest together are one more
+SHIFTED = {"negative_class": ("y_true_0",), "positive_class": ("y_true_1",), "none": ()}  # else both
 
 
 class SiteParams(Params):
@@ -58,16 +70,22 @@ def main() -> None:
     params = read("params.yaml", "site", SiteParams)
     members = list(read_members("params.yaml"))
     rng = np.random.default_rng(params.seed)
-    cases = gather(members)
+    cases = gather(members, params)
     test = cases[cases["split"] == "test"]
     # labels of the site: its own split where it sent one, otherwise the test cases, each judged by the others
-    local = cases[cases["split"] == "local"] if "local" in set(cases["split"]) else test
+    sent = cases[cases["split"] == "local"]
+    judging = sent["patient_id"].isin(test["patient_id"])
+    local = test if judging.all() else sent[~judging]
     at_site = set(local["patient_id"]) | set(test["patient_id"])
     source = cases[cases["split"].isin(["val", "cal"]) & ~cases["patient_id"].isin(at_site)]
 
     shift, name = shifted(source, local, members, params, rng)
-    metrics: dict[str, Any] = {"labels_from": "local" if local is not test else "test", "shift": shift}
+    metrics: dict[str, Any] = {"labels_from": "test" if local is test else "local", "shift": shift}
+    if judging.any():
+        metrics["local_patients_left_out"] = int(sent.loc[judging, "patient_id"].nunique())
     metrics["shift"]["training_patients_at_the_site"] = known_patients(at_site)
+    metrics["shift"]["columns"] = differing_columns(source["image_id"], local["image_id"], params, rng)
+    metrics["shift"]["id_blocks"] = blocks(name)
     metrics["prevalence"] = prevalence(source, local, test, members[0], name)
     logits = cases.set_index("image_id")[[]]
     for member in members:
@@ -93,7 +111,7 @@ def main() -> None:
     write_metrics("metrics/site.json", {"site": metrics})
 
 
-def gather(members: list[str]) -> pd.DataFrame:
+def gather(members: list[str], params: SiteParams) -> pd.DataFrame:
     """The cases outside train with calibrated logits of every member, and the first one's features as `pc_...`."""
     everyone = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
     cases = everyone[everyone["split"] != "train"].reset_index(drop=True)
@@ -102,13 +120,9 @@ def gather(members: list[str]) -> pd.DataFrame:
     path = f"data/train/{members[0]}/features.npy"
     read_features = partial(read_rows, path, image_id=predictions["image_id"])
     train = read_features(wanted=predictions.loc[predictions["split"] == "train", "image_id"])
-    mean, spread = train.mean(axis=0), train.std(axis=0)
-    spread[spread == 0] = 1
-    components = min(read("params.yaml", "site", SiteParams).components, *train.shape)
-    space = PCA(components, svd_solver="full").fit((train - mean) / spread)
-    features = space.transform((read_features(wanted=cases["image_id"]) - mean) / spread)
-    columns = [f"pc_{k}" for k in range(components)]
-    return join(cases, calibrated, pd.DataFrame(features, columns=columns).assign(image_id=cases["image_id"]))
+    features = feature_space(train, n_components=params.components)(read_features(wanted=cases["image_id"]))
+    table = pd.DataFrame(features).add_prefix("pc_")
+    return join(cases, calibrated, table.assign(image_id=cases["image_id"]))
 
 
 def labelled(cases: pd.DataFrame, member: str) -> Labelled:
@@ -165,6 +179,50 @@ def tested(test: Any, *arrays: Any, **options: Any) -> dict[str, Any]:
         return test(*arrays, **options)._asdict()
     except ValueError as error:
         return {"absent": str(error)}
+
+
+def differing_columns(
+    source: pd.Series, site: pd.Series, params: SiteParams, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Which further columns of the case table (device, view, date, age) differ, each tested, by Holm one family."""
+    table = pd.read_csv("data/prepare/cases.csv", dtype={"image_id": str, "patient_id": str}).set_index("image_id")
+    both = table.loc[[*source, *site]].assign(at_site=np.repeat([0, 1], [len(source), len(site)]))
+    told = [] if "phantom" in set(both["source"]) else [name for name in table if name not in COLUMNS]
+    found, said = {}, {}
+    for name in told:
+        if len(both[name].unique()) > 1:
+            found[name], said[name] = one_column(both, name, n_permutations=params.permutations, rng=rng)
+    if not found:
+        return {"absent": "the case table has no further column that varies, such as a device, a view or a date"}
+    adjust(found)
+    differ = [said[name] for name, test in found.items() if test.get("p_value_holm", 1.0) <= LEVEL]
+    if not differ:
+        return found | {"words": f"None of these {len(found)} columns was found to differ between source and site."}
+    return found | {"words": f"Between source and site differ {'; '.join(differ)}."}
+
+
+def one_column(both: pd.DataFrame, name: str, **dealt: Any) -> tuple[dict[str, Any], str]:
+    """The test of a column of words or numbers, and what it is at source and site in words; missing is a word too."""
+    column, domain = both[name], both["at_site"]
+    if pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column):
+        there = column.notna()
+        found = tested(kolmogorov_smirnov, column[there], domain[there], both.loc[there, "patient_id"], **dealt)
+        source, site = (column[domain == place].median() for place in (0, 1))
+        return found, f"{name} (median {source:.8g} at the source, {site:.8g} at the site)"
+    words = column.astype(object).where(column.notna(), "missing").astype(str)
+    words = words.where(words.isin(words.value_counts().index[:MOST_WORDS]), "other")
+    found = tested(share_distance, words, domain, both["patient_id"], **dealt)
+    shares = pd.crosstab(words, domain, normalize="columns")
+    most = (shares[1] - shares[0]).abs().idxmax()
+    return found, f"{name} ({most}: {shares.loc[most, 0]:.0%} of the source, {shares.loc[most, 1]:.0%} of the site)"
+
+
+def blocks(name: str) -> dict[str, Any]:
+    """Whether the file numbers say that the site is another time or place than train, and explain this shift."""
+    cases = pd.read_csv("data/prepare/cases.csv", dtype={"image_id": str, "patient_id": str})
+    found = id_blocks(cases.assign(split=cases["split"].replace("local", "test")))
+    explain, words = blocks_explain(found, shifted=SHIFTED.get(name, ("y_true_0", "y_true_1")))
+    return {"explain_the_shift": explain, "words": words}
 
 
 def prevalence(source: pd.DataFrame, local: pd.DataFrame, test: pd.DataFrame, member: str, name: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Does the reason survive a change that does not matter?"""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Annotated, Any
 
@@ -9,18 +9,21 @@ import pandas as pd
 from pydantic import Field
 from tqdm import tqdm
 
-from tmv_lib import detection, explanations, figures, network, stability
+from tmv_lib import detection, explanations, figures, perturbations, stability
 from tmv_lib.calibration import decision_boundary
 from tmv_lib.classification import sensitivity, specificity
-from tmv_lib.explanations import Explained
-from tmv_lib.files import join, read_csv, write_csv, write_metrics
+from tmv_lib.explanations import AsTrained, Explained
+from tmv_lib.files import join, read_csv, write_csv, write_metrics, write_npy
 from tmv_lib.params import Member, Params, read, read_members
+from tmv_lib.perturbations import Perturbation
 from tmv_lib.reporting import counts, figure, mean
 from tmv_lib.stage import run
 from tmv_lib.statistics import auroc
 
 Explain = Callable[[np.ndarray], Explained]
 Panel = tuple[str, np.ndarray, np.ndarray]  # words, image, map
+CALIBRATED = ("logit", "cross_fitted_logit", "y_prob")
+AS_IS, UNTRAINED = "as it is", "untrained network"
 
 
 class StabilityParams(Params):
@@ -32,7 +35,6 @@ class StabilityParams(Params):
     blur: Annotated[float, Field(gt=0, le=10)]
     moved_quantile: Annotated[float, Field(gt=0.5, lt=1)]
     batch_size: Annotated[int, Field(ge=1)]
-    precision: network.Precision
     resamples: Annotated[int, Field(ge=100)]
     seed: Annotated[int, Field(ge=0)]
 
@@ -41,14 +43,20 @@ def main() -> None:
     params = read("params.yaml", "stability", StabilityParams)
     members = read_members("params.yaml")
     everything, images = read_cases(members)
-    rng, changes = np.random.default_rng(params.seed), mild(params)
+    rng, changes = np.random.default_rng(params.seed), perturbations.mild(params.model_dump(), seed=params.seed)
     table, logits, metrics = [everything[["image_id"]]], [], {}
     similar, detectors, crossed = [], [], []
     for name, member in members.items():
-        cases, original = decided(everything, name)
-        trained, untrained = explainers(name, member, params)
+        cases, original, untrained = decided(everything, name)
+        trained, maps = explainer(name, member, params), list[np.ndarray]()
+
+        def explain(levels: np.ndarray, trained: Explain = trained, maps: list[np.ndarray] = maps) -> Explained:
+            seen = trained(levels)
+            maps.append(seen.maps)
+            return seen
+
         compared = stability.stability(
-            trained,
+            explain,
             images,
             changes,
             target=cases["target"].to_numpy(),
@@ -57,8 +65,10 @@ def main() -> None:
             batch_size=params.batch_size,
             progress=partial(tqdm, desc=f"{name}: perturbed"),
         )
+        said = {AS_IS: original, UNTRAINED: untrained} | by_change(compared, maps, changes)
+        write_npy(f"data/stability/maps_{name}.npy", np.stack([said[change].maps for change in changes], axis=1))
         ids = cases["image_id"].to_numpy()[compared["case"]]
-        logits.append(compared[["perturbation", "logit"]].assign(image_id=ids, member=name))
+        logits.append(compared[["perturbation", "logit", "rank_correlation"]].assign(image_id=ids, member=name))
         cases = cases.join(stability.per_case(compared))
         cases["instability"] = 1 - cases["rank_correlation"]
         kept = ["instability", *stability.MEASURES[1:], "flipped", "n_undefined"]
@@ -72,10 +82,11 @@ def main() -> None:
         found["errors"], drawn = errors_found(cases, params, rng)
         detectors += [row | {"series": name} for row in drawn]
         metrics[name] = found
-        for kind, picture in gallery(trained, untrained, images, cases, compared, changes, name).items():
+        for kind, picture in gallery(images, cases, compared, changes, said, name).items():
             figures.save(picture, f"plots/stability/gallery/{name}_{kind}.png")
     write_csv("data/stability/cases.csv", pd.concat(table, axis=1))
-    write_csv("data/stability/logits.csv", pd.concat(logits)[["image_id", "member", "perturbation", "logit"]])
+    columns = ["image_id", "member", "perturbation", "logit", "rank_correlation"]
+    write_csv("data/stability/logits.csv", pd.concat(logits)[columns])
     write_rows("similarity", similar, row="perturbation", value="similarity")
     write_rows("flipped_and_moved", crossed, row="cell", value="error_rate")
     write_rows("detectors", detectors, row="measure", value="auroc")
@@ -88,53 +99,51 @@ def write_rows(plot: str, rows: list[dict[str, Any]], **names: str) -> None:
     write_csv(f"plots/stability/{plot}.csv", table.rename(columns=names))
 
 
-def mild(params: StabilityParams) -> dict[str, stability.Perturbation]:
-    """The changes that should not matter."""
-    return {
-        f"rotation +{params.rotation:g}°": stability.rotation(params.rotation),
-        f"rotation -{params.rotation:g}°": stability.rotation(-params.rotation),
-        "translation": stability.translation(params.translation),
-        "brightness": stability.brightness(params.brightness),
-        "contrast": stability.contrast(params.contrast),
-        "noise": stability.noise(params.noise, seed=params.seed),
-        "blur": stability.blur(params.blur),
-    }
-
-
 def read_cases(members: dict[str, Member]) -> tuple[pd.DataFrame, np.ndarray]:
     """The cases outside train with each member's calibrated answer, and their images."""
     cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
-    calibrated = [f"{kind}_{name}" for name in members for kind in ("logit", "y_prob")]
+    calibrated = [f"{kind}_{name}" for name in members for kind in CALIBRATED]
     cases = join(cases, read_csv("data/calibration/cases.csv", ["image_id", *calibrated]))
     kept = (cases["split"] != "train").to_numpy()
     return cases[kept].reset_index(drop=True), np.load("data/prepare/images.npy", mmap_mode="r")[kept]
 
 
-def decided(cases: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Explained]:
-    """The cases as this member decides them (y_prob, calibrated logit, target, error), and what it said and saw."""
+def decided(cases: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Explained, Explained]:
+    """The cases as this member decides them, what it said and saw, and what an untrained network did.
+
+    Columns y_prob, calibrated logit, cross_fitted_logit (on validation by other patients' fit), target and error.
+    """
     said = join(cases[["image_id"]], read_csv(f"data/train/{name}/predictions.csv", ["image_id", "logit"]))
-    y_prob, logit = cases[f"y_prob_{name}"], cases[f"logit_{name}"]
-    cases = cases[["image_id", "patient_id", "split", "y_true"]].assign(y_prob=y_prob, logit=logit)
-    cases["target"] = np.where(y_prob > 0.5, 1, -1)
-    cases["error"] = ((y_prob > 0.5) != (cases["y_true"] == 1)).astype(int)
-    return cases, Explained(said["logit"].to_numpy(), np.load(f"data/explanations/maps_{name}.npy"))
+    blank = read_csv("data/explanations/cases.csv", ["image_id", f"untrained_logit_{name}"])
+    blank = join(cases[["image_id"]], blank)
+    kinds = {kind: cases[f"{kind}_{name}"] for kind in CALIBRATED}
+    cases = cases[["image_id", "patient_id", "split", "y_true"]].assign(**kinds)
+    cases["target"] = np.where(cases["y_prob"] > 0.5, 1, -1)
+    cases["error"] = ((cases["y_prob"] > 0.5) != (cases["y_true"] == 1)).astype(int)
+    maps = {kind: np.load(f"data/explanations/{kind}_{name}.npy") for kind in ("maps", "untrained")}
+    original = Explained(said["logit"].to_numpy(), maps["maps"])
+    return cases, original, Explained(blank[f"untrained_logit_{name}"].to_numpy(), maps["untrained"])
 
 
-def explainers(name: str, member: Member, params: StabilityParams) -> tuple[Explain, Explain]:
-    """What `explanations` explained of this member, and the same of a network that learned nothing."""
+def explainer(name: str, member: Member, params: StabilityParams) -> Explain:
+    """What `explanations` explained of this member."""
     chosen = read_csv("data/explanations/layers.csv", ["member", "layer", "method"]).set_index("member").loc[name]
     weights = f"data/train/{name}/weights.safetensors"
-    trained, untrained = (
-        explanations.explainer(
-            model,
-            layer=chosen["layer"],
-            method=chosen["method"],
-            batch_size=params.batch_size,
-            precision=params.precision,
-        )
-        for model in explanations.trained_and_untrained(member, weights, seed=params.seed)
+    trained, _ = explanations.trained_and_untrained(member, weights, seed=params.seed)
+    return explanations.explainer(
+        trained,
+        layer=chosen["layer"],
+        method=chosen["method"],
+        batch_size=params.batch_size,
+        precision=read("params.yaml", "train", AsTrained).precision,
     )
-    return trained, untrained
+
+
+def by_change(compared: pd.DataFrame, maps: list[np.ndarray], changes: Iterable[str]) -> dict[str, Explained]:
+    """What was said of all cases under each change; maps: those of the first batch under each, of the next, ..."""
+    names = list(changes)
+    logits = {name: part.sort_values("case")["logit"].to_numpy() for name, part in compared.groupby("perturbation")}
+    return {name: Explained(logits[name], np.concatenate(maps[k :: len(names)])) for k, name in enumerate(names)}
 
 
 def per_perturbation(
@@ -219,7 +228,9 @@ def errors_found(
     error, groups = cases["error"].to_numpy(), cases["patient_id"].to_numpy()
     signals = {key: 1 - cases[key] for key in stability.SIMILARITIES} | {"centre_shift": cases["centre_shift"]}
     resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
-    found = detection.judge(error, cases["logit"], signals, fit=val, test=test, groups=groups, **resampling)
+    # What is added to the confidence is learned on validation, whose own labels have fitted its calibrated logits.
+    logit = cases["cross_fitted_logit"]
+    found = detection.judge(error, logit, signals, fit=val, test=test, groups=groups, **resampling)
     margin = -cases["logit"].abs().to_numpy()[test]
     plain = figure("error_auroc", auroc, error[test], margin, groups=groups[test], stratify=error[test], **resampling)
     rows = [drawn(entry, "error_auroc", row=key) for key, entry in {"margin": plain, **found}.items()]
@@ -246,15 +257,18 @@ def sized(entry: dict[str, Any], name: str, words: str, *, sign: str = "") -> st
 
 
 def gallery(
-    trained: Explain,
-    untrained: Explain,
     images: np.ndarray,
     cases: pd.DataFrame,
     compared: pd.DataFrame,
-    changes: dict[str, stability.Perturbation],
+    changes: dict[str, Perturbation],
+    said: dict[str, Explained],
     name: str,
 ) -> dict[str, figures.Figure]:
-    """The most and the least stable right and wrong test cases: beside an untrained network, and under each change."""
+    """The most and the least stable right and wrong test cases: beside an untrained network, and under each change.
+
+    said: logits and maps of all cases, of the unchanged images (AS_IS), by an untrained network (UNTRAINED), and of
+    the images under each of the changes.
+    """
     titles = f"{name}: the most and the least stable maps", f"{name}: the same images and maps under each mild change"
     chosen = most_and_least_stable(cases)
     if chosen.empty:
@@ -262,24 +276,19 @@ def gallery(
             "cases": figures.case_rows([], title=titles[0]),
             "changes": figures.case_columns([], [], title=titles[1]),
         }
-    levels, target = images[chosen.index].astype(np.float32) / 255.0, chosen["target"].to_numpy()
-    views = {"as it is": (levels, trained), "untrained network": (levels, untrained)}
-    views |= {label: (change.apply(levels), trained) for label, change in changes.items()}
+    levels = images[chosen.index].astype(np.float32) / 255.0
     flips = set(compared.loc[compared["flipped"], ["perturbation", "case"]].itertuples(index=False, name=None))
-    panels = {
-        label: _panels(
-            seen,
-            explain,
-            None if explain is untrained else target,
-            flipped=[(label, case) in flips for case in chosen.index],
-        )
-        for label, (seen, explain) in views.items()
-    }
+    panels: dict[str, list[Panel]] = {}
+    for label, (logit, maps) in said.items():
+        words = [f"logit {logit[case]:+.2f}{', flipped' if (label, case) in flips else ''}" for case in chosen.index]
+        seen = changes[label].apply(levels) if label in changes else levels
+        sign = np.where(logit > 0, 1, -1)[chosen.index] if label == UNTRAINED else chosen["target"].to_numpy()
+        panels[label] = list(zip(words, seen * 255, maps[chosen.index] * sign[:, None, None], strict=True))
     moved = compared[compared["case"].isin(chosen.index)].dropna(subset="rank_correlation")
     worst = moved.loc[moved.groupby("case")["rank_correlation"].idxmin()].set_index("case")
     rows = []
     for place, (case, facts) in enumerate(chosen["facts"].items()):
-        shown = {"its map": "as it is", "untrained network,\nfor the class it names": "untrained network"}
+        shown = {"its map": AS_IS, f"{UNTRAINED},\nfor the class it names": UNTRAINED}
         label, like = worst.loc[case, ["perturbation", "rank_correlation"]]
         shown |= {f"{label}:\nrank correlation {like:.2f}": label}
         rows.append((facts, images[case], [(words, *panels[label][place][1:]) for words, label in shown.items()]))
@@ -289,16 +298,6 @@ def gallery(
         "cases": figures.case_rows(rows, title=titles[0]),
         "changes": figures.case_columns(list(chosen["facts"].iloc[first]), columns, title=titles[1]),
     }
-
-
-def _panels(levels: np.ndarray, explain: Explain, target: np.ndarray | None, *, flipped: list[bool]) -> list[Panel]:
-    """What a network sees of the class `target`, or where that is None, of the class its own logit names."""
-    said = explain(levels)
-    words = [
-        f"logit {logit:+.2f}{', flipped' if flip else ''}" for logit, flip in zip(said.logit, flipped, strict=True)
-    ]
-    sign = np.where(said.logit > 0, 1, -1) if target is None else target
-    return list(zip(words, levels * 255, said.maps * sign[:, None, None], strict=True))
 
 
 def most_and_least_stable(cases: pd.DataFrame) -> pd.DataFrame:

@@ -6,10 +6,6 @@ cache of the project, so that what the project has trained is not trained again;
 """
 
 import argparse
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +20,8 @@ from scipy.special import expit
 from scipy.stats import t, ttest_ind
 from tqdm import tqdm
 
+from studies import copies
+from studies.copies import dvc
 from tmv_lib.calibration import expected_calibration_error
 from tmv_lib.classification import accuracy, brier_score, logistic_miscalibration, negative_log_likelihood
 from tmv_lib.figures import save
@@ -32,7 +30,6 @@ from tmv_lib.reporting import difference, figure
 from tmv_lib.statistics import Z_95, auroc
 
 FOLDER = Path(".studies/seeds")
-PROJECT = ["stages", "tmv_lib", "data", "dvc.yaml", ".dvc", ".dvcignore"]
 
 
 class Measure(NamedTuple):
@@ -105,50 +102,10 @@ def with_seeds(
 
 
 def lay_out(folder: Path, params: dict[str, Any], seeds: list[int]) -> dict[tuple[int, str], str]:
-    """Bring a copy of the project up to date in `folder`; what DVC has done there stays. Names by (seed, member)."""
+    """Bring a copy of the project with these seeds up to date in `folder`. Names by (seed, member)."""
     members, names = with_seeds(params["members"], seeds)
-    copy_project(folder)
-    shutil.copytree("data/weights", folder / "data/weights", dirs_exist_ok=True)
-    root = os.path.relpath(params["prepare"]["root"], folder)
-    local = params["prepare"] if params["prepare"]["source"] == "phantom" else params["prepare"] | {"root": root}
-    changed = params | {"members": members, "prepare": local}
-    (folder / "params.yaml").write_text(yaml.safe_dump(changed, sort_keys=False), encoding="utf-8")
-    # The copy is no git repository, and lies in one that ignores it.
-    cache = dvc("cache", "dir", folder=Path(), quiet=True).strip()
-    (folder / ".dvc/config.local").write_text(
-        f"[core]\n    no_scm = true\n[cache]\n    dir = {cache}\n", encoding="utf-8"
-    )
+    copies.lay_out(folder, params | {"members": members})
     return names
-
-
-def copy_project(folder: Path) -> None:
-    """Bring the files of the project's pipeline up to date in `folder`; what else lies there stays."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *PROJECT],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    for name in filter(os.path.isfile, listed.stdout.split("\0")):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(name, folder / name)
-
-
-def dvc(*arguments: str, folder: Path, quiet: bool = False) -> str:
-    """Run DVC of this environment in a folder; what it printed where it is quiet. Ends with DVC's code if it fails."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=os.environ | {"PATH": path},
-        check=False,
-        text=True,
-        stdout=subprocess.PIPE if quiet else None,
-    )
-    if done.returncode:
-        sys.exit(done.returncode)
-    return done.stdout or ""
 
 
 def test_cases(folder: Path, *, members: dict[str, str]) -> pd.DataFrame:

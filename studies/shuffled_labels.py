@@ -19,7 +19,7 @@ from tqdm import tqdm
 from stages.explanations import ExplanationsParams, Material, read_material
 from stages.train import TrainParams
 from tmv_lib import attention, network, training
-from tmv_lib.explanations import Explained, explainer, target_layer, trained_and_untrained
+from tmv_lib.explanations import AsTrained, Explained, explainer, target_layer, trained_and_untrained
 from tmv_lib.files import read_csv, write_csv
 from tmv_lib.params import Member, read, read_members
 from tmv_lib.reporting import figure, mean
@@ -42,7 +42,7 @@ def main() -> None:
             model,
             layer=layer,
             batch_size=params.batch_size,
-            precision=params.precision,
+            precision=read("params.yaml", "train", AsTrained).precision,
             method=params.method,
             progress=partial(tqdm, desc=which),
         )

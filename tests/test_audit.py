@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter, shift
 
-from tmv_lib.audit import audit_images, id_blocks, near_duplicates
+from tmv_lib.audit import audit_images, blocks_explain, id_blocks, near_duplicates
 from tmv_lib.cases import NOTHING_UNREADABLE
 
 
@@ -259,3 +259,20 @@ def test_what_ids_cannot_tell_is_left_out(cases):
 def test_images_and_cases_must_be_equally_many():
     with pytest.raises(ValueError, match="images and cases must be equally many, found 3 and 4"):
         audit_images(pictures(3), table(4), NOTHING_UNREADABLE)
+
+
+@pytest.mark.parametrize(
+    ("test", "shifted", "explain", "words"),
+    [
+        (range(101, 141), ("y_true_0",), True, "that can explain the shift"),
+        (range(101, 141), ("y_true_1",), False, "but the classes that look different are others"),
+        (range(101, 141), (), False, "another time or place, but no shift was found"),
+        (range(1, 201, 5), ("y_true_0", "y_true_1"), False, "and do not explain the shift"),
+        (range(1, 201, 5), (), False, "no sign of another time or place."),
+        (range(1, 11), ("y_true_0",), False, "cannot tell"),
+    ],
+)
+def test_blocks_explain_a_shift_of_their_class(test, shifted, explain, words):
+    found, said = blocks_explain(id_blocks(numbered(range(1, 201), test)), shifted=shifted)
+    assert found == explain
+    assert words in said

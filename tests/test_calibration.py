@@ -787,7 +787,9 @@ def test_a_thinned_curve_keeps_its_corners():
 def test_calibration_after_deferral_is_that_of_the_decided():
     cases = made_test_split(np.random.default_rng(5), 300)
     cases = cases.assign(y_prob=expit(cases["logit"] - 1), deferred=cases["logit"].abs() < 1)
-    params = ensemble.EnsembleParams(combine="mean_logit", folds=5, resamples=100, seed=0)
+    params = ensemble.EnsembleParams(
+        combine="mean_logit", folds=5, foldings=1, prevalences=[0.5], resamples=100, seed=0
+    )
     found = ensemble.calibration_of_decided(cases, params, np.random.default_rng(0))
     decided = cases[~cases["deferred"]]
     for name, part in (("decided", decided), ("all", cases)):

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tmv_lib.cases import check_cases, cut_splits
+from tmv_lib.cases import check_cases, cut_splits, name_local
 
 SHARES = {"val": 0.1, "cal": 0.2, "test": 0.2}
 
@@ -105,3 +105,49 @@ def test_a_bad_case_table_is_named(change, message):
 def test_a_missing_column_is_named():
     with pytest.raises(ValueError, match="column patient_id is missing"):
         check_cases(made().drop(columns="patient_id"))
+
+
+def with_test(tmp_path, text: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A table whose first 100 patients are test, before and after the CSV of this text."""
+    cases = made(test=100)
+    cases["split"] = cut(cases)
+    (tmp_path / "local.csv").write_text(text)
+    return cases, name_local(cases, tmp_path / "local.csv")
+
+
+def test_named_cases_become_local_with_all_their_patient_has(tmp_path):
+    before, after = with_test(tmp_path, "image_id\nimage-0\n image-5 \n")
+    assert after.index[after["split"] == "local"].tolist() == [0, 1, 4, 5]
+    pd.testing.assert_frame_equal(before.drop([0, 1, 4, 5]), after.drop([0, 1, 4, 5]))
+    assert (before["y_true"] == after["y_true"]).all()
+    check_cases(after)
+
+
+def test_the_sites_own_reading_counts_where_it_gives_one(tmp_path):
+    before, after = with_test(tmp_path, "image_id,y_true\nimage-0,0\nimage-2,1\nimage-4,\n")
+    assert before["y_true"][:6].tolist() == [1, 1, 0, 0, 0, 0]
+    assert after["y_true"][:6].tolist() == [0, 1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name\nimage-0\n", "columns must be image_id and, at will, y_true"),
+        ("image_id,label\nimage-0,1\n", "found image_id, label"),
+        ("image_id\n", "with a row a case"),
+        ("", r"local\.csv: not a readable CSV"),
+        ("image_id\nimage-0\nnobody\n", "row 3: 'nobody' is no image_id of the case table"),
+        ("image_id\nimage-599\n", "row 2: 'image-599' does not stand in the test split"),
+        ("image_id\nimage-0\nimage-0\n", "row 3: 'image-0' is named twice"),
+        ("image_id,y_true\nimage-0,2\n", "row 2: 'image-0' has a y_true that is none of 0, 1 and empty"),
+    ],
+)
+def test_a_list_of_local_cases_that_cannot_be_used_is_named(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        with_test(tmp_path, text)
+
+
+def test_a_test_split_that_all_becomes_local_is_refused(tmp_path):
+    names = "\n".join(f"image-{k}" for k in range(0, 200, 2))
+    with pytest.raises(ValueError, match="split test must hold both classes, it holds y_true = "):
+        check_cases(with_test(tmp_path, f"image_id\n{names}\n")[1])

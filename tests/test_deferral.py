@@ -204,7 +204,9 @@ def test_oracle_known_answer():
 @pytest.mark.parametrize("costs", [EQUAL, COSTS])
 def test_learned_certainty_uses_an_informative_signal(costs, rng):
     y_true, p, signals = cases_with_signals(rng, 1500, costs, informative=True)
-    learned = learned_certainty(y_true, p, signals, groups=np.arange(1500) // 2, n_folds=5, rng=rng, **costs)
+    learned = learned_certainty(
+        y_true, p, signals, groups=np.arange(1500) // 2, n_folds=5, n_foldings=2, rng=rng, **costs
+    )
     assert learned.beats_margin is True
     assert learned.cost_difference < -learned.standard_error < 0
     assert learned.coefficients[2] > 5 * abs(learned.coefficients[3])
@@ -228,7 +230,9 @@ def test_learned_certainty_keeps_the_margin_where_signals_are_noise():
     for seed in range(20):
         rng = np.random.default_rng(seed)
         y_true, p, signals = cases_with_signals(rng, 300, EQUAL, informative=False)
-        learned = learned_certainty(y_true, p, signals, groups=np.arange(300), n_folds=5, rng=rng, **EQUAL)
+        learned = learned_certainty(
+            y_true, p, signals, groups=np.arange(300), n_folds=5, n_foldings=2, rng=rng, **EQUAL
+        )
         kept.append(not learned.beats_margin)
     assert np.mean(kept) >= 0.8
 
@@ -237,7 +241,7 @@ def test_preference_is_by_the_cost_averaged_over_review_prices(rng):
     alike = (np.repeat(part, 2, axis=0) for part in cases_with_signals(rng, 200, COSTS, informative=True))
     y_true, p, signals = alike  # the two cases of a patient add no evidence over one
     groups = np.arange(400) // 2
-    learned = learned_certainty(y_true, p, signals, groups=groups, n_folds=5, rng=rng, **COSTS)
+    learned = learned_certainty(y_true, p, signals, groups=groups, n_folds=5, n_foldings=1, rng=rng, **COSTS)
 
     thresholds = (np.arange(2000) + 0.5) / 2000
     cost = error_cost(y_true, cheapest_decision(p, **COSTS), **COSTS)
@@ -250,13 +254,31 @@ def test_preference_is_by_the_cost_averaged_over_review_prices(rng):
     assert learned.standard_error == pytest.approx(difference[::2].std(ddof=1) / np.sqrt(200), rel=1e-2)
 
 
+def test_the_verdict_is_the_mean_of_several_ways_to_cut_the_folds(rng):
+    y_true, p, signals = cases_with_signals(rng, 200, COSTS, informative=True)
+
+    def learn(n_foldings, rng):
+        groups = np.arange(200) // 2
+        return learned_certainty(y_true, p, signals, groups=groups, n_folds=5, n_foldings=n_foldings, rng=rng, **COSTS)
+
+    one_by_one = np.random.default_rng(1)
+    single = [learn(1, one_by_one) for _ in range(4)]
+    together = learn(4, np.random.default_rng(1))
+    assert together.cost_difference == pytest.approx(np.mean([one.cost_difference for one in single]))
+    np.testing.assert_allclose(together.out_of_fold, np.mean([one.out_of_fold for one in single], axis=0))
+    assert together.beats_margin == (together.cost_difference < -together.standard_error)
+    np.testing.assert_array_equal(together.coefficients, single[0].coefficients)
+    with pytest.raises(ValueError, match="n_foldings must be at least 1"):
+        learn(0, rng)
+
+
 @pytest.mark.parametrize("n_errors", [0, 1, 3, 97, 100])
 def test_learned_certainty_with_few_errors_says_that_the_margin_is_kept(n_errors, rng):
     p = np.tile([0.9, 0.1], 50)
     y_true = (p > 0.5).astype(int)
     y_true[:n_errors] = 1 - y_true[:n_errors]
     signals = rng.normal(size=(100, 3))
-    learned = learned_certainty(y_true, p, signals, groups=np.arange(100), n_folds=5, rng=rng, **COSTS)
+    learned = learned_certainty(y_true, p, signals, groups=np.arange(100), n_folds=5, n_foldings=2, rng=rng, **COSTS)
     assert learned.beats_margin is False
     assert learned.cost_difference is None
     assert "the margin is kept" in learned.reason
@@ -269,7 +291,9 @@ def test_learned_certainty_equals_scikit_learn_where_both_fit_the_same_model(rng
     n = 4000
     signals = rng.normal(size=(n, 2)) * [1, 20]
     y_true = (rng.random(n) < expit(signals @ [1, 0.05])).astype(int)
-    learned = learned_certainty(y_true, np.full(n, 0.5), signals, groups=np.arange(n), n_folds=2, rng=rng, **EQUAL)
+    learned = learned_certainty(
+        y_true, np.full(n, 0.5), signals, groups=np.arange(n), n_folds=2, n_foldings=1, rng=rng, **EQUAL
+    )
     x = np.column_stack([np.ones(n), StandardScaler().fit_transform(signals)])
     peer = LogisticRegression(C=1, fit_intercept=False, tol=1e-10).fit(x, y_true).coef_[0]
     np.testing.assert_allclose(np.delete(learned.coefficients, 1), peer, atol=1e-5)
@@ -281,7 +305,9 @@ def test_out_of_fold_certainty_never_sees_its_own_patient(rng):
 
     def out_of_fold(labels):
         folds = np.random.default_rng(3)
-        return learned_certainty(labels, p, signals, groups=groups, n_folds=4, rng=folds, **EQUAL).out_of_fold
+        return learned_certainty(
+            labels, p, signals, groups=groups, n_folds=4, n_foldings=2, rng=folds, **EQUAL
+        ).out_of_fold
 
     wrong = (p > 0.5) != y_true
     half_wrong = np.flatnonzero(np.bincount(groups, weights=wrong) == 2)[0]
@@ -343,7 +369,9 @@ def test_bad_values(call, words):
 def test_bad_signals(rng):
     for signals in (np.ones(4), np.ones((3, 2)), np.full((4, 2), np.nan)):
         with pytest.raises(ValueError, match="signals must be finite"):
-            learned_certainty([0, 1, 0, 1], np.full(4, 0.4), signals, groups=range(4), n_folds=2, rng=rng, **COSTS)
+            learned_certainty(
+                [0, 1, 0, 1], np.full(4, 0.4), signals, groups=range(4), n_folds=2, n_foldings=1, rng=rng, **COSTS
+            )
 
 
 def test_a_doctor_who_errs_makes_a_referral_dearer(rng):
@@ -381,13 +409,21 @@ def test_net_benefit_is_prevalence_less_the_failure_cost_of_a_missed_positive(rn
 
 
 def test_a_missing_signal_is_said_and_not_made_up():
-    signals = pd.DataFrame({"a": [1.0, np.nan, 3.0, np.nan], "b": [np.nan, np.nan, 1.0, 2.0], "c": [1.0, 2, 3, 4]})
-    found = complete_signals(signals, fitted=np.array([True, True, False, False]))
+    signals = pd.DataFrame({"a": [1.0, np.nan, 3.0, np.nan], "b": [np.nan, np.nan, np.nan, 2.0], "c": [1.0, 2, 3, 4]})
+    found = complete_signals(signals, fitted=np.array([True, True, True, False]))
     assert found.absent == ["b"]
     assert found.n_missing == {"a": 2}
-    assert found.table["a"].tolist() == [1, 1, 3, 1]
+    assert found.table["a"].tolist() == [1, 2, 3, 2]
     assert found.table["missing_a"].tolist() == [0, 1, 0, 1]
     assert list(found.table) == ["a", "c", "missing_a"]
+
+
+def test_rounding_is_no_signal():
+    rounding = 1e-9 * np.random.default_rng(0).normal(size=4)
+    signals = pd.DataFrame({"same_of_every_image": -0.5 + rounding, "varies": [0.1, 0.1001, 0.1, 0.1002]})
+    found = complete_signals(signals, fitted=np.ones(4, dtype=bool))
+    assert found.absent == ["same_of_every_image"]
+    assert list(found.table) == ["varies"]
 
 
 def test_the_cost_optimal_threshold_defers_fewest_of_the_cheapest():

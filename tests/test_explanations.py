@@ -264,6 +264,16 @@ def test_the_layer_has_a_grid_of_seven(resnet):
     assert target_layer(resnet, size=112, wished="body.layer2") == "body.layer2"
 
 
+def test_densenets_map_is_that_behind_its_relu():
+    model = built("densenet121")
+    for size, layer in ((112, "body.features.transition3.relu"), (224, "body.features.relu5")):
+        assert target_layer(model, size=size) == layer
+    seen = explanations._look(model, torch.rand(2, 3, 112, 112), layer="body.features.transition3.relu")
+    assert seen.features.shape == (2, 1024, 7, 7)
+    assert seen.features.min() == 0  # and what lies below 0 before the activation is gone
+    torch.testing.assert_close(seen.logit, model(seen.images))
+
+
 @pytest.mark.parametrize(
     ("size", "wished", "message"),
     [

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -145,10 +148,32 @@ def test_kappa_is_that_of_scikit_learn_with_weights_and_without():
     assert failures.kappa(truth, found) == pytest.approx(cohen_kappa_score(truth, found), abs=1e-12)
     peers = [cohen_kappa_score(truth, found, sample_weight=row) for row in weights]
     np.testing.assert_allclose(failures.kappa(truth, found, weights=weights), peers, atol=1e-12)
+    assert failures.kappa(truth, truth, weights=weights).max() <= 1
     with pytest.raises(ValueError, match="no such case"):
         failures.kappa([], [])
     with pytest.raises(ValueError, match="only one kind"):
         failures.kappa([1, 1], [1, 1])
+
+
+def test_kappa_of_words_has_the_same_bytes_in_every_process():
+    code = """
+import numpy as np
+from tmv_lib.failures import KINDS, kappa
+rng = np.random.default_rng(0)
+truth, found = (np.array(KINDS, dtype=object)[rng.integers(0, 5, 177)] for _ in range(2))
+print(kappa(truth, found, weights=rng.integers(0, 4, (300, 177))).tobytes().hex())
+"""
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in "123"
+    }
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -205,3 +230,86 @@ def test_a_spot_that_no_normal_has_is_odd():
     odd = failures.local_oddity(images, normals(100), components=10, side=56, seed=0)
     assert odd.argmax() == 0
     assert odd[0] > 3 * odd[1:].max()
+
+
+def sorted_world(n: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """Errors with a cause, a sorting that is right in four of five, and patients."""
+    rng = np.random.default_rng(0)
+    cause = rng.choice(failures.KINDS[:4], n, p=[0.1, 0.2, 0.2, 0.5])
+    best = np.where(rng.random(n) < 0.8, cause, rng.choice(failures.KINDS[:4], n))
+    table = pd.DataFrame({"cause": cause, "best": best, "kind": best, "rule": cause, "y_true": rng.integers(0, 2, n)})
+    return table.assign(patient_id=np.arange(n).astype(str)), cause
+
+
+def test_agreement_counts_what_mends_against_what_is_called():
+    errors, cause = sorted_world(300)
+    errors.loc[:9, "cause"] = "undetermined"
+    found = failures.agreement(errors, n_resamples=100, rng=np.random.default_rng(0))
+    assert (found["n"], found["mended_by_no_repair"]) == (290, 10)
+    assert found["kappa"] == pytest.approx(cohen_kappa_score(cause[10:], errors["best"][10:]))
+    assert found["kappa_low"] < found["kappa"] < found["kappa_high"]
+    assert found["kappa_of_the_rules"] == 1
+    crossed = failures.confusion(errors, "best")
+    assert crossed.to_numpy().sum() == 300
+    for kind in failures.KINDS:
+        assert found[kind]["n"] == crossed.loc[kind].sum()
+        assert found[kind]["called model blindness"] == crossed.loc[kind, "model blindness"]
+    counted = failures.tally(errors)
+    assert counted["n_errors"] == counted["false_negative"] + counted["false_positive"] == 300
+    assert counted["model blindness"]["n"] == crossed["model blindness"].sum()
+
+
+def test_kappa_at_another_mixture_is_that_of_errors_mixed_so():
+    errors, _ = sorted_world(300)
+    crossed = failures.confusion(errors, "best").to_numpy()[:4, :4]
+    kappa = cohen_kappa_score(errors["cause"], errors["best"])
+    assert failures.kappa_at(crossed, crossed.sum(axis=1)) == pytest.approx(kappa)
+    mixture = np.array([3, 1, 2, 1])
+    share = errors["cause"].map(dict(zip(failures.KINDS, mixture / crossed.sum(axis=1))))  # each cause weighted to it
+    again = cohen_kappa_score(errors["cause"], errors["best"], sample_weight=share)
+    assert failures.kappa_at(crossed, 10 * mixture) == pytest.approx(again)
+    with pytest.raises(ValueError, match="every cause needs an error"):
+        failures.kappa_at(crossed * [[1], [1], [0], [1]], mixture)
+
+
+def test_repairs_mend_answers_and_of_wrong_labels_the_label():
+    y_true, y_prob = np.array([0, 0, 1, 1]), np.array([0.1, 0.9, 0.2, 0.8])
+    wrong = np.array([False, True, True, False])
+    for kind in failures.KINDS:
+        y, p = failures.mended(y_true, y_prob, wrong, kind=kind)
+        assert ((p > 0.5) == y).all()
+        assert (y == y_true).all() == (kind != "annotation noise")
+        assert failures.auroc_gain(y_true, y_prob, y, p) == pytest.approx(0.5)  # of 4 pairs 2 were in order
+    assert failures.severity(0.25, cost_fn=5, cost_fp=1) == 2
+
+
+def test_a_spread_shows_the_most_typical_and_the_least_sure_in_order():
+    likely = pd.Series([0.7, 0.9, 0.6, 0.8, 0.65, 0.99, 0.61], index=list("abcdefg"))
+    assert failures.spread(likely, typical=3, unsure=2) == ["f", "b", "d", "g", "c"]
+    assert failures.spread(likely[:2], typical=3, unsure=2) == ["b", "a"]
+    assert failures.spread(likely[:0], typical=3, unsure=2) == []
+
+
+def test_a_signal_that_knows_a_kind_tells_it_and_noise_does_not():
+    errors, cause = sorted_world(400)
+    rng = np.random.default_rng(1)
+    signals = pd.DataFrame({"knows": (cause == "model blindness") * 2.0, "noise": rng.random(400), "gaps": np.nan})
+    signals["gaps"] = signals["knows"].where(rng.random(400) < 0.5)
+    groups = errors["patient_id"].to_numpy()
+    found = failures.told_apart(signals, cause, groups=groups, n_resamples=100, rng=rng)
+    assert found["knows"]["model blindness"]["auroc"] == 1
+    assert found["knows"]["spurious feature"]["auroc"] < 0.5  # the others are low in it
+    for kind in failures.KINDS[:4]:
+        low, high = (found["noise"][kind][f"auroc_{end}"] for end in ("low", "high"))
+        assert low < 0.5 < high
+        assert found["gaps"][kind]["n"] < found["knows"][kind]["n"] == (cause == kind).sum()
+    few = failures.told_apart(signals[:60], cause[:60], groups=groups[:60], n_resamples=100, rng=rng)
+    assert "auroc_low" not in few["noise"]["clinical ambiguity"]  # fewer than 20 patients
+    nobody = failures.told_apart(
+        signals[cause != "model blindness"],
+        cause[cause != "model blindness"],
+        groups=groups[cause != "model blindness"],
+        n_resamples=100,
+        rng=rng,
+    )
+    assert "auroc_absent" in nobody["noise"]["model blindness"]

@@ -1,13 +1,18 @@
 """The phantom: rates hold, a row fixes its bytes, one changed factor changes nothing else, the truth is the truth."""
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import ndimage
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
+from tmv_lib.reporting import difference, figure
 from tmv_lib.sources.phantom import SEEN_FINDINGS, SPLITS, UNSEEN_FINDINGS, plan_cases, repaired
 from tmv_lib.sources.phantom_image import render
+from tmv_lib.statistics import auroc
 
 SIZE = 48
 NULL = {"mislabelled": 0, "ambiguous": 0, "blind": 0, "marker_train": (0, 0), "marker_rest": (0, 0)}
@@ -117,6 +122,20 @@ def test_another_marker_changes_its_corner_only(sample, films):
     marked = (sample["marker"] == 1).to_numpy()[:, None, None]
     gain = np.where(marked, films.images, changed.images).astype(int) - np.where(marked, changed.images, films.images)
     assert gain[corner].max(axis=(1, 2)).min() > 30
+
+
+def test_a_marker_twin_differs_inside_the_letters_box_alone(sample):
+    size = 112
+    twins = [render(sample.assign(marker=marker), size=size).images for marker in (0, 1)]
+    rows, columns = np.nonzero((twins[0] != twins[1]).any(axis=0))
+    # In [-1, 1]: a P begins at 0.77 across and -0.90 down, each +- 0.02, is 0.65 wide and 1 high in units of 0.14, and
+    # its strokes reach 0.10 of these units beyond; a pixel at the edge is partly covered.
+    reach, pixel = 0.10 * 0.14, 2 / size
+    left, right = 0.75 - reach - pixel, 0.79 + 0.65 * 0.14 + reach + pixel
+    top, bottom = -0.92 - reach - pixel, -0.88 + 0.14 + reach + pixel
+    assert (left + 1) / 2 * size <= columns.min() <= columns.max() <= (right + 1) / 2 * size
+    assert (top + 1) / 2 * size <= rows.min() <= rows.max() <= (bottom + 1) / 2 * size
+    assert (columns.max() - columns.min()) * (rows.max() - rows.min()) < 0.02 * size**2
 
 
 def test_finding_of_no_contrast_is_no_finding(sample):
@@ -230,6 +249,30 @@ def test_order_of_the_rows_gives_nothing_away(plan):
     assert abs(roc_auc_score(plan.loc[plan["split"] == "train", "y_true"], position) - 0.5) < 0.1
 
 
+def test_no_reader_of_the_image_beats_the_ideal_observer_beyond_its_interval():
+    """The best that can be fitted to everything the renderer knows, on cases that it has not seen."""
+    cases = plan_cases(patients={"train": 3000, "test": 1500}, seed=5)
+    table = pd.get_dummies(cases[["finding", "mimic"]]).assign(
+        marker=cases["marker"], amplitude=cases["amplitude"], exposure=cases["exposure"], both=cases["amplitude"] ** 2
+    )
+    train, test = ((cases["split"] == split).to_numpy() for split in ("train", "test"))
+    model = HistGradientBoostingClassifier(random_state=0).fit(table[train], cases["y_true"][train])
+    y_true, score = cases["y_true"].to_numpy()[test], model.predict_proba(table[test])[:, 1]
+    found = figure(
+        "above",
+        partial(difference, auroc),
+        y_true,
+        score,
+        cases["posterior"].to_numpy()[test],
+        groups=cases["patient_id"].to_numpy()[test],
+        stratify=y_true,
+        n_resamples=200,
+        rng=np.random.default_rng(0),
+    )
+    assert auroc(y_true, score) > 0.9
+    assert found["above_low"] <= 0
+
+
 def test_posterior_is_calibrated_and_bounds_every_observer():
     cases = plan_cases(patients={"test": 20_000}, seed=3, ambiguous=0.3)
     bins = cases.groupby(np.floor(cases["posterior"] * 10))
@@ -278,6 +321,32 @@ def test_another_site_shifts_exposure_and_noise_of_the_test_split_alone():
     assert np.diff(after[test]).std() > np.diff(before[test]).std()
 
 
+@pytest.mark.parametrize(("shifted", "darker"), [("negative", [0]), ("positive", [1]), ("both", [0, 1])])
+def test_a_shift_may_happen_to_one_class_alone(shifted, darker):
+    home = plan_cases(patients={"cal": 40, "test": 40}, seed=2)
+    away = plan_cases(patients={"cal": 40, "test": 40}, seed=2, test_exposure=0.5, test_noise=2.0, test_shifted=shifted)
+    there = (home["split"] == "test") & home["y_true"].isin(darker)
+    changed = home.assign(exposure=home["exposure"].where(~there, home["exposure"] * 0.5))
+    changed = changed.assign(noise=changed["noise"].where(~there, 2.0))
+    pd.testing.assert_frame_equal(away, changed)
+
+
+@pytest.mark.parametrize("prevalence", [0.15, 0.75])
+def test_another_prevalence_leaves_each_class_what_it_is(prevalence):
+    options = {"patients": {"cal": 60, "test": 6000}, "seed": 3}
+    home, away = plan_cases(**options), plan_cases(**options, test_prevalence=prevalence)
+    pd.testing.assert_frame_equal(home[home["split"] == "cal"], away[away["split"] == "cal"])
+    before, after = (plan[plan["split"] == "test"] for plan in (home, away))
+    assert after["y_true"].mean() == pytest.approx(prevalence, abs=1e-3)
+    assert len(after) == pytest.approx(len(before), rel=0.01)
+    assert after["patient_id"].nunique() == pytest.approx(6000, rel=0.1)
+    for name in ("cause", "finding", "marker", "mimic"):
+        shares = [part.groupby("y_true")[name].value_counts(normalize=True) for part in (before, after)]
+        assert (shares[0] - shares[1]).abs().max() < 0.05  # the 900 ill patients of the smaller one: 3 x 0.016
+    bins = after.groupby(np.floor(after["posterior"] * 10))
+    assert (bins["y_true"].mean() - bins["posterior"].mean()).abs()[bins.size() > 100].max() < 0.1
+
+
 # ---- errors
 
 
@@ -295,6 +364,9 @@ def test_another_site_shifts_exposure_and_noise_of_the_test_split_alone():
         ({"ambiguous_contrast": (0.2, 0.6)}, "must lie below contrast"),
         ({"noise": -1}, "noise"),
         ({"test_exposure": 0}, "test_exposure"),
+        ({"test_shifted": "ill"}, "test_shifted must be one of both, negative, positive, found 'ill'"),
+        ({"test_prevalence": 1.0}, "test_prevalence"),
+        ({"test_prevalence": 0.5, "prevalence": 0.0}, "test_prevalence"),
         ({"prevalence": 0.1, "ambiguous": 0.6}, "add up"),
         ({"blind": 0.7, "ambiguous": 0.5}, "add up"),
         ({"prevalence": 1.0, "ambiguous": 0.1}, "add up"),

@@ -1,10 +1,11 @@
-"""The pipeline end to end, through DVC, on a tiny phantom and two small networks."""
+"""The pipeline end to end, through DVC, on a tiny phantom and two small networks, with labels of a site."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,27 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from stages import ensemble
+from tmv_lib import deferral, prediction
+from tmv_lib.reporting import difference, figure
+from tmv_lib.sources.phantom import plan_cases
+from tmv_lib.statistics import auroc
 
 ROOT = Path(__file__).parents[1]
-TRACKED = ["dvc.yaml", "params.yaml", ".gitignore", ".dvcignore", ".dvc/config", ".dvc/plots", "stages", "tmv_lib"]
+TRACKED = [
+    "dvc.yaml",
+    "params.yaml",
+    "card.yaml",
+    ".gitignore",
+    ".dvcignore",
+    ".dvc/config",
+    ".dvc/plots",
+    "stages",
+    "tmv_lib",
+    "predict.py",
+]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 
@@ -36,8 +55,8 @@ def run(folder: Path, *command: str, fails: bool = False) -> str:
 
 def tiny(params: dict) -> dict:
     """The default parameters, made small."""
-    params["prepare"] |= {"size": 64}
-    params["prepare"]["phantom"]["patients"] = {"train": 60, "val": 30, "cal": 30, "test": 40}
+    params["prepare"] |= {"size": 64, "local": "local.csv"}
+    params["prepare"]["phantom"]["patients"] = {"train": 60, "val": 30, "cal": 30, "test": 60}
     for member, architecture in zip(params["members"].values(), ("resnet18", "mobilenet_v3_small"), strict=True):
         member["architecture"] = architecture
     params["train"]["epochs"] = params["reference"]["epochs"] = 2
@@ -60,6 +79,8 @@ def project(tmp_path_factory) -> Path:
         (folder / name).mkdir(parents=True)
         shutil.copy(ROOT / name / "README.md", folder / name)
     params = tiny(yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")))
+    plan = plan_cases(seed=params["prepare"]["seed"], **params["prepare"]["phantom"])
+    plan.loc[plan["split"] == "test", ["image_id"]].iloc[::3].to_csv(folder / "data/raw/local.csv", index=False)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
     run(folder, "git", "init", "--quiet")
     commit(folder, "as downloaded")
@@ -88,11 +109,41 @@ def test_every_question_has_its_metrics_and_plots(project):
             assert (project / path).exists(), path
 
 
+def test_labels_of_the_site_are_a_split_of_their_own(project):
+    splits = pd.read_csv(project / "data/prepare/cases.csv").groupby("split")["patient_id"]
+    assert not set(splits.get_group("local")) & set(splits.get_group("test"))
+    site = json.loads((project / "metrics/site.json").read_text(encoding="utf-8"))["site"]
+    assert site["labels_from"] == "local"
+    assert site["shift"]["site"]["n_patients"] == splits.get_group("local").nunique()
+
+
 def test_metrics_of_one_name_do_not_stand_in_two_files(project):
     keys = [
         key for path in (project / "metrics").glob("*.json") for key in json.loads(path.read_text(encoding="utf-8"))
     ]
     assert len(keys) == len(set(keys))
+
+
+def test_no_member_beats_the_ideal_observer_beyond_its_interval(project):
+    truth = pd.read_csv(project / "data/prepare/cases.csv").query("split == 'test'").set_index("image_id")
+    y_true = truth["y_true"].to_numpy()
+    for name in ("densenet121", "resnet50"):
+        said = pd.read_csv(project / f"data/train/{name}/predictions.csv").set_index("image_id").loc[truth.index]
+        arrays = (y_true, said["logit"].to_numpy(), truth["posterior"].to_numpy())
+        resampling = {"stratify": y_true, "n_resamples": 200, "rng": np.random.default_rng(0)}
+        patients = truth["patient_id"].to_numpy()
+        found = figure("above", partial(difference, auroc), *arrays, groups=patients, **resampling)
+        assert found["above_low"] <= 0
+
+
+def test_the_taxonomy_is_told_against_what_mends(project):
+    found = json.loads((project / "metrics/failures.json").read_text(encoding="utf-8"))
+    errors = pd.read_csv(project / "data/failures/errors.csv")
+    crossed = pd.read_csv(project / "plots/failures/confusion.csv")
+    assert crossed.groupby("series")["n"].sum().tolist() == [len(errors)] * 2
+    assert found["taxonomy"]["n"] + found["taxonomy"]["mended_by_no_repair"] == len(errors)
+    assert {"instability", "lungs", "mutual_information", "oddity_rank"} <= set(found["taxonomy"]["signals"])
+    assert set(found["failures"]["ensemble"]) >= {"as_shipped", "site_calibrated", "ceiling"}
 
 
 def test_nothing_is_left_to_do(project):
@@ -168,3 +219,71 @@ def test_an_image_added_reruns_prepare(scratch):
     assert len(np.load(scratch / "data/prepare/images.npy")) == 120
     made_images(scratch / "mine", 31)
     assert "mine" in run(scratch, "dvc", "status", "prepare")
+
+
+def of_test(project: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    """The test split as `prepare` left it: its rows of the case table, and its images."""
+    cases = pd.read_csv(project / "data/prepare/cases.csv", dtype={"image_id": str, "patient_id": str})
+    there = (cases["split"] == "test").to_numpy()
+    return cases[there].reset_index(drop=True), np.load(project / "data/prepare/images.npy")[there]
+
+
+def test_an_image_is_judged_as_the_test_split_was_by_the_learned_certainty(scratch, monkeypatch):
+    changed(scratch, "deferral", threshold=0.4, calibration="shipped")
+    fit = deferral.learned_certainty
+    monkeypatch.setattr(deferral, "learned_certainty", lambda *a, **k: fit(*a, **k)._replace(beats_margin=True))
+    monkeypatch.chdir(scratch)
+    ensemble.main()
+    system = prediction.load(scratch)
+    prediction.check(system)
+    cases, images = of_test(scratch)
+    scored = prediction.score(system, images[::-1]).cases[::-1].reset_index(drop=True)
+    said = cases_of(scratch).loc[cases["image_id"]].reset_index()
+    for name in ("y_prob", "kappa"):
+        np.testing.assert_allclose(scored[name], said[name], atol=1e-5)
+    for name in ("decision", "deferred", "reason"):
+        assert scored[name].tolist() == said[name].fillna("").tolist()
+    assert scored["deferred"].any()
+    assert len(set(scored["kappa"].round(4))) > 10  # the signals tell the cases apart
+    weights = scratch / "data/train/densenet121/weights.safetensors"
+    save_file({name: value * 1.1 for name, value in load_file(weights).items()}, weights)
+    with pytest.raises(ValueError, match=r"logit_densenet121 of image .* on record"):
+        prediction.check(prediction.load(scratch))
+
+
+def test_predict_writes_a_row_an_image_and_one_a_patient(project, tmp_path):
+    cases, images = of_test(project)
+    rows = []
+    for row, image in zip(cases.head(8).itertuples(), images[:8], strict=True):
+        Image.fromarray(image).save(tmp_path / f"{row.image_id}.png")
+        rows.append(f"{row.image_id}.png,{row.patient_id}")
+    (tmp_path / "torn.png").write_bytes((tmp_path / f"{cases['image_id'][0]}.png").read_bytes()[:60])
+    rows.append(f"torn.png,{cases['patient_id'][0]}")
+    (tmp_path / "new.csv").write_text("path,patient_id\n" + "\n".join(rows))
+    printed = run(
+        project, "python", "-m", "predict", str(tmp_path / "new.csv"), "--out", str(tmp_path / "out/said.csv")
+    )
+    assert "could not be read: torn.png: not a readable image" in printed
+    said = pd.read_csv(tmp_path / "out/said.csv", keep_default_na=False).set_index("image_id")
+    before = cases_of(project).loc[cases["image_id"].head(8)]
+    np.testing.assert_allclose(said["y_prob"].head(8).astype(float), before["y_prob"], atol=1e-6)
+    assert said["decision"].head(8).astype(int).tolist() == before["decision"].tolist()
+    assert said.loc["torn.png", ["answer", "y_prob", "decision"]].tolist() == ["to a doctor", "", ""]
+    patients = pd.read_csv(tmp_path / "out/said_patients.csv").set_index("patient_id")
+    assert patients["n_images"].sum() == 9
+    assert patients.loc[cases["patient_id"][0], "answer"] == "to a doctor"
+    batch = json.loads((tmp_path / "out/said_batch.json").read_text(encoding="utf-8"))
+    assert (batch["images"]["n"], batch["n_unreadable"]) == (9, 1)
+    assert batch["likeness"]["words"].startswith("Too few to say")
+    assert run(project, "git", "status", "--porcelain") == ""
+
+
+def test_predict_without_trained_members_says_which_command_makes_them(project, tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(ROOT / "predict.py", tmp_path)
+    shutil.copytree(ROOT / "tmv_lib", tmp_path / "tmv_lib")
+    printed = run(tmp_path, "python", "-m", "predict", "images", "--out", "said.csv", fails=True)
+    assert "error: data/ensemble/policy.json: no such file; `make repro` trains the members" in printed
+    printed = run(project, "python", "-m", "predict", str(tmp_path / "nowhere"), "--out", "said.csv", fails=True)
+    assert "nowhere: no such folder or CSV" in printed
+    assert not (project / "said.csv").exists()

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from tmv_lib.reporting import adjust
-from tmv_lib.shift import domain_auc, kolmogorov_smirnov, name_shift, prevalence_difference
+from tmv_lib.shift import domain_auc, kolmogorov_smirnov, name_shift, prevalence_difference, share_distance
 from tmv_lib.statistics import auroc
 
 
@@ -94,6 +94,31 @@ def test_kolmogorov_smirnov_is_scipys(rng):
     assert found.p_value == pytest.approx(theirs.pvalue, abs=0.06)
 
 
+def test_shares_of_words_differ_by_what_would_have_to_change(rng):
+    site = np.repeat([0, 1], [40, 60])
+    words = np.r_[["a"] * 20, ["b"] * 20, ["a"] * 15, ["b"] * 15, ["c"] * 30]
+    found = share_distance(words, site, np.arange(100), n_permutations=999, rng=rng)
+    assert found.observed == pytest.approx(0.5)
+    assert found.p_value == pytest.approx(0.001)
+    of_two = share_distance(np.where(words == "c", "c", "d"), site, np.arange(100), n_permutations=99, rng=rng)
+    assert of_two.observed == pytest.approx(0.5)  # of two words it is the difference of shares
+    same = share_distance(np.tile(["a", "b"], 50), site, np.arange(100), n_permutations=99, rng=rng)
+    assert same.observed == 0
+    assert same.p_value == 1
+    with pytest.raises(ValueError, match=r"values must be as many as the cases \(100\), found 2"):
+        share_distance(["a", "b"], site, np.arange(100), n_permutations=99, rng=rng)
+
+
+def test_a_word_that_goes_by_patient_is_no_evidence_of_its_images():
+    alarms = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        patient = np.repeat(np.arange(40), 10)
+        device = rng.choice(["x", "y"], 40)[patient]
+        alarms += share_distance(device, patient >= 20, patient, n_permutations=99, rng=rng).p_value <= 0.05
+    assert alarms <= 10
+
+
 def test_images_of_one_patient_are_no_evidence():
     """Twenty images each of ten patients differ a lot between places, as any two groups of ten patients do."""
     alarms = 0
@@ -131,3 +156,15 @@ def test_auroc_of_one_fold_each_is_the_mean_over_pairs(rng):
     x[site == 1] += 1
     found = domain_auc(x, site, p, n_folds=5, n_permutations=1, rng=rng)
     assert found.observed == pytest.approx(auroc(site, x[:, 0]), abs=0.01)
+
+
+def test_the_verdict_of_several_foldings_hangs_less_on_the_folds():
+    rng = np.random.default_rng(0)
+    x, site, groups = rng.normal(size=(60, 5)), np.repeat([0, 1], 30), np.arange(60)
+
+    def observed(n_foldings: int) -> list[float]:
+        options = {"n_folds": 5, "n_permutations": 1, "n_foldings": n_foldings}
+        return [domain_auc(x, site, groups, rng=np.random.default_rng(s), **options).observed for s in range(12)]
+
+    assert np.std(observed(8)) < np.std(observed(1)) / 2  # 1 / sqrt(8)
+    assert np.mean(observed(8)) == pytest.approx(np.mean(observed(1)), abs=0.03)

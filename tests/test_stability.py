@@ -1,13 +1,15 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.ndimage import affine_transform, center_of_mass
+import torch
+from scipy.ndimage import center_of_mass
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity as skimage_ssim
 from skimage.transform import resize, rotate
+from torch.nn import functional
 
 from stages import stability as stage
-from tmv_lib import stability
+from tmv_lib import detection, perturbations, stability
 from tmv_lib.explanations import Explained
 from tmv_lib.stability import MEASURES, centre_shift, rank_correlation, structural_similarity, top_overlap
 
@@ -23,12 +25,12 @@ def smooth_images(n: int = 3, side: int = 64) -> np.ndarray:
 
 
 PERTURBATIONS = {
-    "rotation": stability.rotation(5),
-    "translation": stability.translation(0.05),
-    "brightness": stability.brightness(0.1),
-    "contrast": stability.contrast(1.2),
-    "noise": stability.noise(0.03, seed=0),
-    "blur": stability.blur(1.0),
+    "rotation": perturbations.rotation(5),
+    "translation": perturbations.translation(0.05),
+    "brightness": perturbations.brightness(0.1),
+    "contrast": perturbations.contrast(1.2),
+    "noise": perturbations.noise(0.03, seed=0),
+    "blur": perturbations.blur(1.0),
 }
 
 
@@ -110,8 +112,8 @@ def test_perturbed_levels_stay_levels(name):
 def test_a_geometric_change_is_undone(name):
     levels = smooth_images().astype(np.float32) / 255
     matrix = PERTURBATIONS[name].matrix
-    back = stability.warp(PERTURBATIONS[name].apply(levels), stability.inverse(matrix))
-    inside = stability.valid_cells((64, 64), matrix)
+    back = perturbations.warp(PERTURBATIONS[name].apply(levels), perturbations.inverse(matrix))
+    inside = perturbations.valid_cells((64, 64), matrix)
     assert 0.7 < inside.mean() < 1
     assert np.abs(back - levels)[:, inside].max() < 0.05
 
@@ -119,30 +121,40 @@ def test_a_geometric_change_is_undone(name):
 def test_translation_moves_right_and_down():
     levels = np.zeros((1, 20, 20), np.float32)
     levels[0, 5, 5] = 1
-    moved = stability.translation(0.1).apply(levels)
+    moved = perturbations.translation(0.1).apply(levels)
     assert np.unravel_index(moved[0].argmax(), (20, 20)) == (7, 7)
 
 
 def test_a_rotation_is_scikit_images():
     levels = smooth_images().astype(np.float32) / 255
     expected = [rotate(image, 5, order=1, mode="edge") for image in levels]
-    np.testing.assert_allclose(stability.rotation(5).apply(levels), expected, atol=1e-5)
+    np.testing.assert_allclose(perturbations.rotation(5).apply(levels), expected, atol=1e-5)
 
 
-def test_a_warp_is_scipys_affine_transform():
-    levels = random_maps(1, side=9).astype(np.float32)
-    matrix = stability.rotation(30).matrix @ np.diag([1, 1, 1]) + [[0, 0, 0.2], [0, 0, -0.1]]
-    turn, shift = matrix[::-1, 1::-1], matrix[::-1, 2]  # rows before columns
-    middle = np.full(2, 4.0)  # half a side is 4.5 pixels
-    offset = middle - turn @ middle + 4.5 * shift
-    expected = affine_transform(levels[0], turn, offset, order=1, mode="nearest")
-    np.testing.assert_allclose(stability.warp(levels, matrix)[0], expected, atol=1e-5)
+@pytest.mark.parametrize("shape", [(9, 9), (12, 7)])
+def test_a_warp_is_torchs(shape):
+    levels = np.random.default_rng(0).normal(size=(3, *shape)).astype(np.float32)
+    matrix = perturbations.rotation(30).matrix + np.array([[0, 0, 0.2], [0, 0, -0.1]])
+    theta = torch.tensor(matrix, dtype=torch.float32).expand(3, 2, 3)
+    grid = functional.affine_grid(theta, [3, 1, *shape], align_corners=False)
+    expected = functional.grid_sample(torch.tensor(levels)[:, None], grid, padding_mode="border", align_corners=False)
+    np.testing.assert_allclose(perturbations.warp(levels, matrix), expected[:, 0], atol=1e-5)
+
+
+def test_mild_changes_turn_both_ways_and_go_lighter_and_darker():
+    sizes = PARAMS.model_dump()
+    changes = perturbations.mild(sizes, seed=0)
+    levels = np.full((1, 8, 8), 0.5, np.float32)
+    assert changes["brighter"].apply(levels).mean() == pytest.approx(0.6)
+    assert changes["darker"].apply(levels).mean() == pytest.approx(0.4)
+    turned = [changes[f"rotation {sign}5°"].matrix for sign in "+-"]
+    np.testing.assert_allclose(turned[0], perturbations.inverse(turned[1]), atol=1e-12)
 
 
 def test_cells_are_valid_where_they_stay_in_the_image():
-    valid = stability.valid_cells((8, 8), stability.translation(0.25).matrix)
+    valid = perturbations.valid_cells((8, 8), perturbations.translation(0.25).matrix)
     np.testing.assert_array_equal(valid, np.add.outer(np.arange(8) >= 6, np.arange(8) >= 6) == 0)
-    turned = stability.valid_cells((7, 7), stability.rotation(45).matrix)
+    turned = perturbations.valid_cells((7, 7), perturbations.rotation(45).matrix)
     np.testing.assert_array_equal(~turned, np.isin(np.add.outer(*2 * [np.abs(np.arange(7) - 3)]), (5, 6)))
 
 
@@ -152,7 +164,9 @@ def image_as_map(levels: np.ndarray) -> Explained:
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize("change", [stability.rotation(5), stability.rotation(-17), stability.translation(0.04)])
+@pytest.mark.parametrize(
+    "change", [perturbations.rotation(5), perturbations.rotation(-17), perturbations.translation(0.04)]
+)
 def test_an_equivariant_explainer_loses_what_interpolation_costs_and_no_more(change, sign):
     images = np.random.default_rng(0).integers(0, 256, (6, 9, 9), dtype=np.uint8)
     found = stability.stability(image_as_map, images, {"change": change}, target=np.full(6, sign), batch_size=4)
@@ -163,7 +177,7 @@ def test_an_equivariant_explainer_loses_what_interpolation_costs_and_no_more(cha
 
 def test_a_shift_by_whole_cells_is_undone_without_loss():
     images = np.random.default_rng(0).integers(1, 256, (4, 8, 8), dtype=np.uint8)
-    found = stability.stability(image_as_map, images, {"s": stability.translation(0.25)}, target=np.ones(4, int))
+    found = stability.stability(image_as_map, images, {"s": perturbations.translation(0.25)}, target=np.ones(4, int))
     for measure, perfect in zip(MEASURES, (1, 1, 1, 0), strict=True):
         np.testing.assert_allclose(found[measure], perfect, atol=1e-5)
         np.testing.assert_allclose(found[f"{measure}_floor"], perfect, atol=1e-5)
@@ -174,7 +188,10 @@ def test_a_map_that_stays_where_it_was_has_shifted_against_the_image():
     maps[:, 3:5, 3:5] = [[1, 2], [3, 4]]
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32), dtype=np.uint8)
     found = stability.stability(
-        lambda levels: Explained(np.ones(2), maps), images, {"s": stability.translation(0.125)}, target=np.ones(2, int)
+        lambda levels: Explained(np.ones(2), maps),
+        images,
+        {"s": perturbations.translation(0.125)},
+        target=np.ones(2, int),
     )
     # one cell right and down is undone on a map that never moved: one cell left and up, 4 pixels each
     np.testing.assert_allclose(found["centre_shift"], 4 * np.sqrt(2), rtol=1e-6)
@@ -238,7 +255,10 @@ def test_what_is_empty_has_no_centre_and_what_is_constant_no_likeness():
     maps = -random_maps(3).__abs__()
     maps[1] = 2
     found = stability.stability(
-        lambda levels: Explained(np.ones(3), maps), smooth_images(), {"b": stability.blur(1)}, target=np.ones(3, int)
+        lambda levels: Explained(np.ones(3), maps),
+        smooth_images(),
+        {"b": perturbations.blur(1)},
+        target=np.ones(3, int),
     )
     assert found["centre_shift"].isna().tolist() == [True, False, True]
     for measure in stability.SIMILARITIES:
@@ -254,7 +274,7 @@ def test_per_case_takes_means_of_what_is_defined():
     assert found["flipped"].tolist() == [True, False, False]
 
 
-GOOD = {"images": smooth_images(), "perturbations": {"blur": stability.blur(1)}, "target": np.ones(3, int)}
+GOOD = {"images": smooth_images(), "perturbations": {"blur": perturbations.blur(1)}, "target": np.ones(3, int)}
 
 
 @pytest.mark.parametrize(
@@ -281,7 +301,7 @@ def test_bad_input_is_named(bad, message):
 
 
 def test_a_change_that_leaves_too_little_to_compare_is_named():
-    far = stability.Perturbation(lambda levels: levels, np.array([[1.0, 0, -0.8], [0, 1.0, -0.8]]))
+    far = perturbations.Perturbation(lambda levels: levels, np.array([[1.0, 0, -0.8], [0, 1.0, -0.8]]))
     with pytest.raises(ValueError, match=r"perturbation 'far': too large a change, \d+ of 64 cells"):
         stability.stability(brightness_as_map, smooth_images(), {"far": far}, target=np.ones(3, int))
 
@@ -289,12 +309,12 @@ def test_a_change_that_leaves_too_little_to_compare_is_named():
 @pytest.mark.parametrize(
     ("make", "value"),
     [
-        (stability.rotation, 46),
-        (stability.translation, -0.3),
-        (stability.brightness, 0.6),
-        (stability.contrast, 0),
-        (lambda sigma: stability.noise(sigma, seed=0), -0.1),
-        (stability.blur, float("nan")),
+        (perturbations.rotation, 46),
+        (perturbations.translation, -0.3),
+        (perturbations.brightness, 0.6),
+        (perturbations.contrast, 0),
+        (lambda sigma: perturbations.noise(sigma, seed=0), -0.1),
+        (perturbations.blur, float("nan")),
     ],
 )
 def test_a_perturbation_out_of_range_is_an_error(make, value):
@@ -311,7 +331,6 @@ PARAMS = stage.StabilityParams(
     blur=0.7,
     moved_quantile=0.9,
     batch_size=4,
-    precision="float32",
     resamples=200,
     seed=0,
 )
@@ -328,6 +347,7 @@ def made_cases(n: int = 120, seed: int = 0) -> pd.DataFrame:
         {**ids, "split": np.repeat(["val", "test"], n // 2), "y_true": y_true, **table, "logit": logit}
     )
     cases["y_prob"] = 1 / (1 + np.exp(-logit))
+    cases["cross_fitted_logit"] = logit
     return cases.assign(error=wrong.astype(int), target=np.sign(logit).astype(int), instability=1 - table[MEASURES[0]])
 
 
@@ -385,6 +405,38 @@ def test_a_claim_without_errors_is_not_tested():
     assert "cannot be tested (0 errors and 60 right answers to judge" in found["claim"]
 
 
+def test_what_is_added_to_the_confidence_is_learned_from_logits_that_other_patients_calibrated():
+    cases, logits, original = made_cases(400), [], detection.judge
+
+    def judge(error, logit, *args, **options):
+        logits.append(np.asarray(logit))
+        return original(error, logit, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stage.detection, "judge", judge)
+        stage.errors_found(cases.assign(cross_fitted_logit=cases["logit"] / 2), PARAMS, np.random.default_rng(0))
+    np.testing.assert_array_equal(logits[0], cases["logit"] / 2)
+
+
+def test_maps_come_back_case_by_case_under_each_change():
+    images, changes = smooth_images(5), {"b": PERTURBATIONS["brightness"], "n": PERTURBATIONS["noise"]}
+    maps: list[np.ndarray] = []
+
+    def explain(levels: np.ndarray) -> Explained:
+        seen = brightness_as_map(levels)
+        maps.append(seen.maps)
+        return seen
+
+    compared = stability.stability(explain, images, changes, target=np.ones(5, int), batch_size=2)
+    before = brightness_as_map(images.astype(np.float32) / 255)
+    found = stage.by_change(compared, [seen for k, seen in enumerate(maps) if k % 3], changes)
+    for name, change in changes.items():
+        alone = brightness_as_map(change.apply(images.astype(np.float32) / 255))
+        np.testing.assert_allclose(found[name].maps, alone.maps, atol=1e-6)
+        np.testing.assert_allclose(found[name].logit, alone.logit, atol=1e-6)
+        assert not np.allclose(found[name].maps, before.maps)
+
+
 def test_the_gallery_shows_the_extremes_of_right_and_wrong():
     chosen = stage.most_and_least_stable(made_cases())
     test = made_cases().query("split == 'test'")
@@ -405,7 +457,7 @@ def test_no_case_is_shown_twice(n_wrong):
 
 def test_a_gallery_without_cases_says_so():
     cases = made_cases().assign(instability=np.nan)
-    pictures = stage.gallery(brightness_as_map, brightness_as_map, np.zeros((120, 64, 64)), cases, cases, {}, "net")
+    pictures = stage.gallery(np.zeros((120, 64, 64)), cases, cases, {}, {}, "net")
     for picture in pictures.values():
         assert "no such case" in picture.texts[0].get_text()
 

@@ -1,6 +1,8 @@
 """The stages after training on made tables: three members, a source without masks, few errors or none."""
 
+import hashlib
 import json
+import shutil
 from importlib import import_module
 from pathlib import Path
 
@@ -9,6 +11,10 @@ import pandas as pd
 import pytest
 import yaml
 from safetensors.numpy import save_file
+
+from stages import ensemble
+from stages.site import prevalence
+from tmv_lib import deferral, failures, fitted_policy
 
 ROOT = Path(__file__).parents[1]
 MEMBERS = ("densenet121", "net", "net_2")  # one name inside another
@@ -64,6 +70,7 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
             shaken = predictions.loc[later.index, ["image_id", "logit"]].assign(member=name, perturbation=perturbation)
             changed.append(shaken.assign(logit=shaken["logit"] + rng.normal(0, 0.3, len(later))))
     moved.loc[moved.index[0], "instability_net"] = np.nan  # a constant map
+    explained[["map_agreement", *(f"border_{name}" for name in MEMBERS)]] = rng.random((len(later), 1 + len(MEMBERS)))
     explained.to_csv(folder / "data/explanations/cases.csv", index=False)
     pd.concat(changed).to_csv(folder / "data/stability/logits.csv", index=False)
     moved.to_csv(folder / "data/stability/cases.csv", index=False)
@@ -71,20 +78,49 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
 
 
 def run_stages(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, *names: str, failures: dict | None = None, **deferral: object
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *names: str,
+    changed: dict | None = None,
+    combined: str = "mean_probability",
+    **deferral: object,
 ) -> None:
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     member = next(iter(params["members"].values()))
     params["members"] = dict.fromkeys(MEMBERS, member)
-    params["deferral"] |= deferral
-    params["failures"] |= failures or {}
+    for name, value in deferral.items():
+        params["deferral"][name] = params["deferral"][name] | value if isinstance(value, dict) else value
+    params["failures"] |= changed or {}
+    params["ensemble"]["combine"] = combined
     for section in params.values():
         if "resamples" in section:
             section["resamples"] = 100
+    params["site"] |= {"permutations": 299, "draws": 20}  # Holm's over the 13 tests of three members can reject at 299
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    (folder / "card.yaml").write_text((ROOT / "card.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.chdir(folder)
     for name in names:
         import_module(f"stages.{name}").main()
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory) -> Path:
+    """Every stage after training, with many errors."""
+    folder = tmp_path_factory.mktemp("answered")
+    made_tables(folder, separation=1.0)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        run_stages(folder, monkeypatch, *AFTER_TRAINING)
+    return folder
+
+
+@pytest.fixture
+def answered(once, tmp_path) -> Path:
+    """A copy of it that a test may spoil."""
+    return Path(shutil.copytree(once, tmp_path / "answered"))
+
+
+def cases_of(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "data/prepare/cases.csv")
 
 
 def metrics(folder: Path, name: str) -> dict:
@@ -120,10 +156,9 @@ def test_tables_are_joined_by_id(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("threshold", "rate"), [(0.0, 0.0), (1.0, 1.0)])
-def test_nobody_or_everybody_deferred(tmp_path, monkeypatch, threshold, rate):
-    made_tables(tmp_path, separation=1.0)
-    run_stages(tmp_path, monkeypatch, *AFTER_TRAINING, threshold=threshold)
-    found = metrics(tmp_path, "ensemble")["deferral"]
+def test_nobody_or_everybody_deferred(answered, monkeypatch, threshold, rate):
+    run_stages(answered, monkeypatch, "ensemble", threshold=threshold)
+    found = metrics(answered, "ensemble")["deferral"]
     assert found["deferral_rate"] == pytest.approx(rate, abs=1e-9)
     if rate == 1.0:
         assert found["failure_cost"] == 0.25
@@ -131,7 +166,7 @@ def test_nobody_or_everybody_deferred(tmp_path, monkeypatch, threshold, rate):
     else:
         assert found["errors_avoided"] == 0
         assert found["ensemble_decides_all"]["reduction"] == 0
-        assert "break_even_review_price" not in found
+        assert found["break_even_review_price_absent"] == "nobody is deferred"
 
 
 def test_no_error_is_not_certainty(tmp_path, monkeypatch):
@@ -209,42 +244,149 @@ def test_images_far_from_training_are_told_apart(tmp_path, monkeypatch):
 
 def test_a_readers_kinds_are_compared_with_ours(tmp_path, monkeypatch):
     made_tables(tmp_path, separation=1.0)
-    run_stages(tmp_path, monkeypatch, "calibration", "failures")
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
     errors = pd.read_csv("data/failures/errors.csv").query("model == 'ensemble'")
     assert len(errors) > 3
     told = errors[["image_id", "kind"]].head(4)
     told.to_csv("read.csv", index=False)
-    run_stages(tmp_path, monkeypatch, "failures", failures={"adjudication": "read.csv"})
+    run_stages(tmp_path, monkeypatch, "failures", changed={"adjudication": "read.csv"})
     found = metrics(tmp_path, "failures")["failures"]["adjudication"]
     assert (found["n"], found["agree"]) == (4, 4)
+    pd.concat([told, told[:1]]).to_csv("read.csv", index=False)
+    with pytest.raises(ValueError, match=r"read\.csv, row 6: .* stands there more than once"):
+        run_stages(tmp_path, monkeypatch, "failures", changed={"adjudication": "read.csv"})
     told.assign(kind="bad luck").to_csv("read.csv", index=False)
     with pytest.raises(ValueError, match=r"read\.csv, row 2: kind is 'bad luck'"):
-        run_stages(tmp_path, monkeypatch, "failures", failures={"adjudication": "read.csv"})
+        run_stages(tmp_path, monkeypatch, "failures", changed={"adjudication": "read.csv"})
     told.assign(image_id="nobody").to_csv("read.csv", index=False)
     with pytest.raises(ValueError, match="row 2: 'nobody' is no error"):
-        run_stages(tmp_path, monkeypatch, "failures", failures={"adjudication": "read.csv"})
+        run_stages(tmp_path, monkeypatch, "failures", changed={"adjudication": "read.csv"})
 
 
-def test_subgroups_are_the_columns_of_the_case_table(tmp_path, monkeypatch):
+def test_subgroups_are_the_columns_of_the_case_table_compared_within_their_class(tmp_path, monkeypatch):
     cases = made_tables(tmp_path, separation=1.0)
-    run_stages(tmp_path, monkeypatch, "calibration", "failures")
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
     assert "not measurable" in metrics(tmp_path, "failures")["failures"]["ensemble"]["subgroups"]["absent"]
     germ = np.where(cases["y_true"] == 0, "none", np.where(cases["image_id"] < "i260", "virus", "bacteria"))
     cases.assign(germ=germ).to_csv("data/prepare/cases.csv", index=False)
     run_stages(tmp_path, monkeypatch, "failures")
     found = metrics(tmp_path, "failures")["failures"]["ensemble"]
-    assert set(found["subgroups"]) == {"germ: bacteria", "germ: none", "germ: virus"}
-    assert sum(group["n_errors"] for group in found["subgroups"].values()) == found["n_errors"]
-    assert all(0 <= group["above_the_rest_p_value_holm"] <= 1 for group in found["subgroups"].values())
+    groups = found["subgroups"]
+    assert set(groups) == {"germ: bacteria", "germ: none", "germ: virus"}
+    assert sum(group["n_errors"] for group in groups.values()) == found["n_errors"]
+    # bacteria and viruses are positives alone: each is the rest of the other, and normal films are nobody's
+    gap = groups["germ: bacteria"]["error_rate"] - groups["germ: virus"]["error_rate"]
+    assert groups["germ: bacteria"]["above_the_rest"] == pytest.approx(gap)
+    assert groups["germ: virus"]["above_the_rest"] == pytest.approx(-gap)
+    assert 0 <= groups["germ: virus"]["above_the_rest_p_value_holm"] <= 1
+    assert "no case has y_true = 0" in groups["germ: none"]["above_the_rest_absent"]
+
+
+def test_kinds_are_told_in_three_columns_and_the_files_are_those_as_shipped(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
+    before, found = pd.read_csv("data/failures/errors.csv"), metrics(tmp_path, "failures")["failures"]
+    assert "the stage `site` makes it" in found["site_calibrated_absent"]
+    made_site(tmp_path, cases, shifted=True)
+    run_stages(tmp_path, monkeypatch, "failures")
+    pd.testing.assert_frame_equal(before, pd.read_csv("data/failures/errors.csv"))
+    found = metrics(tmp_path, "failures")["failures"]
+    for model in (*MEMBERS, "ensemble"):
+        assert found[model]["ceiling"]["n_errors"] == found[model]["site_calibrated"]["n_errors"] == 0
+        shipped = found[model]["as_shipped"]
+        assert {key: found[model][key] for key in ("n_errors", "false_negative", "false_positive")} == {
+            key: shipped[key] for key in ("n_errors", "false_negative", "false_positive")
+        }
+        kinds = [entry for entry in shipped.values() if isinstance(entry, dict)]
+        assert sum(entry["n"] for entry in kinds) == shipped["n_errors"] > 0
+        assert sum(entry["false_negative"] for entry in kinds) == shipped["false_negative"]
+
+
+def test_severity_and_what_repairs_gain_add_up_to_the_failure_cost(tmp_path, monkeypatch):
+    made_tables(tmp_path, separation=1.0)
+    prices = {"false_negative": 3.0, "false_positive": 0.5}
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures", changed=prices)
+    found = metrics(tmp_path, "failures")["failures"]["ensemble"]
+    kinds = [entry for entry in found.values() if isinstance(entry, dict) and entry.get("accuracy_gain")]
+    cost = 3.0 * found["false_negative"] + 0.5 * found["false_positive"]
+    assert sum(entry["n"] * entry["severity"] for entry in kinds) == pytest.approx(cost)
+    assert sum(entry["failure_cost_gain"] for entry in kinds) == pytest.approx(cost / 80)  # 40 test patients
+    assert sum(entry["accuracy_gain"] for entry in kinds) == pytest.approx(found["n_errors"] / 80)
+    for entry in kinds:
+        assert 0.5 <= entry["severity"] <= 3.0
+        if "severity_low" in entry:
+            assert 0.5 <= entry["severity_low"] <= entry["severity"] <= entry["severity_high"] <= 3.0
+        assert entry["auroc_gain"] >= 0
+
+
+def test_every_error_of_the_ensemble_waits_in_one_queue_the_likeliest_first(tmp_path, monkeypatch):
+    made_tables(tmp_path, separation=0.3)
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
+    errors = pd.read_csv("data/failures/errors.csv").query("model == 'ensemble'").set_index("image_id")
+    waiting = {path.stem: pd.read_csv(path) for path in Path("data/failures/queues").glob("*.csv")}
+    assert set(waiting) == set(failures.QUEUES.values())
+    assert sorted(pd.concat(waiting.values())["image_id"]) == sorted(errors.index)
+    for kind, queue in failures.QUEUES.items():
+        table = waiting[queue]
+        assert (errors.loc[table["image_id"], "kind"] == kind).all()
+        assert (np.diff(table["probability"]) <= 0).all()
+        assert table["reason"].str.len().gt(20).all()
+    assert set(" ".join(pd.concat(waiting.values())["members_that_err"]).split()) <= {*MEMBERS, "none"}
+    assert len(pd.read_csv("plots/failures/confusion.csv")) == 0  # nobody knows the truth
+
+
+def test_one_error_is_sorted_without_an_interval(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=9.0)
+    wrong = cases.loc[(cases["split"] == "test") & (cases["y_true"] == 1), "image_id"].iloc[0]
+    for path in (tmp_path / "data/train").glob("*/predictions.csv"):
+        table = pd.read_csv(path)
+        table.loc[table["image_id"] == wrong, "logit"] = -9.0
+        table.to_csv(path, index=False)
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
+    found = metrics(tmp_path, "failures")["failures"]["ensemble"]
+    assert (found["n_errors"], found["false_negative"]) == (1, 1)
+    [kind] = [kind for kind in failures.KINDS if found[kind]["n"]]
+    assert "at least 2 patients" in found[kind]["share_absent"]
+    assert "at least 2 patients" in found[kind]["severity_absent"]
+    assert found[kind]["failure_cost_gain"] == pytest.approx(5 / 80)
+    assert pd.read_csv(f"data/failures/queues/{failures.QUEUES[kind]}.csv")["image_id"].tolist() == [wrong]
+
+
+def test_signals_that_are_missing_are_named_and_empty_ones_are_left_empty(tmp_path, monkeypatch):
+    made_tables(tmp_path, separation=1.0)
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty")
+    path = tmp_path / "data/stability/cases.csv"
+    table = pd.read_csv(path)
+    table.assign(**{f"instability_{name}": np.nan for name in MEMBERS}).to_csv(path, index=False)
+    run_stages(tmp_path, monkeypatch, "failures")
+    evidence = pd.read_csv("data/failures/evidence.csv")
+    assert evidence["instability"].isna().all()
+    assert evidence[["expected_entropy", "border", "map_agreement"]].notna().all(axis=None)
+    assert "lungs" not in evidence  # no masks, no share
+    table.drop(columns="instability_net").to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"data/stability/cases\.csv: signal instability_net is missing"):
+        run_stages(tmp_path, monkeypatch, "failures")
+    path.unlink()
+    with pytest.raises(ValueError, match=r"data/stability/cases\.csv: no such file"):
+        run_stages(tmp_path, monkeypatch, "failures")
+
+
+def test_images_without_patients_are_each_their_own(tmp_path, monkeypatch):
+    made_tables(tmp_path, separation=1.0)
+    for path in (tmp_path / "data/prepare/cases.csv", *(tmp_path / "data/train").glob("*/predictions.csv")):
+        table = pd.read_csv(path)
+        table.assign(patient_id=table["image_id"]).to_csv(path, index=False)
+    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
+    found = metrics(tmp_path, "failures")["failures"]["ensemble"]
+    assert found["n_errors"] == sum(found[kind]["n"] for kind in failures.KINDS) > 0
+    queue = pd.concat(pd.read_csv(path) for path in Path("data/failures/queues").glob("*.csv"))
+    assert (queue["patient_id"] == queue["image_id"]).all()
 
 
 def test_the_site_of_local_patients_is_calibrated_on_them_alone(tmp_path, monkeypatch):
     cases = made_tables(tmp_path, separation=1.0)
     half = (cases["split"] == "test") & (cases["patient_id"].str[1:].astype(int) % 4 < 2)
-    for path in (tmp_path / "data/prepare/cases.csv", *(tmp_path / "data/train").glob("*/predictions.csv")):
-        table = pd.read_csv(path).set_index("image_id")
-        table.loc[cases.loc[half, "image_id"], "split"] = "local"
-        table.reset_index().to_csv(path, index=False)
+    resplit(tmp_path, set(cases.loc[half, "image_id"]), "local")
     run_stages(tmp_path, monkeypatch, "calibration", "site")
     before, found = pd.read_csv("data/site/cases.csv").set_index("image_id"), metrics(tmp_path, "site")["site"]
     assert found["labels_from"] == "local"
@@ -256,6 +398,125 @@ def test_the_site_of_local_patients_is_calibrated_on_them_alone(tmp_path, monkey
     after = pd.read_csv("data/site/cases.csv").set_index("image_id")
     columns = [f"site_logit_{name}" for name in MEMBERS]
     pd.testing.assert_frame_equal(before[columns], after[columns])  # the truth of the test cases plays no part
+
+
+def resplit(folder: Path, moved: set[str], split: str) -> None:
+    """Put these images into another split, in every table that says one."""
+    for path in (folder / "data/prepare/cases.csv", *(folder / "data/train").glob("*/predictions.csv")):
+        table = pd.read_csv(path)
+        table.loc[table["image_id"].isin(moved), "split"] = split
+        table.to_csv(path, index=False)
+
+
+def test_every_stage_copes_with_a_local_split_even_of_one_class(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    test = cases[(cases["split"] == "test")]
+    moved = set(test.loc[test["y_true"] == 1, "image_id"].iloc[:16])
+    resplit(tmp_path, moved, "local")
+    run_stages(tmp_path, monkeypatch, *AFTER_TRAINING)
+    assert metrics(tmp_path, "baseline")["baseline"]["n"] == len(test) - len(moved)
+    found = metrics(tmp_path, "site")["site"]
+    assert found["shift"]["site"]["n"] == found["shift"]["site"]["n_positive"] > 0
+    assert found["net"]["update"]["name"] == "keep"  # one class teaches nothing
+    assert "those of one alone" in found["shift"]["negative"]["features"]["absent"]
+
+
+def test_a_site_of_ten_cases_is_answered(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    few = cases.loc[cases["split"] == "test", "patient_id"].drop_duplicates().head(5)
+    resplit(tmp_path, set(cases.loc[cases["patient_id"].isin(few), "image_id"]), "local")
+    run_stages(tmp_path, monkeypatch, "calibration", "site")
+    found = metrics(tmp_path, "site")["site"]
+    assert found["shift"]["site"]["n"] == 10
+    assert "p_value_holm" in found["shift"]["pooled"]["features"]
+    assert "needs 5 patients of each place" in found["shift"]["negative"]["features"]["absent"]
+    assert found["shift"]["name"] == "none"
+    assert "needs more than the 5 there are" in found["learning_curve"]["absent"]
+    assert "nothing can be certified" in found["certificate"]["negative"]["words"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("prevalence", "allowed"),
+        ("none", "not needed"),
+        ("negative_class", "refused: a correction for prevalence holds where nothing else differs. Negatives look"),
+        ("both_classes", "refused"),
+        ("unnamed", "refused"),
+    ],
+)
+def test_prevalence_is_corrected_where_nothing_else_differs_and_nowhere_else(name, words):
+    rng = np.random.default_rng(0)
+
+    def drawn(share: float, split: str) -> pd.DataFrame:
+        y_true = (rng.random(20_000) < share).astype(int)
+        return pd.DataFrame({"split": split, "y_true": y_true, "logit_net": rng.normal(4 * y_true - 2, 2)})
+
+    # the log odds of two Normals of variance 4 at -2 and 2 are the score itself, at equal shares
+    source, test = pd.concat([drawn(0.5, "val"), drawn(0.5, "cal")]), drawn(0.1, "test")
+    found = prevalence(source, test, test, "net", name)
+    assert found["correction"].startswith(words)
+    assert found["estimated_by_em"] == pytest.approx(0.1, abs=0.03)
+    assert found["estimated_by_confusion"] == pytest.approx(0.1, abs=0.03)
+    assert ("nll_corrected" in found) == (name == "prevalence")
+    if name == "prevalence":
+        assert found["nll_corrected"] < found["nll_as_shipped"] - 0.05
+
+
+def test_a_local_patient_who_stands_in_test_too_teaches_nothing(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    test = cases[(cases["split"] == "test")].sort_values("image_id")
+    first = test.drop_duplicates("patient_id")["image_id"]  # of each of the 40 patients one image, the other stays
+    resplit(tmp_path, set(first[:20]), "local")
+    run_stages(tmp_path, monkeypatch, "calibration", "site")
+    found = metrics(tmp_path, "site")["site"]
+    assert (found["labels_from"], found["local_patients_left_out"]) == ("test", 20)
+    resplit(tmp_path, set(test.loc[test["patient_id"].isin(test["patient_id"].iloc[:10]), "image_id"]), "local")
+    run_stages(tmp_path, monkeypatch, "calibration", "site")
+    found = metrics(tmp_path, "site")["site"]
+    whole = test["patient_id"].iloc[:10].nunique()
+    assert (found["labels_from"], found["local_patients_left_out"]) == ("local", 20 - whole)
+    assert found["shift"]["site"]["n_patients"] == whole
+
+
+def test_a_column_that_differs_is_named_with_its_shares(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    run_stages(tmp_path, monkeypatch, "calibration", "site")
+    assert "no further column" in metrics(tmp_path, "site")["site"]["shift"]["columns"]["absent"]
+    test, rng = (cases["split"] == "test").to_numpy(), np.random.default_rng(0)
+    told = cases.assign(
+        manufacturer=np.where(test, rng.choice(["Acme", None], 300), "Best"),
+        study_date=rng.integers(20180101, 20190101, 300) + 10000 * test,
+        sex=rng.choice(["F", "M"], 300),
+        width=512,
+    )
+    told.to_csv("data/prepare/cases.csv", index=False)
+    run_stages(tmp_path, monkeypatch, "site")
+    found = metrics(tmp_path, "site")["site"]["shift"]["columns"]
+    assert set(found) == {"manufacturer", "study_date", "sex", "words"}
+    assert found["words"].startswith("Between source and site differ manufacturer (Best: 100% of the source, 0% of the")
+    assert "study_date (median 2018" in found["words"]
+    assert "sex" not in found["words"]
+    assert found["sex"]["p_value_holm"] > 0.05
+    # the columns are a family of their own
+    assert found["manufacturer"]["p_value_holm"] == pytest.approx(3 * found["manufacturer"]["p_value"])
+
+
+def test_the_numbers_of_the_files_are_asked_whether_they_explain_the_shift(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)  # patients, and so images, are numbered split by split
+    run_stages(tmp_path, monkeypatch, "calibration", "site")
+    found = metrics(tmp_path, "site")["site"]["shift"]
+    assert found["name"] == "none"
+    assert not found["id_blocks"]["explain_the_shift"]
+    assert "negatives (" in found["id_blocks"]["words"]
+    assert "but no shift was found" in found["id_blocks"]["words"]
+    path = tmp_path / "data/train/densenet121/features.npy"
+    away = ((cases["split"] == "test") & (cases["y_true"] == 0)).to_numpy()
+    np.save(path, np.load(path) + 3 * away[:, None].astype(np.float32))
+    run_stages(tmp_path, monkeypatch, "site")
+    found = metrics(tmp_path, "site")["site"]["shift"]
+    assert found["name"] == "negative_class"
+    assert found["id_blocks"]["explain_the_shift"]
 
 
 def test_flipping_one_patient_moves_nothing_as_shipped_and_not_its_own_logit(tmp_path, monkeypatch):
@@ -345,10 +606,173 @@ def test_the_policy_is_told_as_shipped_and_as_calibrated_at_the_site(tmp_path, m
     assert "lapses on test" in found["guarantee"]["words"]
 
 
-def test_a_budget_sets_the_threshold_and_a_dear_review_never_pays(tmp_path, monkeypatch):
-    made_tables(tmp_path, separation=1.0)
-    run_stages(tmp_path, monkeypatch, *AFTER_TRAINING, budget=0.0, review=2.0)
-    found = metrics(tmp_path, "ensemble")["deferral"]
+def test_a_budget_sets_the_threshold_and_a_dear_review_never_pays(answered, monkeypatch):
+    run_stages(answered, monkeypatch, "ensemble", budget=0.0, cost={"review": 2.0})
+    found = metrics(answered, "ensemble")["deferral"]
+    assert "you hand cases to a doctor to save cost: deferral never pays" in Path(
+        "plots/ensemble/trust_card.md"
+    ).read_text(encoding="utf-8")
     assert found["words"].startswith("deferral never pays")
     assert found["threshold"] < 0.3
     assert found["chow_threshold"] == 0
+
+
+def test_the_policy_on_disk_says_of_a_case_what_the_stage_said(tmp_path, monkeypatch):
+    made_tables(tmp_path, separation=1.0)
+    run_stages(tmp_path, monkeypatch, *(name for name in AFTER_TRAINING if name != "ensemble"))
+    cases, signals = ensemble.gather(list(MEMBERS))
+    logits = cases[[f"logit_{name}" for name in MEMBERS]].set_axis(list(MEMBERS), axis=1)
+    rows = np.flatnonzero(cases["split"] == "test")[::-1]  # other cases beside it play no part
+    fit = deferral.learned_certainty
+    for learned, combine, knobs in (
+        (False, "mean_probability", {"budget": 0.4}),
+        (False, "stacking", {"threshold": 0.8}),
+        (True, "mean_logit", {"cost": {"false_negative": 2.0}, "threshold": 0.8}),
+    ):
+        monkeypatch.setattr(deferral, "learned_certainty", lambda *a, **k: fit(*a, **k)._replace(beats_margin=learned))  # noqa: B023
+        run_stages(tmp_path, monkeypatch, "ensemble", combined=combine, **knobs)
+        said = pd.read_csv("data/ensemble/cases.csv", keep_default_na=False).iloc[rows]
+        policy, reference = fitted_policy.read_policy("data/ensemble/policy.json"), "data/ensemble/validation.csv"
+        again = fitted_policy.judge(policy, logits.iloc[rows], signals.iloc[rows], pd.read_csv(reference))
+        assert bool(policy.weights) == learned
+        for name in ("y_prob", "kappa"):
+            np.testing.assert_allclose(again[name], said[name], atol=1e-7)
+        for name in ("decision", "deferred", "reason"):
+            assert again[name].tolist() == said[name].tolist()
+        assert 0 < again["deferred"].mean() < 1
+
+
+def test_a_policy_that_is_not_there_or_of_another_version_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"policy\.json: no such file; `make repro`"):
+        fitted_policy.read_policy(tmp_path / "policy.json")
+    (tmp_path / "policy.json").write_text('{"members": []}')
+    with pytest.raises(ValueError, match="no policy of this version"):
+        fitted_policy.read_policy(tmp_path / "policy.json")
+
+
+@pytest.mark.parametrize(
+    ("knobs", "words"),
+    [
+        ({"cost": {"false_negative": 0.0}}, r"deferral\.cost\.false_negative is 0\.0: input should be greater than 0"),
+        (
+            {"cost": {"false_positive": -1.0}},
+            r"deferral\.cost\.false_positive is -1\.0: input should be greater than 0",
+        ),
+        ({"cost": {"review": -0.1}}, r"deferral\.cost\.review is -0\.1: input should be greater than or equal to 0"),
+        ({"cost": {"false_negative": float("inf")}}, r"deferral\.cost\.false_negative is inf"),
+        ({"threshold": 1.2}, r"deferral\.threshold is 1\.2: input should be less than or equal to 1"),
+        ({"threshold": -0.1}, r"deferral\.threshold is -0\.1"),
+        ({"reader": {"sensitivity": 0.0}}, r"deferral\.reader\.sensitivity is 0\.0"),
+        ({"cost": {"fn": 5.0}}, r"deferral\.cost\.fn is not a parameter"),
+    ],
+)
+def test_a_price_or_threshold_out_of_range_is_named(tmp_path, monkeypatch, knobs, words):
+    with pytest.raises(ValueError, match=words):
+        run_stages(tmp_path, monkeypatch, "ensemble", **knobs)
+    assert not (tmp_path / "metrics").exists()
+
+
+def test_a_signal_may_be_missing_for_some_or_for_all_but_not_its_column(answered, monkeypatch):
+    cases = cases_of(answered)
+    path = answered / "data/stability/cases.csv"
+    moved = pd.read_csv(path)
+    val = moved["image_id"].isin(cases.loc[cases["split"] == "val", "image_id"])
+    moved.loc[val, "instability_net_2"] = np.nan
+    moved.loc[moved.index % 3 == 0, "instability_densenet121"] = np.nan
+    moved.to_csv(path, index=False)
+    run_stages(answered, monkeypatch, "ensemble")
+    found = metrics(answered, "ensemble")["deferral"]
+    assert found["signals_left_out"] == "instability_net_2"
+    assert found["signals_missing"]["instability_densenet121"] == (moved.index % 3 == 0).sum()
+    assert "missing_instability_densenet121" in found["learned"]["coefficients"]
+    reasons = pd.read_csv("data/ensemble/cases.csv").set_index("image_id")["reason"].dropna()
+    assert reasons.str.contains("a signal could not be measured").any()
+    moved.drop(columns="instability_net").to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"data/stability/cases\.csv: signal instability_net is missing"):
+        run_stages(answered, monkeypatch, "ensemble")
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_test_split_of_one_class_leaves_out_what_needs_both(answered, monkeypatch, label):
+    monkeypatch.chdir(answered)
+    cases = cases_of(answered)
+    path = answered / "data/prepare/cases.csv"
+    cases[(cases["split"] != "test") | (cases["y_true"] == label)].to_csv(path, index=False)
+    np.save(answered / "data/prepare/images.npy", np.zeros((len(pd.read_csv(path)), 32, 32), dtype=np.uint8))
+    errors = pd.read_csv("data/failures/errors.csv")
+    errors[errors["y_true"] == label].to_csv("data/failures/errors.csv", index=False)
+    run_stages(answered, monkeypatch, "ensemble")
+    found = metrics(answered, "ensemble")
+    lacking = ("decided_specificity", "decided_sensitivity")[label == 0]
+    assert f"{lacking}_absent" in found["deferral"]
+    assert "precision_absent" in found["deferral"]["at_prevalence"]["0.2"]
+    assert "auroc_absent" in found["ensemble"]["mean_probability"]
+    assert "not applicable because" in Path("plots/ensemble/trust_card.md").read_text(encoding="utf-8")
+
+
+def test_a_calibration_split_without_cases_is_named(answered, monkeypatch):
+    path = answered / "data/prepare/cases.csv"
+    table = pd.read_csv(path)
+    table["split"] = table["split"].replace("cal", "val")
+    table.to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"data/prepare/cases\.csv: split cal has no case"):
+        run_stages(answered, monkeypatch, "ensemble")
+
+
+def test_the_card_is_read_from_the_metrics_that_there_are(answered, monkeypatch):
+    monkeypatch.chdir(answered)
+    home = answered / "plots/ensemble"
+
+    def card() -> list[str]:
+        return [(home / f"trust_card.{ending}").read_text(encoding="utf-8") for ending in ("html", "md")]
+
+    before = card()
+    path = answered / "metrics/calibration.json"
+    for text in before:
+        assert "you would rely on what was not measured: prepare, explanations, stability." in text
+        assert "written for phantom, not for folder" in text
+        assert hashlib.md5(path.read_bytes()).hexdigest()[:10] in text
+        assert "None" not in text.replace("weights None", "")
+    assert (
+        before[0].count("data:image/png;base64,")
+        == pd.read_csv("data/failures/errors.csv").query("model == 'ensemble'")["kind"].nunique()
+    )
+    run_stages(answered, monkeypatch, "ensemble")
+    assert card() == before
+    told = json.loads(path.read_text(encoding="utf-8"))
+    told["calibration"]["net"]["before"]["positive_class_ece_uniform"]["ece"] = 0.9876
+    path.write_text(json.dumps(told), encoding="utf-8")
+    run_stages(answered, monkeypatch, "ensemble")
+    assert all("0.988" in after and "0.988" not in text for after, text in zip(card(), before, strict=True))
+    run_stages(answered, monkeypatch, "ensemble", threshold=0.6)
+    assert all("its certainty in the case is 0.6 or more" in text for text in card())
+
+
+def test_the_certificate_hangs_on_nothing_but_the_seed(answered, monkeypatch):
+    """Which image of a patient certifies is drawn apart from folds and resamples."""
+    run_stages(answered, monkeypatch, "ensemble", risk=0.3)
+    before = metrics(answered, "ensemble")["guarantee"]
+    path = answered / "data/prepare/cases.csv"
+    table = pd.read_csv(path).assign(ward="a")
+    table["ward"] = np.where(table["patient_id"].str[-1].astype(int) % 2, "a", "b")  # more figures, more resamples
+    table.to_csv(path, index=False)
+    run_stages(answered, monkeypatch, "ensemble", risk=0.3)
+    after = metrics(answered, "ensemble")["guarantee"]
+    assert after["audit"] == before["audit"]
+    assert after["pooled"]["ltt"] == before["pooled"]["ltt"]
+
+
+def test_the_sweep_carries_every_figure_of_the_threshold(answered, monkeypatch):
+    run_stages(answered, monkeypatch, "ensemble", threshold=0.6, reader={"sensitivity": 0.9, "specificity": 0.8})
+    found = metrics(answered, "ensemble")["deferral"]
+    sweep = pd.read_csv("plots/ensemble/threshold.csv")
+    row = sweep[(sweep["series"] == "test") & (sweep["threshold"] == 0.6)].iloc[0]
+    names = ["coverage", "deferral_rate", "selective_risk", "errors_left", "errors_avoided", "failure_cost"]
+    same = {name: name for name in [*names, "net_benefit", "break_even_review_price"]}
+    same |= {"sensitivity": "decided_sensitivity", "specificity": "decided_specificity"}
+    for column, name in same.items():
+        assert row[column] == pytest.approx(found[name], rel=1e-6), name
+    assert row["reduction"] == pytest.approx(found["baseline_decides_all"]["reduction"])
+    for series in ("random", "plain margin", "oracle"):
+        rival = sweep[(sweep["series"] == f"test, {series}") & (sweep["threshold"] == 0.6)].iloc[0]
+        assert rival["failure_cost"] == pytest.approx(found[f"{series.replace(' ', '_')}_deferral_cost"])

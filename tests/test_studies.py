@@ -1,5 +1,6 @@
 """The studies on miniatures: worlds whose truth is known, and seeds whose figures are made up."""
 
+import json
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,12 @@ import yaml
 from scipy.special import ndtr
 from scipy.stats import ttest_ind
 
-from studies import intervals, planted_marker, seeds, taxonomy
+from stages.site import SiteParams
+from studies import copies, intervals, planted_marker, seeds, sites, taxonomy
 from tmv_lib import failures
 from tmv_lib.calibration import calibration_in_the_large, calibration_slope, expected_calibration_error
 from tmv_lib.reporting import mean
+from tmv_lib.sources.phantom import plan_cases
 from tmv_lib.statistics import auroc
 
 CALIBRATED, OVERCONFIDENT, SHIFTED, UNEQUAL = intervals.WORLDS
@@ -249,9 +252,23 @@ def test_every_phantom_of_the_taxonomy_study_is_another_one():
     changed = taxonomy.with_seed(params, 21, precision="bfloat16")
     seeds = {changed["prepare"]["seed"], changed["reference"]["seed"]}
     assert seeds | {member["seed"] for member in changed["members"].values()} == {21}
-    assert {changed[name]["precision"] for name in ("train", "reference", "explanations", "stability")} == {"bfloat16"}
+    assert {changed[name]["precision"] for name in ("train", "reference")} == {"bfloat16"}
     assert changed["train"]["epochs"] == params["train"]["epochs"]
-    assert not set(taxonomy.FIT) & set(taxonomy.FRESH)
+    seeds_of_a_run = [*taxonomy.FIT, *taxonomy.FRESH, *taxonomy.WITHOUT]
+    assert len(set(seeds_of_a_run)) == len(seeds_of_a_run)
+    assert not {21, 22, 23, 24, 25} & set(seeds_of_a_run)  # looked at: docs/taxonomy.md
+
+
+@pytest.mark.parametrize("seed", taxonomy.WITHOUT)
+def test_a_cause_planted_at_zero_is_in_no_case_of_its_phantom_and_the_others_are(seed):
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    phantom = taxonomy.with_seed(params, seed, precision="bfloat16")["prepare"]["phantom"]
+    plan = plan_cases(**phantom | {"patients": {"train": 100, "test": 200}}, seed=seed)
+    kind, changes = taxonomy.WITHOUT[seed]
+    planted = {"clinical ambiguity": "ambiguous", "annotation noise": "mislabelled", "model blindness": "blind"}
+    planted["spurious feature"] = "spurious"
+    assert set(plan["cause"]) == {"none", *planted.values()} - {planted[kind]}
+    assert changes.keys() <= params["prepare"]["phantom"].keys()
 
 
 def test_agreement_by_shuffled_evidence_is_that_of_chance():
@@ -269,15 +286,61 @@ def test_agreement_by_shuffled_evidence_is_that_of_chance():
     score = failures.fit_score(table, cause, enough=0.6, provenance={"n_errors": {}, "precision": "float32"})
     rules = failures.Rules(0.2, 0.25, 0.3, 0.9, 0.3)
     found = errors.join(failures.sort_errors(table, score=score, rules=rules))
-    row = taxonomy.measured(found, rng, 100)
-    by_chance = taxonomy.measured(taxonomy.shuffled(errors, score, rules, rng), rng, 100)
+    resampling = {"n_resamples": 100, "rng": rng}
+    row = taxonomy.measured(found, **resampling)
+    by_chance = taxonomy.measured(taxonomy.shuffled(errors, score, rules, rng), **resampling)
     assert row["kappa"] > 0.9
     assert row["recall of model blindness"] > 0.9
     assert by_chance["kappa_low"] < 0 < by_chance["kappa_high"]
     rows = pd.DataFrame([row | {"seed": "pooled"}, by_chance | {"seed": "shuffled signals"}])
-    text = taxonomy.page(rows, found, score)
+    # a phantom of 200 errors each, in which half of the errors that look like the kind are left
+    without = pd.concat([found[:200].assign(seed=seed) for seed in taxonomy.WITHOUT])
+    absent = taxonomy.planted_at_zero(without, **resampling)
+    assert absent["most_likely"].tolist() == [(found["best"][:200] == kind).mean() for kind in absent["kind"]]
+    signals = failures.told_apart(failures.all_signals(errors), cause, groups=errors["patient_id"], **resampling)
+    text = taxonomy.page(rows, found, score, absent, signals)
     assert f"{row['kappa']:.2f} (" in text
     assert "| shuffled signals | 800 |" in text
+    assert f"| annotation noise | 42 | 200 | {(cause[:200] == 'annotation noise').sum()} |" in text
+    assert "| oddity rank |" in text
+    assert "nan" not in text
+
+
+def test_the_study_runs_from_the_layout_to_the_table_on_a_tiny_phantom(tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    copies.copy_project(project)
+    (project / ".gitignore").write_text("/.studies/\n")
+    subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    monkeypatch.chdir(project)
+    changed = tiny(taxonomy.with_seed(params, 21, precision="float32"))
+    taxonomy.run(taxonomy.FOLDER / "21", changed)
+    evidence = taxonomy.FOLDER / "21/data/failures/evidence.csv"
+    before = evidence.stat().st_mtime_ns
+    taxonomy.run(taxonomy.FOLDER / "21", changed)
+    assert evidence.stat().st_mtime_ns == before  # what is there is not run again
+    errors = taxonomy.errors_of([21], splits=["val", "cal", "test"])
+    assert set(errors["model"]) == {"densenet121", "resnet50", "ensemble"}
+    assert errors["patient_id"].str.startswith("21 ").all()
+    assert errors["instability"].notna().any()
+    score = failures.Score(**json.loads(taxonomy.SCORE.read_text(encoding="utf-8")))
+    found = errors.join(failures.sort_errors(errors, score=score, rules=failures.Rules(0.2, 0.25, 0.3, 0.9, 0.3)))
+    row = taxonomy.measured(found, n_resamples=100, rng=np.random.default_rng(0))
+    assert row["n_errors"] == len(errors) > 20
+    assert -1 <= row["kappa"] <= 1
+
+
+def tiny(params: dict) -> dict:
+    """Parameters of a phantom of 64 pixels and two small networks, trained once through."""
+    params["prepare"] |= {"size": 64}
+    params["prepare"]["phantom"] |= {"patients": {"train": 40, "val": 30, "cal": 20, "test": 30}}
+    for member, architecture in zip(params["members"].values(), ("resnet18", "mobilenet_v3_small"), strict=True):
+        member["architecture"] = architecture
+    params["train"]["epochs"] = params["reference"]["epochs"] = 1
+    for section in params.values():
+        if "resamples" in section:
+            section["resamples"] = 100
+    return params
 
 
 def test_the_border_catches_a_trained_network_that_reads_a_marker_and_no_other():
@@ -291,3 +354,29 @@ def test_the_border_catches_a_trained_network_that_reads_a_marker_and_no_other()
     assert by_marker["border_flips"].mean() > 0.15
     assert by_finding["border_flips"].mean() < 0.1
     assert np.nanmean(by_marker["border"]) > np.nanmean(by_finding["border"]) + 0.1
+
+
+def quarters(images: np.ndarray) -> pd.DataFrame:
+    """A look without a network: grey level and graininess of the quarters, and which half is the brighter."""
+    side = images.shape[1] // 2
+    tiles = images[:, : 2 * side, : 2 * side].reshape(len(images), 2, side, 2, side).astype(float)
+    level, grain = tiles.mean(axis=(2, 4)), np.diff(tiles, axis=4).std(axis=(2, 4))
+    features = np.hstack([level.reshape(len(images), -1), grain.reshape(len(images), -1)])
+    return pd.DataFrame(features).add_prefix("pc_").assign(logit_net=level[:, 1].sum(axis=1) - level[:, 0].sum(axis=1))
+
+
+def test_planted_shifts_of_rendered_images_are_named():
+    """A short version of `make sites`, with two seeds and no network."""
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    site = SiteParams(**params["site"] | {"permutations": 199})
+    tables = [sites.told(seed, params["prepare"]["phantom"], site, quarters, size=48) for seed in (1, 2)]
+    table = pd.concat(tables, ignore_index=True)
+    assert list(table["planted"]) == list(sites.SITES) * 2
+    assert (table["named"] == table["planted"]).sum() >= 9
+    assert (table["control_p_value"] > 0.01).all()
+    updates = sites.kept(np.random.default_rng(0), repeats=40)
+    assert updates["keep"][0] > 0.85
+    assert updates["keep"].iloc[-1] < updates["keep"][0]  # a calibrator of 100 cases is itself wrong
+    text = sites.page(table, updates, site)
+    assert "| `test_prevalence: 0.65` | `prevalence` | 2 |" in text
+    assert "nan" not in text

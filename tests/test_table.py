@@ -61,7 +61,7 @@ def test_columns_splits_and_subgroups_arrive(tmp_path):
 
 def test_columns_of_other_names(tmp_path):
     text = "file,finding,subject,fold\na.png,ill,p,test\nb.png,None,q,val\n"
-    names = {"path_column": "file", "label_column": "finding", "patient_column": "subject", "split_column": "fold"}
+    names = {"image": "{file}", "label_column": "finding", "patient_column": "subject", "split_column": "fold"}
     cases = load(tmp_path, text, positive="ill", **names).cases
     assert cases[["image_id", "patient_id", "split", "y_true"]].to_numpy().tolist() == [
         ["a.png", "p", "test", 1],
@@ -134,11 +134,15 @@ def test_progress_sees_every_row(tmp_path):
         ("path,y\na.png,1\n", {}, "column label is missing"),
         ("path,label\na.png,1\n", {"patient_column": "subject"}, "column subject is missing"),
         ("path,label,source\na.png,1,x\nb.png,0,y\n", {}, "column source bears a name"),
-        ("path,label,subject,patient_id\n", {"patient_column": "subject"}, "column patient_id bears a name"),
+        (
+            "path,label,subject,patient_id\na.png,1,p,q\n",
+            {"patient_column": "subject"},
+            "column patient_id bears a name",
+        ),
         ("path,label\n", {}, "no row below the header"),
         ("", {}, "not a readable CSV"),
-        ("path,label\na.png,1\nc.png,0\n", {}, r"row 3: path 'c.png' is no file in "),
-        ("path,label\na.png,1\nb.png,0\n./a.png,1\n", {}, "row 4: path 'a.png' is listed twice"),
+        ("path,label\na.png,1\nc.png,0\n", {}, r"row 3: image 'c.png' is no file in "),
+        ("path,label\na.png,1\nb.png,0\n./a.png,1\n", {}, "row 4: image 'a.png' is listed twice"),
         ("path,label\na.png,1\n,0\n", {}, "row 3: path '' is empty"),
         ("path,label\na.png,1\nb.png,\n", {}, "row 3: label '' is empty"),
         ("path,label,patient_id\na.png,1,p\nb.png,0,\n", {}, "row 3: patient_id '' is empty"),
@@ -170,3 +174,253 @@ def test_no_readable_image_at_all(tmp_path):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(ValueError, match="no readable image in 2 files"):
         load(tmp_path, "path,label\nc.png,1\nd.png,0\n")
+
+
+# ---- the lists of public data sets, by their own headers (docs/data.md has the same parameters)
+
+NIH = (
+    "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
+    "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y],"
+)
+CHEXPERT = (
+    "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,"
+    "Edema,Consolidation,Pneumonia,Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,Support Devices"
+)
+MIMIC_LABELS = (
+    "subject_id,study_id,Atelectasis,Cardiomegaly,Consolidation,Edema,Enlarged Cardiomediastinum,Fracture,Lung Lesion,"
+    "Lung Opacity,No Finding,Pleural Effusion,Pleural Other,Pneumonia,Pneumothorax,Support Devices"
+)
+MIMIC_METADATA = (
+    "dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows,Columns,StudyDate,StudyTime,"
+    "ProcedureCodeSequence_CodeMeaning,ViewCodeSequence_CodeMeaning,PatientOrientationCodeSequence_CodeMeaning"
+)
+PADCHEST = (
+    ",ImageID,ImageDir,StudyDate_DICOM,StudyID,PatientID,PatientBirth,PatientSex_DICOM,ViewPosition_DICOM,Projection,"
+    "MethodProjection,Pediatric,Manufacturer_DICOM,Labels,Localizations"
+)
+VINDR_PCXR = (
+    "image_id,rad_ID,No finding,Bronchitis,Brocho-pneumonia,Other disease,Bronchiolitis,Situs inversus,Pneumonia,"
+    "Pleuro-pneumonia,Diagphramatic hernia,Tuberculosis,Congenital emphysema,CPAM,Hyaline membrane disease,"
+    "Mediastinal tumor,Lung tumor"
+)
+
+
+def listed(folder, header, *rows, **options):
+    """Load a list of this header and rows, `cases.csv`, with the parameters that docs/data.md gives for it."""
+    (folder / "cases.csv").write_text("\n".join([header, *rows, ""]))
+    return load_table(folder / "cases.csv", **{"size": 8, "how": "stretch", "positive": None} | options)
+
+
+def test_nih_chestxray14(tmp_path):
+    for name in ("images_001/images/00000001_000.png", "images_002/images/00000002_000.png", "images_002/x.png"):
+        picture(tmp_path / name, 50)
+    loaded = listed(
+        tmp_path,
+        NIH,
+        "00000001_000.png,Infiltration|Pneumonia,0,1,58,M,PA,2682,2749,0.143,0.143,",
+        "00000002_000.png,No Finding,0,2,81,F,AP,2682,2749,0.143,0.143,",
+        image="images_*/images/{Image Index}",
+        label_column="Finding Labels",
+        label_separator="|",
+        positive="Pneumonia",
+        patient_column="Patient ID",
+    )
+    cases = loaded.cases
+    assert cases["image_id"].tolist() == ["images_001/images/00000001_000.png", "images_002/images/00000002_000.png"]
+    assert cases["y_true"].tolist() == [1, 0]
+    assert cases["patient_id"].tolist() == ["1", "2"]
+    assert cases["View Position"].tolist() == ["PA", "AP"]
+    assert not [name for name in cases if name.startswith("Unnamed") or name == "Image Index"]
+
+
+def test_rsna_pneumonia(tmp_path):
+    (tmp_path / "stage_2_train_images").mkdir()
+    for name in ("0004cfab", "00436515"):
+        dicom(tmp_path / f"stage_2_train_images/{name}.dcm", 60, PatientID=name, ViewPosition="PA")
+    rows = ["0004cfab,,,,,0", "00436515,264.0,152.0,213.0,379.0,1", "00436515,562.0,152.0,256.0,453.0,1"]
+    options = {"image": "stage_2_train_images/{patientId}.dcm", "label_column": "Target", "patient_column": "patientId"}
+    cases = listed(tmp_path, "patientId,x,y,width,height,Target", *rows, rows="any", **options).cases
+    assert cases[["patient_id", "y_true", "width", "view_position"]].to_numpy().tolist() == [
+        ["0004cfab", 0, 8, "PA"],
+        ["00436515", 1, 8, "PA"],
+    ]
+    assert "x" not in cases
+    with pytest.raises(ValueError, match=r"row 4: image 'stage_2_train_images/00436515\.dcm' is listed twice"):
+        listed(tmp_path, "patientId,x,y,width,height,Target", *rows, **options)
+
+
+CHEXPERT_ROWS = {"patient00001": "1.0", "patient00002": "-1.0", "patient00003": "0.0", "patient00004": ""}
+
+
+@pytest.mark.parametrize(
+    ("uncertain", "y_true"),
+    [
+        ({"-1": "ignore", "": "negative"}, [1, 0, 0]),
+        ({"-1": "positive", "": "negative"}, [1, 1, 0, 0]),
+        ({"-1": "negative", "": "ignore"}, [1, 0, 0]),
+    ],
+)
+def test_chexpert(tmp_path, uncertain, y_true):
+    rows = []
+    for patient, label in CHEXPERT_ROWS.items():
+        name = f"CheXpert-v1.0-small/train/{patient}/study1/view1_frontal.jpg"
+        picture(tmp_path / name, 50)
+        rows.append(f"{name},Female,68,Frontal,AP,,,,,,,,{label},,,,,,")
+    options = {"image": "{Path}", "label_column": "Pneumonia", "patient": r"/(?P<patient>patient\d+)/study"}
+    loaded = listed(tmp_path, CHEXPERT, *rows, uncertain=uncertain, **options)
+    assert loaded.cases["y_true"].tolist() == y_true
+    assert loaded.ignored == 4 - len(y_true)
+    assert loaded.cases["patient_id"].str.fullmatch(r"patient\d+").all()
+    assert set(loaded.cases["AP/PA"]) == {"AP"}
+    with pytest.raises(ValueError, match=r"row 5: Pneumonia '' is empty"):
+        listed(tmp_path, CHEXPERT, *rows, uncertain={"-1": "ignore"}, **options)
+
+
+def test_a_split_may_stand_in_the_path(tmp_path):
+    names = [f"CheXpert/{split}/patient{k}/view1.jpg" for k, split in enumerate(["train", "valid"])]
+    for name in names:
+        picture(tmp_path / name, 50)
+    pattern = r"/(?P<split>train|valid)/(?P<patient>patient\d+)/"
+    cases = listed(tmp_path, "Path,label", f"{names[0]},0", f"{names[1]},1", image="{Path}", patient=pattern).cases
+    assert cases["split"].tolist() == ["train", "val"]
+
+
+def test_mimic_cxr_jpg_is_joined_from_three_lists(tmp_path):
+    rows, splits = [], []
+    for dicom_id, subject, study, view, split in [
+        ("02aa", "10000032", "50414267", "PA", "train"),
+        ("174f", "10000032", "50414267", "LATERAL", "train"),
+        ("2a28", "11000764", "57375967", "AP", "validate"),
+        ("68b5", "11000898", "50771383", "AP", "test"),
+    ]:
+        picture(tmp_path / f"files/p{subject[:2]}/p{subject}/s{study}/{dicom_id}.jpg", 50)
+        rows.append(f"{dicom_id},{subject},{study},CHEST (PA AND LAT),{view},3056,2544,21800506,213014.5,,,")
+        splits.append(f"{dicom_id},{study},{subject},{split}")
+    # the study of the last image has no row
+    labels = ["10000032,50414267,,,,,,,,,1.0,,,0.0,,", "11000764,57375967,,,,,,,,,,,,1.0,,"]
+    (tmp_path / "mimic-cxr-2.0.0-chexpert.csv").write_text("\n".join([MIMIC_LABELS, *labels, ""]))
+    (tmp_path / "mimic-cxr-2.0.0-split.csv").write_text("\n".join(["dicom_id,study_id,subject_id,split", *splits, ""]))
+    options = {
+        "join": ["mimic-cxr-2.0.0-chexpert.csv", "mimic-cxr-2.0.0-split.csv"],
+        "image": "files/p{subject_id:.2}/p{subject_id}/s{study_id}/{dicom_id}.jpg",
+        "label_column": "Pneumonia",
+        "uncertain": {"-1": "ignore", "": "ignore"},
+        "patient_column": "subject_id",
+    }
+    loaded = listed(tmp_path, MIMIC_METADATA, *rows, **options)
+    cases = loaded.cases
+    assert cases[["patient_id", "split", "y_true", "ViewPosition", "StudyDate"]].to_numpy().tolist() == [
+        ["10000032", "train", 0, "PA", 21800506],
+        ["10000032", "train", 0, "LATERAL", 21800506],
+        ["11000764", "val", 1, "AP", 21800506],
+    ]
+    assert loaded.ignored == 1
+    assert cases["image_id"][2] == "files/p11/p11000764/s57375967/2a28.jpg"
+    (tmp_path / "mimic-cxr-2.0.0-chexpert.csv").write_text("\n".join([MIMIC_LABELS, labels[0], labels[0], ""]))
+    message = "chexpert.csv: row 3: subject_id '10000032', study_id '50414267' stands there for the second time"
+    with pytest.raises(ValueError, match=message):
+        listed(tmp_path, MIMIC_METADATA, *rows, **options)
+    (tmp_path / "mimic-cxr-2.0.0-chexpert.csv").write_text("id,Pneumonia\n1,1\n")
+    with pytest.raises(ValueError, match=r"chexpert\.csv: shares no column with .*cases\.csv, which has dicom_id"):
+        listed(tmp_path, MIMIC_METADATA, *rows, **options)
+
+
+def test_padchest(tmp_path):
+    for name in ("0/a.png", "1/b.png", "1/c.png"):
+        picture(tmp_path / name, 50)
+    cases = listed(
+        tmp_path,
+        PADCHEST,
+        "0,a.png,0,20140915,s1,p1,1930.0,F,POSTEROANTERIOR,PA,Manual review,No,Philips,\"['pneumonia', 'nodule']\",[]",
+        "1,b.png,1,20150110,s2,p2,1951.0,M,AP,AP,Manual review,No,Imaging Dynamics,['normal'],[]",
+        "2,c.png,1,20150110,s2,p2,1951.0,M,LATERAL,L,Manual review,No,Imaging Dynamics,,[]",
+        image="{ImageDir}/{ImageID}",
+        label_column="Labels",
+        label_separator=",",
+        positive="pneumonia",
+        uncertain={"": "ignore"},
+        patient_column="PatientID",
+    ).cases
+    assert cases[["image_id", "patient_id", "y_true", "Projection", "Manufacturer_DICOM"]].to_numpy().tolist() == [
+        ["0/a.png", "p1", 1, "PA", "Philips"],
+        ["1/b.png", "p2", 0, "AP", "Imaging Dynamics"],
+    ]
+
+
+@pytest.mark.parametrize(("rows", "y_true"), [("any", [1, 1, 0]), ("most", [1, 0, 0]), ("all", [0, 0, 0])])
+def test_vindr_cxr_unites_readers(tmp_path, rows, y_true):
+    (tmp_path / "train").mkdir()
+    for name in ("img1", "img2", "img3"):
+        dicom(tmp_path / f"train/{name}.dicom", 60, Manufacturer="Acme")
+    boxes = [
+        "img1,Pleural effusion,10,R1,1,2,3,4",
+        "img1,Nodule/Mass,8,R1,1,2,3,4",  # a second box of the same reader
+        "img1,Pleural effusion,10,R2,1,2,3,4",
+        "img1,No finding,14,R3,,,,",
+        "img2,Pleural effusion,10,R1,1,2,3,4",
+        "img2,Pleural effusion,10,R1,5,6,7,8",  # two boxes, one reader of three
+        "img2,Nodule/Mass,8,R2,1,2,3,4",
+        "img2,No finding,14,R3,,,,",
+        "img3,No finding,14,R1,,,,",
+        "img3,No finding,14,R2,,,,",
+        "img3,No finding,14,R3,,,,",
+    ]
+    cases = listed(
+        tmp_path,
+        "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max",
+        *boxes,
+        image="train/{image_id}.dicom",
+        label_column="class_name",
+        positive="Pleural effusion",
+        rows=rows,
+        reader_column="rad_id",
+    ).cases
+    assert cases["image_id"].tolist() == ["train/img1.dicom", "train/img2.dicom", "train/img3.dicom"]
+    assert cases["y_true"].tolist() == y_true
+    assert cases["patient_id"].equals(cases["image_id"].rename("patient_id"))  # the release has no patients
+    assert cases["manufacturer"].tolist() == ["Acme"] * 3
+    assert not {"rad_id", "class_name", "x_min"} & set(cases)
+
+
+def test_vindr_pcxr(tmp_path):
+    (tmp_path / "train").mkdir()
+    for name in ("p1", "p2"):
+        dicom(tmp_path / f"train/{name}.dicom", 60)
+    cases = listed(
+        tmp_path,
+        VINDR_PCXR,
+        "p1,R1,0.0,0.0,0.0,0.0,0.0,0.0,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0",
+        "p2,R2,1.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0,0.0",
+        image="train/{image_id}.dicom",
+        label_column="Pneumonia",
+        rows="any",
+        reader_column="rad_ID",
+    ).cases
+    assert cases[["image_id", "y_true"]].to_numpy().tolist() == [["train/p1.dicom", 1], ["train/p2.dicom", 0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("path,label\na.png,1\n", {"image": "x.png"}, "the image path 'x.png' names no column"),
+        ("path,label\na.png,1\n", {"image": "{path"}, r"the image path '\{path' cannot be read"),
+        ("path,label\na.png,1\n", {"image": "{path:d}"}, r"the image path '\{path:d\}' cannot be read"),
+        ("path,label\na,1\nb,0\n", {"image": "*{path}.png"}, None),
+        ("path,label\na,1\n,0\n", {"image": "{path}.png"}, "row 3: path '' is empty"),
+        ("path,label\npng,1\n", {"image": "*.{path}"}, r"row 2: image '\*\.png' is several files"),
+        ("path,label\na.png,1\nb.png,0\n", {"patient": "("}, "the patient pattern '\\(' cannot be read"),
+        ("path,label\na.png,1\nb.png,0\n", {"patient": "(a)"}, "has no group"),
+        ("path,label\na.png,1\nb.png,0\n", {"patient": "(?P<patient>a)"}, "row 3: image 'b.png' does not hold"),
+        ("path,label\na.png,1\nb.png,0\n", {"patient": "(?P<patient>.)(?P<width>.)"}, "group width of the patient"),
+        ("path,label\na.png,x|y\nb.png,y\n", {"label_separator": "|", "positive": "z"}, "must hold 'z', found x, y"),
+        ("path,label\na.png,1\nb.png,-1\n", {"uncertain": {"-1": "ignore"}}, "one class only"),
+        ("path,label,patient_id\na.png,1,p\na.png,1,q\nb.png,0,r\n", {"rows": "any"}, "do not agree on patient_id"),
+        ("path,label\na.png,1\n", {"reader_column": "reader"}, "column reader is missing"),
+    ],
+)
+def test_what_is_wrong_with_a_layout_is_named(tmp_path, text, options, message):
+    if message is None:
+        assert len(load(tmp_path, text, **options).cases) == 2
+        return
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, text, **options)

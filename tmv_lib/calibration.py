@@ -342,7 +342,9 @@ def calibration_in_the_large(y_true: ArrayLike, logit: ArrayLike, *, weights: Ar
     def intercept(row: FloatArray) -> float:
         # sum_i w_i (sigma(a + z_i) - y_i) = 0; each extreme logit, moved to the prevalence, brackets the root
         prevalence = log_odds(row @ y / row.sum())
-        return brentq(lambda a: row @ (expit(a + z) - y), prevalence - z.max() - 1, prevalence - z.min() + 1)
+        low, high = prevalence - z.max() - 1, prevalence - z.min() + 1
+        # far logits leave a flat stretch between them, which can take more than the usual 100 steps
+        return brentq(lambda a: row @ (expit(a + z) - y), low, high, maxiter=1000)
 
     return np.apply_along_axis(intercept, -1, w)[()]
 

@@ -1,6 +1,7 @@
 """The case table: one row an image, the spine that every other table joins on."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -21,12 +22,14 @@ class Loaded(NamedTuple):
     images: uint8 (n, size, size), in the row order of `cases`.
     unreadable: `path`, `problem` of every file that was left out.
     masks: boolean (n, size, size) by name, where the truth is known: `masks` (the finding), `lungs`.
+    ignored: how many images were left out because none of their labels says yes or no.
     """
 
     cases: pd.DataFrame
     images: np.ndarray
     unreadable: pd.DataFrame
     masks: Mapping[str, np.ndarray] = MappingProxyType({})
+    ignored: int = 0
 
 
 def cut_splits(cases: pd.DataFrame, *, val: float, cal: float, test: float, rng: np.random.Generator) -> pd.Series:
@@ -66,6 +69,39 @@ def cut_splits(cases: pd.DataFrame, *, val: float, cal: float, test: float, rng:
             split = split.where(~cases["patient_id"].isin(chosen) | (split != "train"), name)
             edge += wanted
     return split
+
+
+def name_local(cases: pd.DataFrame, path: str | Path) -> pd.DataFrame:
+    """The case table with the test cases that the CSV in `path` names in the split `local`.
+
+    The CSV has a column `image_id` and may have `y_true`, the site's own reading: 0, 1, or empty where the label of the
+    case table counts. A patient moves whole, unnamed test images included: who taught the site's calibration must not
+    judge it. Raises ValueError naming file and row of what is no test case, stands there twice or is no label.
+    """
+    try:
+        named = pd.read_csv(path, dtype=str, na_filter=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable CSV ({error})") from error
+    if "image_id" not in named or set(named) - {"image_id", "y_true"} or named.empty:
+        there = ", ".join(named.columns)
+        raise ValueError(f"{path}: the columns must be image_id and, at will, y_true, with a row a case, found {there}")
+    named = named.apply(lambda column: column.str.strip())
+    split = named["image_id"].map(cases.set_index("image_id")["split"])
+    label = named["y_true"] if "y_true" in named else pd.Series("", index=named.index)
+    for wrong, problem in (
+        (split.isna(), "is no image_id of the case table"),
+        (split != "test", "does not stand in the test split, from which the site's labelled cases come"),
+        (named["image_id"].duplicated(), "is named twice"),
+        (~label.isin(["0", "1", ""]), "has a y_true that is none of 0, 1 and empty"),
+    ):
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(f"{path}: row {row + 2}: {named['image_id'][row]!r} {problem}")
+    read = pd.to_numeric(label[label != ""]).set_axis(named.loc[label != "", "image_id"])
+    patients = cases.loc[cases["image_id"].isin(named["image_id"]), "patient_id"]
+    moved = (cases["split"] == "test") & cases["patient_id"].isin(patients)
+    y_true = cases["image_id"].map(read).fillna(cases["y_true"]).astype(int)
+    return cases.assign(split=cases["split"].where(~moved, "local"), y_true=y_true)
 
 
 def check_cases(cases: pd.DataFrame) -> None:

@@ -24,6 +24,7 @@ from tmv_lib.statistics import FloatArray, as_binary, as_finite, as_weights, pat
 BoolArray = NDArray[np.bool_]
 
 _LEAST_PROBABILITY = 1e-6  # log odds stay finite
+_LEAST_SPREAD = 1e-5  # of a signal: what single precision leaves of a logit
 
 
 def certainty(y_prob: ArrayLike, *, cost_fn: float, cost_fp: float) -> FloatArray:
@@ -297,12 +298,15 @@ class CompleteSignals(NamedTuple):
     table: the signals, a missing value replaced by the median of the cases fitted on, and behind them a column
         `missing_<signal>` of 0 and 1 for each signal that is missing there for some.
     n_missing: of each signal with gaps, among all cases.
-    absent: signals that no case fitted on has; they are left out.
+    absent: signals that no case fitted on has, or of which all have the same but for rounding; they are left out.
+    medians, gaps: what `fill_signals` needs to do the same to new cases.
     """
 
     table: pd.DataFrame
     n_missing: dict[str, int]
     absent: list[str]
+    medians: dict[str, float]
+    gaps: list[str]
 
 
 def complete_signals(signals: pd.DataFrame, *, fitted: BoolArray) -> CompleteSignals:
@@ -312,14 +316,22 @@ def complete_signals(signals: pd.DataFrame, *, fitted: BoolArray) -> CompleteSig
     Where a signal is missing for the reason that makes a case doubtful (a constant map has no stability), the extra
     column lets `learned_certainty` find that out; where it is missing for no reason, its coefficient stays near 0.
     """
-    absent = [name for name in signals if signals.loc[fitted, name].isna().all()]
+    # a network that says the same of every image differs by rounding alone, and a regression would blow that up
+    absent = [name for name in signals if not signals.loc[fitted, name].std(ddof=0) > _LEAST_SPREAD]
     kept = signals.drop(columns=absent)
-    gaps = kept.isna()
-    table = kept.fillna(kept[fitted].median())
-    for name in kept.columns[gaps[fitted].any()]:
-        table[f"missing_{name}"] = gaps[name].astype(float)
-    n_missing = {name: int(count) for name, count in gaps.sum().items() if count}
-    return CompleteSignals(table, n_missing, absent)
+    missing = kept.isna()
+    medians = {str(name): float(value) for name, value in kept[fitted].median().items()}
+    gaps = [str(name) for name in kept.columns[missing[fitted].any()]]
+    n_missing = {str(name): int(count) for name, count in missing.sum().items() if count}
+    return CompleteSignals(fill_signals(kept, medians=medians, gaps=gaps), n_missing, absent, medians, gaps)
+
+
+def fill_signals(signals: pd.DataFrame, *, medians: dict[str, float], gaps: list[str]) -> pd.DataFrame:
+    """The signals that `medians` names, a missing one replaced by its median, and a column `missing_<signal>` of 0 and
+    1 for each one in `gaps`.
+    """
+    kept = signals[list(medians)]
+    return kept.fillna(medians).assign(**{f"missing_{name}": kept[name].isna().astype(float) for name in gaps})
 
 
 class LearnedCertainty(NamedTuple):
@@ -327,9 +339,9 @@ class LearnedCertainty(NamedTuple):
 
     coefficients: (2 + signals,) what is added to the log odds of an error that the probability implies: a constant,
         then per standard deviation of these log odds themselves and of each signal. All 0 is the margin, `certainty`.
-    out_of_fold: (n,) kappa of the cases fitted on, each from the other folds.
-    cost_difference, standard_error: mean cost of a case, learned minus margin, averaged over all review prices from
-        0 to R_max, and its standard error over patients; None where nothing could be fitted.
+    out_of_fold: (n,) kappa of the cases fitted on, each from the other folds, averaged over the foldings.
+    cost_difference, standard_error: mean cost of a case, learned minus margin, averaged over the foldings and over all
+        review prices from 0 to R_max, and its standard error over patients; None where nothing could be fitted.
     beats_margin: the difference lies more than one standard error below 0; where it does not, keep the margin.
     reason: the same in words.
     """
@@ -346,8 +358,24 @@ class LearnedCertainty(NamedTuple):
 
     def kappa(self, y_prob: ArrayLike, signals: ArrayLike) -> FloatArray:
         """The learned certainty of new cases, (n,) in [0, 1]."""
-        cases = _describe(y_prob, signals, cost_fn=self.cost_fn, cost_fp=self.cost_fp)
-        return _learned_kappa(cases, self.scaler, self.coefficients)
+        return learned_certainty_of(y_prob, signals, self.weights, cost_fn=self.cost_fn, cost_fp=self.cost_fp)
+
+    @property
+    def weights(self) -> FloatArray:
+        """The coefficients a unit of each regressor instead of a standard deviation, (2 + signals,)."""
+        slopes = self.coefficients[1:] / self.scaler.scale_
+        return np.append(self.coefficients[0] - slopes @ self.scaler.mean_, slopes)
+
+
+def learned_certainty_of(
+    y_prob: ArrayLike, signals: ArrayLike, weights: ArrayLike, *, cost_fn: float, cost_fp: float
+) -> FloatArray:
+    """kappa of new cases (n,) in [0, 1] by the weights (2 + k,) of a `LearnedCertainty`; signals (n, k), finite."""
+    cases = _describe(y_prob, signals, cost_fn=cost_fn, cost_fp=cost_fp)
+    constant, *slopes = np.asarray(weights, dtype=float)
+    if len(slopes) != cases.design.shape[1]:
+        raise ValueError(f"weights must be {1 + cases.design.shape[1]} numbers, found {1 + len(slopes)}")
+    return _kappa(cases, cases.log_odds + constant + cases.design @ slopes)
 
 
 def learned_certainty(
@@ -359,6 +387,7 @@ def learned_certainty(
     cost_fn: float,
     cost_fp: float,
     n_folds: int,
+    n_foldings: int,
     rng: np.random.Generator,
 ) -> LearnedCertainty:
     """Learn from further signals how likely the cheapest decision is to be wrong, on the scale of `certainty`.
@@ -367,11 +396,13 @@ def learned_certainty(
     prior on every coefficient of the standardised signals: with little evidence it falls back on the margin, with
     much it recalibrates and goes beyond it. Cross-fitted by patient. Both certainties are compared by what Chow's
     rule costs with them, averaged over all review prices, a proper score of the expected cost; the learned one is
-    preferred only if it is cheaper by more than one standard error (Breiman et al. 1984).
+    preferred only if it is cheaper by more than one standard error (Breiman et al. 1984). How the folds are cut moves
+    that difference by as much as its standard error; it is averaged over several ways to cut them.
 
     y_true, y_prob: (n,), y_prob calibrated on other cases or out-of-fold.
     signals: (n, k) numbers, finite: disagreement, mutual information, instability, distance to the training images.
     groups: (n,) patients. With errors, or correct cases, from fewer patients than folds the margin is kept.
+    n_folds, n_foldings: folds by patient, and how many ways to cut them are averaged over; at least 2 and 1.
 
     A certificate needs cases other than these: fitted and certified on the same ones it does not hold.
     """
@@ -380,19 +411,24 @@ def learned_certainty(
     y_pred = cheapest_decision(y_prob, cost_fn=cost_fn, cost_fp=cost_fp)
     cost = error_cost(y_true, y_pred, cost_fn=cost_fn, cost_fp=cost_fp)
     error = (cost > 0).astype(float)
-    fold = patient_folds(error, groups, n_folds=n_folds, rng=rng)
+    if n_foldings < 1:
+        raise ValueError(f"n_foldings must be at least 1, found {n_foldings}")
+    foldings = [patient_folds(error, groups, n_folds=n_folds, rng=rng) for _ in range(n_foldings)]
     patient, _ = pd.factorize(np.asarray(groups))
 
     if lacking := _lacking(error, patient, n_folds=n_folds):
         scaler, no_change = StandardScaler().fit(cases.design), np.zeros(1 + cases.design.shape[1])
         return LearnedCertainty(scaler, no_change, cost_fn, cost_fp, margin, None, None, False, lacking)
 
-    out_of_fold = np.empty_like(margin)
-    for held_out in range(n_folds):
-        outside = fold == held_out
-        out_of_fold[outside] = _learned_kappa(cases.rows(outside), *_fit(cases.rows(~outside), error[~outside]))
     most = cost_fn * _indifference(cost_fn, cost_fp)
-    change = _cost_over_prices(out_of_fold, cost, most=most) - _cost_over_prices(margin, cost, most=most)
+    kappas = np.empty((n_foldings, margin.size))
+    for kappa, fold in zip(kappas, foldings, strict=True):
+        for held_out in range(n_folds):
+            outside = fold == held_out
+            kappa[outside] = _learned_kappa(cases.rows(outside), *_fit(cases.rows(~outside), error[~outside]))
+    # the mean of the costs, not the cost of the mean: an average of certainties would be better than any one in use
+    costs = np.mean([_cost_over_prices(kappa, cost, most=most) for kappa in kappas], axis=0)
+    change, out_of_fold = costs - _cost_over_prices(margin, cost, most=most), kappas.mean(axis=0)
     difference, deviation = _mean_over_patients(change, patient)
     beats = difference < -deviation
     reason = (
@@ -449,8 +485,11 @@ def _fit(cases: _Cases, error: FloatArray) -> tuple[StandardScaler, FloatArray]:
 
 
 def _learned_kappa(cases: _Cases, scaler: StandardScaler, coefficients: FloatArray) -> FloatArray:
-    eta = cases.log_odds + coefficients[0] + scaler.transform(cases.design) @ coefficients[1:]
-    # kappa = 1 - (cost of the error / R_max) P(error)
+    return _kappa(cases, cases.log_odds + coefficients[0] + scaler.transform(cases.design) @ coefficients[1:])
+
+
+def _kappa(cases: _Cases, eta: FloatArray) -> FloatArray:
+    # kappa = 1 - (cost of the error / R_max) P(error),  eta the log odds of the error
     return np.clip(1 - cases.stake * expit(eta), 0, 1)
 
 

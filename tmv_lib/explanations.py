@@ -12,18 +12,27 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from pydantic import ConfigDict
 from torch import nn
 from torch.nn import functional
 
 from tmv_lib import network
 from tmv_lib.network import Classifier, Precision, as_levels, blocks, is_spatial, normalise
-from tmv_lib.params import Member
+from tmv_lib.params import Member, Params
 
 Method = Literal["grad_cam", "grad_cam_plus_plus", "hires_cam", "score_cam", "integrated_gradients"]
 
 MINIMUM_GRID = 7
 PATH_STEPS = 32  # Gauss-Legendre nodes of integrated gradients
 MASKED_AT_ONCE = 64  # images of Score-CAM in one pass
+
+
+class AsTrained(Params):
+    """What every later pass shares with training: in another precision an answer would move by that alone."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    precision: Precision
 
 
 class Explained(NamedTuple):
@@ -297,10 +306,12 @@ def target_layer(model: Classifier, *, size: int, wished: str = "auto") -> str:
     """Name of the layer to explain for images of `size` pixels: the one wished for, else the last block that serves.
 
     It serves when its map is at least 7 x 7: rank measures on a coarser grid mean nothing. Blocks are the children of
-    the body's `features` where it has them, else of the body. Raises ValueError for a layer that does not exist, has
-    no spatial maps or too coarse a grid, for a network without spatial maps, and for images too small.
+    the body's `features` where it has them, else of the body. The activation inside a block, as DenseNet's transitions
+    have one, shows the map before it as the next layers see it, and is asked too. Raises ValueError for a layer that
+    does not exist, has no spatial maps or too coarse a grid, for a network without spatial maps, and for images too
+    small.
     """
-    names = blocks(model) if wished == "auto" else [wished]
+    names = _candidates(model) if wished == "auto" else [wished]
     grids = _grids(model, names, size=size)
     large = [name for name, grid in grids.items() if min(grid) >= MINIMUM_GRID]
     if large:
@@ -318,8 +329,19 @@ def target_layer(model: Classifier, *, size: int, wished: str = "auto") -> str:
     raise ValueError(f"no block has a map of {needed} at {size} px, found {grids}")
 
 
+def _candidates(model: Classifier) -> list[str]:
+    """The blocks, and the ReLUs that are children of a block of several layers."""
+    inner = [
+        f"{block}.{name}"
+        for block in blocks(model)
+        for name, child in model.get_submodule(block).named_children()
+        if isinstance(child, nn.ReLU)
+    ]
+    return [*blocks(model), *inner]
+
+
 def _grids(model: Classifier, names: Sequence[str], *, size: int) -> dict[str, tuple[int, ...]]:
-    """Grid of each of these modules that has spatial maps, for images of `size` pixels."""
+    """Grid of each of these modules that has spatial maps, in the order of their use, for images of `size` pixels."""
     grids: dict[str, tuple[int, ...]] = {}
     blank = normalise(torch.zeros(1, size, size, device=next(model.parameters()).device))
 

@@ -18,7 +18,9 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
-from tmv_lib.statistics import patient_folds
+from tmv_lib.detection import FEWEST
+from tmv_lib.reporting import figure, mean
+from tmv_lib.statistics import auroc, patient_folds
 
 NEEDS = {
     "clinical ambiguity": "a second reader, a soft label, or deferral; relabelling does not help",
@@ -28,6 +30,13 @@ NEEDS = {
     "undetermined": "adjudication",
 }
 KINDS = tuple(NEEDS)
+QUEUES = {  # what each kind is sent to
+    "clinical ambiguity": "second_reader",
+    "annotation noise": "relabel",
+    "model blindness": "collect",
+    "spurious feature": "shortcut",
+    "undetermined": "adjudicate",
+}
 
 EVIDENCE = (
     "y_true",  # the given label
@@ -40,6 +49,15 @@ EVIDENCE = (
     "neighbour_agreement",  # share of the nearest training cases that bear the given label
     "distance_rank",  # how far from the training features
     "oddity_rank",  # how odd the oddest spot is against training normals
+)
+BESIDE = (  # evidence that the frozen score does not read, each of it NaN where there is none
+    "expected_entropy",  # doubt of the image, by dropout in the head, nats
+    "mutual_information",  # doubt of the model, by the same, nats
+    "members_mutual_information",  # what the members dispute, nats
+    "instability",  # 1 - rank correlation of the map under mild changes
+    "border",  # share of the map's energy in the image's frame
+    "lungs",  # share of the map's energy in the lungs, where they are known
+    "map_agreement",  # rank correlation of the first two members' maps
 )
 LARGEST = 6.0  # a logit beyond this counts as this
 
@@ -129,6 +147,11 @@ def signals(evidence: pd.DataFrame) -> pd.DataFrame:
     return table.assign(missed=evidence["y_true"].astype(float))
 
 
+def all_signals(evidence: pd.DataFrame) -> pd.DataFrame:
+    """The signals that the score reads, and those of `BESIDE` that are there, which it does not."""
+    return signals(evidence).join(evidence[[name for name in BESIDE if name in evidence]])
+
+
 def fit_score(evidence: pd.DataFrame, cause: ArrayLike, *, enough: float, provenance: dict[str, Any]) -> Score:
     """Fit the score to errors whose cause (n,) is known; those of another cause than the four are left out.
 
@@ -202,6 +225,124 @@ def cause_of_errors(planted: ArrayLike, mended: pd.DataFrame) -> NDArray[np.obje
     return np.where(own, kind, first).astype(object)
 
 
+def tally(errors: pd.DataFrame) -> dict[str, Any]:
+    """How many errors there are, missed positives and false alarms apart, and how many of each kind."""
+    missed = errors["y_true"] == 1
+    found: dict[str, Any] = {"n_errors": len(errors)}
+    found |= {"false_negative": int(missed.sum()), "false_positive": int((~missed).sum())}
+    for kind in KINDS:
+        here = errors["kind"] == kind
+        sides = {"false_negative": int((here & missed).sum()), "false_positive": int((here & ~missed).sum())}
+        found[kind] = {"n": int(here.sum()), **sides}
+    return found
+
+
+def severity(missed_share: float, *, cost_fn: float, cost_fp: float) -> float:
+    """Mean cost of an error where this share of the errors, in [0, 1], are missed positives."""
+    return cost_fp + (cost_fn - cost_fp) * missed_share
+
+
+def mended(y_true: np.ndarray, y_prob: np.ndarray, of_kind: np.ndarray, *, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and probabilities (n,) once the errors of a kind, of_kind (n,) boolean, are repaired.
+
+    Annotation noise is repaired in the label, 1 - y; every other kind in the answer, which is turned round: 1 - p.
+    """
+    if kind == "annotation noise":
+        return np.where(of_kind, 1 - y_true, y_true), y_prob
+    return y_true, np.where(of_kind, 1 - y_prob, y_prob)
+
+
+def auroc_gain(
+    y_true: np.ndarray, y_prob: np.ndarray, y_mended: np.ndarray, p_mended: np.ndarray, *, weights: Any = None
+) -> Any:
+    """AUROC once mended less AUROC before, of labels and probabilities (n,)."""
+    return auroc(y_mended, p_mended, weights=weights) - auroc(y_true, y_prob, weights=weights)
+
+
+def spread(likely: pd.Series, *, typical: int, unsure: int) -> list[Any]:
+    """The index of the cases to show, by falling probability of their kind: the most typical, then the least sure."""
+    order = likely.sort_values(ascending=False, kind="stable").index.tolist()
+    return order if len(order) <= typical + unsure else order[:typical] + order[-unsure:]
+
+
+def agreement(errors: pd.DataFrame, **resampling: Any) -> dict[str, Any]:
+    """How far sorted errors agree with the repairs that mend them, each figure with its interval over patients.
+
+    errors: `cause` by `cause_of_errors`, `best`, `kind` and `rule` by `sort_errors`, and `patient_id`. kappa: of the
+    kind that is most likely. Errors that no repair mends are counted apart: no kind is right for them.
+    """
+    known = errors[errors["cause"] != "undetermined"]
+    decided = known[known["kind"] != "undetermined"]
+    found: dict[str, Any] = {"n": len(known), "n_decided": len(decided)}
+    found["mended_by_no_repair"] = len(errors) - len(known)
+    for name, table, column in (
+        ("kappa", known, "best"),
+        ("kappa_where_it_decides", decided, "kind"),
+        ("kappa_of_the_rules", known, "rule"),
+    ):
+        truth, told = table["cause"].to_numpy(), table[column].to_numpy()
+        found |= figure(name, kappa, truth, told, groups=table["patient_id"].to_numpy(), **resampling)
+    for kind in KINDS:
+        here = errors[errors["cause"] == kind]
+        found[kind] = {"n": len(here)} | {f"called {other}": int((here["kind"] == other).sum()) for other in KINDS}
+        if kind != "undetermined":
+            hits, groups = (here["best"] == kind).to_numpy(dtype=float), here["patient_id"].to_numpy()
+            found[kind] |= figure("recall", mean, hits, groups=groups, **resampling)
+    return found
+
+
+def confusion(errors: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Counts (5, 5) of errors by the repair that mends them (rows) and the kind that the column names."""
+    crossed = pd.crosstab(errors["cause"], errors[column])
+    return crossed.reindex(index=list(KINDS), columns=list(KINDS), fill_value=0)
+
+
+def kappa_at(crossed: ArrayLike, mixture: ArrayLike) -> float:
+    """Cohen's kappa if causes were mixed otherwise and each were called as it was: an extrapolation, no measurement.
+
+    crossed (k, k): counts, a row a cause, none of them empty. mixture (k,): how frequent each cause is, in any unit.
+    With `r_ij = crossed_ij / sum_j crossed_ij` and shares `m_i`, agreement `a = sum_i m_i r_ii`, agreement by chance
+    `c = sum_j m_j sum_i m_i r_ij`, and kappa `(a - c) / (1 - c)`. Raises ValueError for an empty row.
+    """
+    counts, share = np.asarray(crossed, dtype=float), np.asarray(mixture, dtype=float)
+    if (counts.sum(axis=1) == 0).any():
+        raise ValueError(f"every cause needs an error, found {counts.sum(axis=1).astype(int).tolist()}")
+    joint = (share / share.sum())[:, None] * counts / counts.sum(axis=1, keepdims=True)
+    chance = joint.sum(axis=1) @ joint.sum(axis=0)
+    return float((np.trace(joint) - chance) / (1 - chance))
+
+
+def told_apart(table: pd.DataFrame, cause: ArrayLike, *, groups: np.ndarray, **resampling: Any) -> dict[str, Any]:
+    """How well each signal alone tells each kind from the other three: one-vs-rest AUROC, below 0.5 where it is low.
+
+    table: a column a signal, a row an error whose cause (n,) is one of the four; NaN where a signal is missing, and
+    such an error is left out. groups: the patient of each (n,). With fewer than 20 patients of the kind, or of the
+    rest, there is a value and no interval that would hold.
+    """
+    cause = np.asarray(cause)
+    found: dict[str, Any] = {}
+    for name in table:
+        score = table[name].to_numpy(dtype=float)
+        there = np.isfinite(score)
+        found[str(name)] = {}
+        for kind in KINDS[:4]:
+            of_kind, patients = (cause == kind)[there], groups[there]
+            fewest = min(len(np.unique(patients[of_kind])), len(np.unique(patients[~of_kind])))
+            entry: dict[str, Any] = {"n": int(of_kind.sum()), "n_patients": len(np.unique(patients[of_kind]))}
+            ranked = figure(
+                "auroc",
+                auroc,
+                of_kind.astype(int),
+                score[there],
+                groups=patients,
+                stratify=of_kind,
+                interval=fewest >= FEWEST,
+                **resampling,
+            )
+            found[str(name)][kind] = entry | ranked
+    return found
+
+
 def kappa(truth: ArrayLike, found: ArrayLike, *, weights: ArrayLike | None = None) -> Any:
     """Cohen's kappa of two codings (n,), or one a row of weights (resamples, n); 0 is what chance would reach.
 
@@ -214,11 +355,11 @@ def kappa(truth: ArrayLike, found: ArrayLike, *, weights: ArrayLike | None = Non
     w = np.ones((1, len(truth))) if weights is None else np.atleast_2d(np.asarray(weights, dtype=float))
     w = w / w.sum(axis=1, keepdims=True)
     agreed, chance = w @ (truth == found), np.zeros(len(w))
-    for code in set(truth.tolist()) | set(found.tolist()):
+    for code in sorted(set(truth.tolist()) | set(found.tolist())):  # words have no order of their own in a set
         chance += (w @ (truth == code)) * (w @ (found == code))
     if np.any(chance > 1 - 1e-12):
         raise ValueError("only one kind is named, by both, among all cases or in a resample of them")
-    value = (agreed - chance) / (1 - chance)
+    value = np.minimum((agreed - chance) / (1 - chance), 1)  # which rounding would pass
     return float(value[0]) if weights is None else value
 
 

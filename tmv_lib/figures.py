@@ -10,7 +10,6 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -67,6 +66,10 @@ def case_rows(
     """One row a case: its facts and plain image, then panels of (title, image, map), under one colour bar."""
     if not rows:
         return _no_case(title)
+    rows = [
+        (_wrapped(facts), image, [(_wrapped(name), seen, attribution) for name, seen, attribution in panels])
+        for facts, image, panels in rows
+    ]
     words = [text for facts, _, panels in rows for text in (facts, *(name for name, _, _ in panels))]
     figure, axes = _grid(len(rows), 1 + max(len(panels) for _, _, panels in rows), words)
     for (facts, image, panels), line in zip(rows, axes, strict=True):
@@ -90,6 +93,11 @@ def case_columns(
     for axis, words in zip(axes[0], facts, strict=True):
         axis.set_title(f"{words}\n{axis.get_title()}", fontsize=8.5, pad=3)
     return _with_bar(figure, title)
+
+
+def _wrapped(words: str) -> str:
+    """Lines no wider than a panel: an id may be longer than its image is wide."""
+    return "\n".join(fill(line, 28) for line in words.split("\n"))
 
 
 def _no_case(title: str) -> Figure:
@@ -126,52 +134,24 @@ def _with_bar(figure: Figure, title: str) -> Figure:
 def case_sheet(
     rows: Sequence[tuple[str, np.ndarray, Sequence[tuple[str, np.ndarray, np.ndarray]], str]], *, title: str
 ) -> Figure:
-    """Case studies: facts and plain image, maps as in `case_rows`, and a sentence of evidence beside them."""
+    """Case studies: facts and plain image, maps as in `case_rows`, and beside them sentences, one a line of words."""
     if not rows:
         return _no_case(title)
     columns = 1 + max(len(panels) for _, _, panels, _ in rows)
+    height = 2.12 + 0.17 * max(facts.count("\n") for facts, _, _, _ in rows)
     figure, axes = plt.subplots(
         len(rows),
         columns + 1,
-        figsize=(2.1 * columns + 4.2, 2.35 * len(rows) + 0.9),
-        width_ratios=[1.0] * columns + [1.9],
+        figsize=(1.95 * columns + 3.9, height * len(rows) + 0.7),
+        width_ratios=[1.0] * columns + [1.6],
         squeeze=False,
     )
-    for (facts, image, panels, sentence), line in zip(rows, axes, strict=True):
+    for (facts, image, panels, words), line in zip(rows, axes, strict=True):
         for axis in line:
             axis.axis("off")
         grey(line[0], image, facts)
         for axis, (name, seen, attribution) in zip(line[1:-1], panels, strict=False):
             overlay(axis, seen, attribution, name)
-        line[-1].text(0, 0.5, fill(sentence, 44), va="center", fontsize=9, transform=line[-1].transAxes)
-    figure.suptitle(title, fontsize=10.5, x=0.01, ha="left", y=0.995)
-    figure.text(0.01, 0.006, MAP_NOTE, fontsize=8)
-    figure.tight_layout(rect=(0, 0.02, 1, 0.985), pad=0.5)
-    return figure
-
-
-def trust_card(answers: Sequence[tuple[str, str]], sweep: pd.DataFrame) -> Figure:
-    """One page for the clinician: questions with their answers, and what each threshold costs."""
-    figure = plt.figure(figsize=(8.3, 10.2))
-    figure.text(0.06, 0.955, "Trust card", fontsize=20, weight="bold")
-    figure.text(0.06, 0.935, "what was measured on the test split, and no more", fontsize=10, color="0.35")
-    height = 0.895
-    for question, answer in answers:
-        figure.text(0.06, height, question, fontsize=12, weight="bold")
-        lines = fill(answer, 98)
-        figure.text(0.06, height - 0.012, lines, fontsize=10, va="top", linespacing=1.35)
-        height -= 0.043 + 0.0195 * (lines.count("\n") + 1)
-    cost, share = figure.add_axes((0.09, 0.07, 0.38, height - 0.12)), figure.add_axes((0.58, 0.07, 0.38, height - 0.12))
-    styles = (("C0", "--"), ("C0", "-"), ("0.45", "-."), ("0.45", ":"))
-    for (name, part), (colour, dashes) in zip(sweep.groupby("series", sort=False), styles, strict=True):
-        cost.plot(part["threshold"], part["failure_cost"], dashes, color=colour, label=name)
-    cost.set(xlabel="threshold", ylabel="failure cost a case", ylim=(0, None))
-    cost.legend(frameon=False, fontsize=8)
-    policy = sweep[sweep["series"] == "test"]
-    share.plot(policy["threshold"], 100 * policy["deferral_rate"], color="C1", label="goes to a doctor")
-    share.plot(policy["threshold"], 100 * policy["selective_risk"], color="C3", label="wrong among the decided")
-    share.set(xlabel="threshold", ylabel="of 100 cases", ylim=(0, 100))
-    share.legend(frameon=False, fontsize=8)
-    for axis in (cost, share):
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure
+        text = "\n\n".join(fill(sentence, 46) for sentence in words.split("\n"))
+        line[-1].text(0, 0.5, text, va="center", fontsize=9, linespacing=1.3, transform=line[-1].transAxes)
+    return _with_bar(figure, title)

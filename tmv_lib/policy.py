@@ -12,12 +12,10 @@ import numpy as np
 import pandas as pd
 
 from tmv_lib import deferral, selective
+from tmv_lib.calibration import prevalence_weights
 from tmv_lib.classification import accuracy
 from tmv_lib.reporting import figure, mean
 from tmv_lib.statistics import FloatArray, wilson_interval
-
-NO_SUBGROUP = ("image_id", "patient_id", "split", "source", "cause", "clear_finding")
-MOST_SUBGROUPS = 20
 
 
 class Prices(NamedTuple):
@@ -63,11 +61,56 @@ def summary(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str,
         "errors_deciding_all": int(wrong.sum()),
         "errors_left": int(wrong[decided].sum()),
     }
-    found |= resampled("accuracy", accuracy, y_true, (cases["y_prob"].to_numpy() > 0.5).astype(int))
+    found |= resampled("accuracy_at_half", accuracy, y_true, (cases["y_prob"].to_numpy() > 0.5).astype(int))
     found |= resampled("coverage", mean, decided.astype(float))
     found |= figure("selective_risk", mean, wrong[decided].astype(float), groups=groups[decided], **resampling)
     cost = np.where(deferred, prices.of(y_true)["review"], deferral.error_cost(y_true, y_pred, **prices.errors))
     return found | resampled("failure_cost", mean, cost)
+
+
+def decided_counts(cases: pd.DataFrame) -> dict[str, int]:
+    """How many positives and negatives are decided rightly, wrongly, or deferred."""
+    found = {}
+    decided, y_true, called = (cases[name].to_numpy() == 1 for name in ("deferred", "y_true", "decision"))
+    decided = ~decided
+    for truth, sick in (("positive", y_true), ("negative", ~y_true)):
+        found[f"{truth}_called_positive"] = int((decided & sick & called).sum())
+        found[f"{truth}_called_negative"] = int((decided & sick & ~called).sum())
+        found[f"{truth}_deferred"] = int((~decided & sick).sum())
+    return found
+
+
+def predictive_values(cases: pd.DataFrame, *, prevalence: float, **resampling: Any) -> dict[str, Any]:
+    """Precision and negative predictive value of the decided cases, were this share in (0, 1) of all cases positive.
+
+    Every class keeps the way it is deferred and decided here and only its weight changes: the prevalence is that of the
+    cases that come in, and among the decided it is another.
+    """
+    y_true, decision, groups = (cases[name].to_numpy() for name in ("y_true", "decision", "patient_id"))
+    decided = ~cases["deferred"].to_numpy()
+    found: dict[str, Any] = {}
+    for name, called in (("precision", 1), ("negative_predictive_value", 0)):
+        own = decided & (decision == called)
+        if not own.any():
+            found[f"{name}_absent"] = f"no case is called {('negative', 'positive')[called]}"
+            continue
+        share = prevalence if called else 1 - prevalence
+        rate = partial(_rate_among_called, share=share)
+        found |= figure(name, rate, y_true == called, own, groups=groups, **resampling)
+        # As in `figure`, where every resample says the same: Wilson's end of the rate that came out as 0.
+        if name in found and found[f"{name}_low"] == found[f"{name}_high"]:
+            right, wrong = (own[y_true == label].mean() for label in (called, 1 - called))
+            other = np.unique(groups[y_true == (1 - called if wrong == 0 else called)]).size
+            most = float(wilson_interval(0, other)[1])
+            end, right, wrong = ("low", right, most) if wrong == 0 else ("high", most, wrong)
+            found[f"{name}_{end}"] = float(share * right / (share * right + (1 - share) * wrong))
+    return found
+
+
+def _rate_among_called(of_class: np.ndarray, own: np.ndarray, *, share: float, weights: Any = None) -> Any:
+    # pi P(called | class) / (pi P(called | class) + (1 - pi) P(called | other class))
+    w = prevalence_weights(of_class.astype(int), target=share, weights=weights) * own
+    return (w * of_class).sum(axis=-1) / w.sum(axis=-1)
 
 
 def disagreement(cases: pd.DataFrame, votes: np.ndarray, **resampling: Any) -> dict[str, Any]:
@@ -84,12 +127,6 @@ def disagreement(cases: pd.DataFrame, votes: np.ndarray, **resampling: Any) -> d
         )
     found |= figure("share_of_errors", mean, differ[wrong].astype(float), groups=groups[wrong], **resampling)
     return found
-
-
-def subgroup_columns(cases: pd.DataFrame) -> list[str]:
-    """The columns of words, with two to twenty different ones, that name a subgroup."""
-    words = cases.select_dtypes(["object", "string"])
-    return [name for name in words if name not in NO_SUBGROUP and 2 <= words[name].nunique() <= MOST_SUBGROUPS]
 
 
 def by_subgroup(cases: pd.DataFrame, named: pd.DataFrame, **resampling: Any) -> dict[str, Any]:
@@ -176,6 +213,27 @@ def net_benefits(cases: pd.DataFrame, prices: Prices, *, threshold_probs: FloatA
     return pd.DataFrame(rows, columns=["series", "threshold_prob", "net_benefit"])
 
 
+def sweep(cases: pd.DataFrame, prices: Prices, *, thresholds: FloatArray) -> pd.DataFrame:
+    """What the policy does at each threshold in [0, 1]: `deferral.threshold_sweep`, and what it is worth.
+
+    `reduction` of the failure cost against the decisions of `baseline`, a column of 0 and 1, on all cases;
+    `break_even_review_price` (both empty where there is none); `net_benefit`, at the odds of the prices.
+    """
+    y_true, baseline = cases["y_true"].to_numpy(), cases["baseline"].to_numpy()
+    costs = prices.of(y_true)
+    rows = deferral.threshold_sweep(y_true, cases["y_prob"], cases["kappa"], thresholds=thresholds, **costs)
+    everything = deferral.failure_cost(y_true, cases["decision"], **costs)
+    rival = deferral.failure_cost(y_true, baseline, **costs)
+    cost, rate = rows["failure_cost"], rows["deferral_rate"]
+    # cost(r) = cost(review) + (r - review) rate = everything
+    break_even = prices.review + ((everything - cost) / rate.where(rate > 0))
+    return rows.assign(
+        reduction=1 - cost / rival if rival > 0 else np.nan,
+        break_even_review_price=break_even,
+        net_benefit=y_true.mean() - cost / prices.cost_fn,
+    )
+
+
 class Promise(NamedTuple):
     """The certificates of one side by both methods, and the grid that Learn-then-Test walked."""
 
@@ -215,23 +273,26 @@ def certified(
             selective.certify_sgr(error, kappa, **limits),
             grid,
         )
-        for name in ("ltt", "sgr"):
-            entry[name] = _told(getattr(promises[side], name), error, kappa, **limits)
-        found[side] = entry
+        both = {name: getattr(promises[side], name) for name in ("ltt", "sgr")}
+        words = "" if all(one.certified for one in both.values()) else _nothing(error, kappa, **limits)
+        found[side] = entry | {name: _told(one, words) for name, one in both.items()}
     return found, promises, drawn
 
 
-def _told(
-    certificate: selective.Certificate, error: FloatArray, kappa: FloatArray, *, risk: float, delta: float
-) -> dict[str, Any]:
-    if certificate.certified:
-        return {
-            "certified": True,
-            "threshold": certificate.threshold,
-            "cal_coverage": certificate.coverage,
-            "cal_errors": certificate.errors,
-            "cal_accepted": certificate.n_accepted,
-        }
+def _told(certificate: selective.Certificate, words: str) -> dict[str, Any]:
+    if not certificate.certified:
+        return {"certified": False, "words": words}
+    return {
+        "certified": True,
+        "threshold": certificate.threshold,
+        "cal_coverage": certificate.coverage,
+        "cal_errors": certificate.errors,
+        "cal_accepted": certificate.n_accepted,
+    }
+
+
+def _nothing(error: FloatArray, kappa: FloatArray, *, risk: float, delta: float) -> str:
+    """Why nothing is certified, and how many patients it would take, in words."""
     ordered = error[np.argsort(-kappa, kind="stable")]
     without_error = int(ordered.argmax()) if ordered.any() else len(ordered)
     wanted = selective.cases_wanted(error, kappa, risk=risk, delta=delta)
@@ -245,7 +306,7 @@ def _told(
         if wanted is None
         else f"If their error rates stay what they are, it would take about {wanted} patients."
     )
-    return {"certified": False, "words": words + " Who needs a guarantee sends every case to a doctor."}
+    return words + " Who needs a guarantee sends every case to a doctor."
 
 
 def audited(

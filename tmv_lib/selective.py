@@ -5,6 +5,7 @@ A case is accepted when its confidence is at least the threshold; cases of equal
 """
 
 from bisect import bisect_left
+from functools import lru_cache
 from math import ceil, inf, log2
 from typing import Any, NamedTuple
 
@@ -123,6 +124,7 @@ def binomial_upper_bound(errors: int, n: int, delta: float) -> float:
     return 1.0 if errors == n else float(betainccinv(errors + 1, n - errors, delta))
 
 
+@lru_cache
 def cases_needed(risk: float, delta: float, errors: int = 0) -> int:
     """The least number of accepted cases, `errors` of them wrong, that certify an error rate of at most `risk`.
 

@@ -9,11 +9,13 @@ further apart by class than those of any other patient, so that even a new patie
 another site beside them. `val` and `cal` are the source's patients that training has not seen.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import rankdata
+from sklearn.decomposition import PCA
 
 from tmv_lib.logistic import fit_logistic
 from tmv_lib.statistics import FloatArray, IntArray, as_binary, as_finite, patient_folds
@@ -43,6 +45,18 @@ class Shift(NamedTuple):
     p_value: float
 
 
+def feature_space(train: ArrayLike, *, n_components: int) -> Callable[[ArrayLike], FloatArray]:
+    """The way from features (n, d) to the principal components, at most so many, of the standardised features of train.
+
+    Returns a function to (n, components).
+    """
+    known = np.asarray(train)
+    mean, spread = known.mean(axis=0), known.std(axis=0)
+    spread[spread == 0] = 1
+    space = PCA(min(n_components, *known.shape), svd_solver="full").fit((known - mean) / spread)
+    return lambda features: np.asarray(space.transform((np.asarray(features) - mean) / spread))
+
+
 def domain_auc(
     features: ArrayLike,
     site: ArrayLike,
@@ -51,13 +65,15 @@ def domain_auc(
     n_folds: int,
     n_permutations: int,
     rng: np.random.Generator,
+    n_foldings: int = 1,
 ) -> Shift:
     """How well a classifier tells site from source on patients it has not seen: AUC in [0, 1], 0.5 being not at all.
 
     Logistic regression with a weak ridge on standardised features, out of fold by patient (Lopez-Paz & Oquab 2017;
     Rabanser et al. 2019); every permutation fits anew. The folds know nothing of the domains, or dealing these by lot
     would not be fair. Scores are compared within a fold only: those of different fits have different levels, and
-    across folds even a blind classifier comes out below 0.5.
+    across folds even a blind classifier comes out below 0.5. n_foldings: ways to cut the folds, of which the mean
+    counts, so that the verdict does not hang on one of them.
 
     features (n, d); site (n,) 1 for the site and 0 for the source, the same for all images of a patient; groups (n,).
     Raises ValueError for a patient in both, and for fewer patients of either than folds.
@@ -72,12 +88,18 @@ def domain_auc(
     spread = x.std(axis=0)
     kept = spread > 1e-9 * np.abs(x).max(initial=0)
     design = np.column_stack([np.ones(len(x)), (x[:, kept] - x[:, kept].mean(axis=0)) / spread[kept]])
-    fold = patient_folds(np.zeros(patient.size), patient, n_folds=n_folds, rng=rng)
+    folds = [
+        patient_folds(np.zeros(patient.size), patient, n_folds=n_folds, rng=rng) for _ in range(max(n_foldings, 1))
+    ]
     dealt = _dealt(domain, n_permutations, rng)[:, patient]
+    return _judged(np.mean([_auc_across_folds(design, dealt, fold) for fold in folds], axis=0))
 
+
+def _auc_across_folds(design: FloatArray, dealt: FloatArray, fold: IntArray) -> FloatArray:
+    """AUC (deals,) of telling the domains (deals, n) apart out of fold, pairs of one fold only."""
     wins, pairs = np.zeros(len(dealt)), np.zeros(len(dealt))
     centre = np.zeros(design.shape[1])
-    for k in range(n_folds):
+    for k in np.unique(fold):
         out = fold == k
         weights = np.ones(int((~out).sum()))
         beta = fit_logistic(design[~out], dealt[:, ~out], weights=weights, ridge=RIDGE, centre=centre)
@@ -88,7 +110,7 @@ def domain_auc(
         pairs += n_site * (out.sum() - n_site)
     if not pairs.all():
         raise ValueError("too few patients to compare: no fold holds patients of both places")
-    return _judged(wins / pairs)
+    return wins / pairs
 
 
 def kolmogorov_smirnov(
@@ -118,6 +140,24 @@ def prevalence_difference(
     dealt = _dealt(domain, n_permutations, rng)[:, patient]
     shares = (dealt @ y / dealt.sum(axis=1)) - ((1 - dealt) @ y / (1 - dealt).sum(axis=1))
     return _judged(np.abs(shares))
+
+
+def share_distance(
+    values: ArrayLike, site: ArrayLike, groups: ArrayLike, *, n_permutations: int, rng: np.random.Generator
+) -> Shift:
+    """Distance in [0, 1] of the shares that each of the `values` (n,), words, has at site and source.
+
+    Total variation, sum_v |p(v) - q(v)| / 2: the share of the site's images that would need another value. p by
+    permuting patients, arguments as in `domain_auc`.
+    """
+    patient, domain = _patients(site, groups)
+    words, code = np.unique(np.asarray(values, dtype=str), return_inverse=True)
+    if code.size != patient.size:
+        raise ValueError(f"values must be as many as the cases ({patient.size}), found {code.size}")
+    dealt = _dealt(domain, n_permutations, rng)[:, patient]
+    is_value = (code[:, None] == np.arange(len(words))).astype(float)
+    here, there = (part @ is_value / part.sum(axis=1, keepdims=True) for part in (dealt, 1 - dealt))
+    return _judged(np.abs(here - there).sum(axis=1) / 2)
 
 
 def name_shift(*, negative: ArrayLike, positive: ArrayLike, prevalence: float, pooled: ArrayLike) -> str:

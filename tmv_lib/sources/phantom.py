@@ -6,14 +6,17 @@ pixels. Shares are allocated, not tossed: a planted rate holds to within one cas
 """
 
 from collections.abc import Mapping
+from math import ceil
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit, logit
 
 SPLITS = ("train", "val", "cal", "test")
 SEEN_FINDINGS = ("lobar", "patchy", "interstitial")
 UNSEEN_FINDINGS = ("retrocardiac", "pneumothorax")
 MIMICS = ("atelectasis", "nipple")
+SHIFTED = {"both": (0, 1), "negative": (0,), "positive": (1,)}
 # Share of the patients with so many images.
 IMAGES_PER_PATIENT = {1: 0.60, 2: 0.25, 3: 0.15}
 # The panel's probability that an ambiguous case is positive.
@@ -38,6 +41,8 @@ def plan_cases(
     noise: float = 1.0,
     test_exposure: float = 1.0,
     test_noise: float = 1.0,
+    test_shifted: str = "both",
+    test_prevalence: float | None = None,
 ) -> pd.DataFrame:
     """Plan a phantom study: one row an image, with all that determines its pixels and its truth.
 
@@ -56,12 +61,15 @@ def plan_cases(
     `mimics` is the share of the films without finding that have linear atelectasis or a nipple shadow. `contrast`
     and `ambiguous_contrast` are ranges, the first above the second, of `amplitude`: the share of the air along the
     ray that a finding replaces. `exposure` (dose) and `noise` (standard deviation) are relative; `test_exposure` and
-    `test_noise` multiply them on the test split, as another site would. The null phantom has the three shares of
-    causes and both marker pairs at 0.
+    `test_noise` multiply them on the test split, as another site would, in the class of `y_true` that `test_shifted`
+    names (`both`, `negative`, `positive`). `test_prevalence` is the share of positives there: images are left out by
+    class from a larger split of the usual prevalence, so that each class stays what it is, and the number of patients
+    is met about. The null phantom has the three shares of causes and both marker pairs at 0.
 
     `posterior` is P(y_true = 1 | finding, amplitude, marker) within the split, for an ideal observer who reads all
-    three off the image without error: the panel's probability of an ambiguous case; of any other, the share of
-    positives among the split's unambiguous cases with the same kind of finding (none, seen, unseen) and marker.
+    three off the image without error: the panel's probability of an ambiguous case, whose log odds move with those of
+    `test_prevalence`; of any other, the share of positives among the split's unambiguous cases with the same kind of
+    finding (none, seen, unseen) and marker.
 
     `clear_finding` and `clear_amplitude` say what the case shows once its finding is a clear one of a kind that
     training shows. `patient_seed` and `case_seed` feed the renderer's streams, one a factor: after a change in one
@@ -75,6 +83,7 @@ def plan_cases(
     _check_patients(patients)
     _check_shares({**shares, "mimics": mimics}, markers)
     _check_physics({"contrast": contrast, "ambiguous_contrast": ambiguous_contrast}, noise, test_exposure, test_noise)
+    _check_site(test_shifted, test_prevalence, prevalence)
 
     splits = []
     for split, streams in zip(SPLITS, np.random.SeedSequence(seed).spawn(len(SPLITS)), strict=True):
@@ -83,12 +92,17 @@ def plan_cases(
         # Streams of their own: a change of rates leaves patients and their anatomy as they were.
         people, labels, acquisition = (np.random.default_rng(stream) for stream in streams.spawn(3))
         train, site = split == "train", split == "test"
-        cases = _enrol(patients[split], people).assign(split=split)
+        target = test_prevalence if site else None
+        pool = ceil(patients[split] * (1 if target is None else _surplus(prevalence, target)))
+        cases = _enrol(pool, people).assign(split=split)
         _label(cases, labels, prevalence, mislabelled, ambiguous, 0.0 if train else blind)
         _mark(cases, labels, marker_train if train else marker_rest, marker_train[0] > marker_train[1])
         _expose(cases, acquisition, mimics, contrast, ambiguous_contrast)
-        cases["exposure"] *= test_exposure if site else 1.0
-        cases["noise"] = noise * (test_noise if site else 1.0)
+        if target is not None:
+            cases = _at_prevalence(cases, patients[split] / pool, prevalence, target)
+        there = site & cases["y_true"].isin(SHIFTED[test_shifted])
+        cases["exposure"] *= np.where(there, test_exposure, 1.0)
+        cases["noise"] = noise * np.where(there, test_noise, 1.0)
         cases["posterior"] = _posterior(cases)
         splits.append(cases)
     plan = pd.concat(splits, ignore_index=True)
@@ -143,6 +157,15 @@ def _check_physics(
         raise ValueError(f"noise and test_noise must not be negative, found {noise} and {test_noise}")
     if test_exposure <= 0:
         raise ValueError(f"test_exposure must be positive, found {test_exposure}")
+
+
+def _check_site(test_shifted: str, test_prevalence: float | None, prevalence: float) -> None:
+    if test_shifted not in SHIFTED:
+        raise ValueError(f"test_shifted must be one of {', '.join(SHIFTED)}, found {test_shifted!r}")
+    if test_prevalence is not None and not 0 < min(test_prevalence, prevalence) <= max(test_prevalence, prevalence) < 1:
+        raise ValueError(
+            f"test_prevalence, and prevalence beside it, must lie in (0, 1), found {test_prevalence} and {prevalence}"
+        )
 
 
 def _enrol(n_patients: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -241,6 +264,24 @@ def _expose(
     mimicking = empty[: round(mimics * empty.size)]
     cases["mimic"] = "none"
     cases.loc[mimicking, "mimic"] = np.resize(MIMICS, mimicking.size)
+
+
+def _surplus(prevalence: float, target: float) -> float:
+    """How many times as many images there must be for enough of the class that is wanted more often."""
+    return max(target / prevalence, (1 - target) / (1 - prevalence))
+
+
+def _at_prevalence(cases: pd.DataFrame, share: float, prevalence: float, target: float) -> pd.DataFrame:
+    """The first images of each class, in all this share of the images, the share `target` of them positive.
+
+    Images are left out by their label and by nothing else. The panel's coin of those that stay is another one:
+    p(y | image) moves with p(y).
+    """
+    n = round(share * len(cases))
+    n_positive = round(target * n)
+    rank = cases.groupby("y_true").cumcount()
+    cases = cases[rank < np.where(cases["y_true"] == 1, n_positive, n - n_positive)].reset_index(drop=True)
+    return cases.assign(panel=expit(logit(cases["panel"]) + logit(target) - logit(prevalence)))
 
 
 def _posterior(cases: pd.DataFrame) -> pd.Series:

@@ -1,0 +1,78 @@
+"""The policy: a threshold experiment, the audit of the guarantee, and 1,000,000 cases."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from scipy.special import expit
+
+from benchmarks.measure import Measured, side_by_side
+from tmv_lib import deferral, selective
+from tmv_lib.statistics import FloatArray
+
+COSTS = {"cost_fn": 5.0, "cost_fp": 1.0}
+LIMITS: dict[str, Any] = {"risk": 0.05, "delta": 0.1}
+GRID = np.linspace(0, 0.95, 20)
+
+
+def measure() -> Iterator[Measured]:
+    yield Measured("`dvc exp run -S deferral.threshold=0.37`, all of it", experiment(), "s", at_most=6)
+    _, _, error, kappa = cases(624)
+    audit = partial(selective.audit_certificates, error, kappa, grid=GRID, n=624, draws=500, **LIMITS)
+    (timed,) = side_by_side(lambda: audit(rng=np.random.default_rng(0)), repeats=3)
+    yield Measured("audit of both certificates, 500 draws, n = 624", timed.seconds, "s", at_most=1)
+    total = 0.0
+    for what, call in million():
+        (timed,) = side_by_side(call, repeats=1)
+        total += timed.seconds
+        yield Measured(what, timed.seconds, "s")
+    yield Measured("the million cases through all of them", total, "s", at_most=10)
+
+
+def cases(n: int) -> tuple[np.ndarray, FloatArray, np.ndarray, FloatArray]:
+    """Calibrated cases of a reader that is sure of most: y_true, y_prob, error of the cheapest decision, certainty."""
+    rng = np.random.default_rng(0)
+    y_prob = expit(rng.normal(-0.5, 6.0, n))
+    y_true = (rng.random(n) < y_prob).astype(int)
+    error = (deferral.cheapest_decision(y_prob, **COSTS) != y_true).astype(int)
+    return y_true, y_prob, error, deferral.certainty(y_prob, **COSTS)
+
+
+def million() -> Iterator[tuple[str, partial]]:
+    """Curve, metrics and both certificates, each with what it is called."""
+    y_true, y_prob, error, kappa = cases(1_000_000)
+    yield "`risk_coverage_curve`", partial(selective.risk_coverage_curve, error, kappa)
+    for area in (selective.aurc, selective.eaurc, selective.augrc):
+        yield f"`{area.__name__}`", partial(area, error, kappa)
+    thresholds, costs = np.linspace(0, 1, 101), COSTS | {"review": 0.25}
+    sweep = partial(deferral.threshold_sweep, y_true, y_prob, kappa, thresholds=thresholds, **costs)
+    yield "`threshold_sweep`, 101 thresholds", sweep
+    yield "`certify_ltt`", partial(selective.certify_ltt, error, kappa, grid=GRID, **LIMITS)
+    yield "`certify_sgr`", partial(selective.certify_sgr, error, kappa, **LIMITS)
+
+
+def experiment() -> float:
+    """Seconds of a threshold experiment in a clone of the last commit, on the results that `make repro` left."""
+    dvc = str(Path(sys.executable).with_name("dvc"))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with TemporaryDirectory() as folder:
+        run = partial(subprocess.run, cwd=folder, env={**os.environ, "PATH": path}, check=True, capture_output=True)
+        cache = subprocess.run([dvc, "cache", "dir"], check=True, capture_output=True, text=True).stdout.strip()
+        subprocess.run(["git", "clone", "--quiet", ".", folder], check=True)
+        run([dvc, "cache", "dir", "--local", str(Path(cache).resolve())])
+        run([dvc, "checkout", "--quiet"])
+        run([dvc, "status"])  # DVC remembers the digests of files from its last look, as in a folder one works in
+        start = perf_counter()
+        done = run([dvc, "exp", "run", "--set-param", "deferral.threshold=0.37"], text=True)
+        seconds = perf_counter() - start
+    ran = [line for line in done.stdout.splitlines() if line.startswith("Running stage")]
+    if ran != ["Running stage 'ensemble':"]:
+        raise ValueError(f"a threshold experiment must rerun ensemble alone, found {ran}: run `make repro` and commit")
+    return seconds

@@ -1,0 +1,127 @@
+"""What does the system on disk say of new images?
+
+Run by `make predict IMAGES=<folder or CSV> OUT=<file>.csv` in a project that has run. It writes a row an image to OUT,
+a row a patient to `<OUT>_patients.csv`, and what is to be said of all of them together to `<OUT>_batch.json`.
+"""
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy.special import expit, logit
+from tqdm import tqdm
+
+from tmv_lib import prediction
+from tmv_lib.files import write_csv, write_metrics
+from tmv_lib.sources.unlabelled import load_unlabelled
+from tmv_lib.stage import run
+
+ANSWERS = {0: "negative", 1: "positive"}
+DOCTOR = "to a doctor"
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument(
+        "images", type=Path, help="a folder of PNG, JPEG or DICOM files, or a CSV with a column `path`"
+    )
+    options.add_argument("--out", type=Path, required=True, help="the CSV to write")
+    given = options.parse_args()
+    if given.out.suffix != ".csv":
+        raise ValueError(f"{given.out}: the file to write must end in .csv")
+    system = prediction.load()
+    prediction.check(system)
+    source = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["prepare"]
+    batch = load_unlabelled(
+        given.images,
+        size=system.size,
+        how=system.how,
+        patient=source["folder"]["patient"] if source["source"] == "folder" else None,
+        progress=partial(tqdm, desc="reading"),
+    )
+    scored = prediction.score(system, batch.images, progress=partial(tqdm, desc="scoring"))
+    readable = batch.cases["problem"] == ""
+    alike = prediction.likeness(system, scored, batch.cases.loc[readable, "patient_id"])
+    images = of_images(batch.cases, scored.cases)
+    patients = of_patients(images)
+    write_metrics(given.out.with_name(f"{given.out.stem}_batch.json"), of_batch(images, patients, alike))
+    write_csv(given.out.with_name(f"{given.out.stem}_patients.csv"), patients)
+    write_csv(given.out, images)
+    print(told(images, patients, alike))
+    for row in batch.cases[~readable].itertuples():
+        print(f"could not be read: {row.problem}", file=sys.stderr)
+
+
+def of_images(cases: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
+    """A row an image, read or not: its answer, and what the answer rests on. What cannot be read goes to a doctor."""
+    readable = (cases["problem"] == "").to_numpy()
+    table = cases.join(scored.set_index(cases.index[readable]))
+    answer = table["decision"].map(ANSWERS).where(table["deferred"].eq(False), DOCTOR)
+    reason = table["reason"].where(readable, "the image could not be read: " + table["problem"])
+    members = [name for name in table if str(name).startswith("y_prob_")]
+    first = ["image_id", "patient_id", "answer", "reason", "y_prob", *members, "kappa", "decision", "deferred"]
+    table = table.assign(answer=answer, reason=reason, deferred=table["deferred"].ne(False).astype(int))
+    table["decision"] = table["decision"].astype("Int64")
+    flags = table[["unlike_training", "not_measured"]].assign(unlike_training=table["unlike_training"].astype("Int64"))
+    signals = [name for name in scored if name not in {*first, *flags}]
+    return pd.concat([table[first], flags, table[signals]], axis=1)
+
+
+def of_patients(images: pd.DataFrame) -> pd.DataFrame:
+    """A row a patient, over all images of the patient.
+
+    One image that goes to a doctor takes its patient along; otherwise one positive image makes a positive patient. The
+    probability is that of the mean log odds, as `calibration` has it of patients; the certainty that of the least
+    certain image.
+    """
+
+    def one(rows: pd.DataFrame) -> pd.Series:
+        z = logit(rows["y_prob"].dropna().clip(1e-6, 1 - 1e-6))
+        answers = set(rows["answer"])
+        answer = next(word for word in (DOCTOR, "positive", "negative") if word in answers)
+        reasons = dict.fromkeys(part for text in rows["reason"] for part in text.split("; ") if part)
+        return pd.Series(
+            {
+                "answer": answer,
+                "reason": "; ".join(reasons),
+                "y_prob": expit(z.mean()) if len(z) else np.nan,
+                "kappa": rows["kappa"].min(),
+                "n_images": len(rows),
+                "n_to_a_doctor": int((rows["answer"] == DOCTOR).sum()),
+                "n_positive": int((rows["answer"] == "positive").sum()),
+                "n_negative": int((rows["answer"] == "negative").sum()),
+                "n_unlike_training": int(rows["unlike_training"].fillna(0).sum()),
+            }
+        )
+
+    return images.groupby("patient_id", sort=False)[list(images.columns)].apply(one).reset_index()
+
+
+def of_batch(images: pd.DataFrame, patients: pd.DataFrame, alike: prediction.Likeness) -> dict[str, Any]:
+    """How many of what, and whether they look like the cases calibrated on."""
+    found: dict[str, Any] = {"n_unreadable": int(images["y_prob"].isna().sum())}
+    for name, rows in (("images", images), ("patients", patients)):
+        counted = rows["answer"].value_counts()
+        found[name] = {"n": len(rows)} | {word: int(counted.get(word, 0)) for word in (*ANSWERS.values(), DOCTOR)}
+    found["images"]["unlike_training"] = int(images["unlike_training"].fillna(0).sum())
+    return found | {"likeness": {name: test._asdict() for name, test in alike.tests.items()} | {"words": alike.words}}
+
+
+def told(images: pd.DataFrame, patients: pd.DataFrame, alike: prediction.Likeness) -> str:
+    """The batch in a few lines."""
+    lines = []
+    for name, rows in (("images", images), ("patients", patients)):
+        counted = rows["answer"].value_counts()
+        parts = ", ".join(f"{counted.get(word, 0)} {word}" for word in (*ANSWERS.values(), DOCTOR))
+        lines.append(f"{len(rows)} {name}: {parts}")
+    unlike = int(images["unlike_training"].fillna(0).sum())
+    return "\n".join([*lines, f"{unlike} images are unlike the training images", alike.words])
+
+
+if __name__ == "__main__":
+    run(main)

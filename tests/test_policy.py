@@ -1,0 +1,333 @@
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.special import expit
+from sklearn.metrics import confusion_matrix, precision_score
+
+from tmv_lib import deferral, policy
+from tmv_lib.selective import cases_needed
+from tmv_lib.statistics import wilson_interval
+
+PRICES = policy.Prices(5.0, 1.0, 0.25)
+HUMAN = policy.Prices(5.0, 1.0, 0.25, sensitivity=0.9, specificity=0.8)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def resampling(rng):
+    return {"n_resamples": 200, "rng": rng}
+
+
+def made(
+    rng: np.random.Generator, n: int = 400, *, spread: float = 2, threshold: float = 0.4, prices: policy.Prices = PRICES
+) -> pd.DataFrame:
+    """Calibrated cases, two images a patient, decided by the cheapest decision and deferred below the threshold.
+
+    spread: standard deviation of the log odds.
+    """
+    y_prob = expit(rng.normal(0, spread, n))
+    kappa = deferral.certainty(y_prob, **prices.errors)
+    return pd.DataFrame(
+        {
+            "patient_id": np.arange(n) // 2,
+            "y_true": (rng.random(n) < y_prob).astype(int),
+            "y_prob": y_prob,
+            "kappa": kappa,
+            "decision": deferral.cheapest_decision(y_prob, **prices.errors),
+            "deferred": deferral.decide(kappa, threshold=threshold),
+            "baseline": (expit(rng.normal(0, 2, n)) > 0.5).astype(int),
+        }
+    )
+
+
+def wrong(cases: pd.DataFrame) -> np.ndarray:
+    return (cases["decision"] != cases["y_true"]).to_numpy()
+
+
+@pytest.mark.parametrize(
+    ("prices", "pays"),
+    [
+        (policy.Prices(5, 1, 0.25), True),
+        (policy.Prices(5, 1, 5 / 6 - 1e-9), True),
+        (policy.Prices(5, 1, 5 / 6 + 1e-9), False),  # R_max = 5 / 6
+        (policy.Prices(5, 1, 0.0, sensitivity=0.5, specificity=0.5), False),  # a coin
+        (policy.Prices(1, 1, 0.0), True),
+    ],
+)
+def test_deferral_never_pays_above_the_highest_loss(prices, pays):
+    assert prices.verdict().startswith("deferral can pay" if pays else "deferral never pays")
+    assert (prices.chow_threshold > 0) == pays
+
+
+def test_a_referral_costs_the_review_and_the_doctors_errors():
+    np.testing.assert_allclose(HUMAN.of(np.array([1, 0]))["review"], [0.25 + 5 * 0.1, 0.25 + 1 * 0.2])
+    assert set(PRICES.of(np.array([1, 0]))["review"]) == {0.25}
+
+
+@pytest.mark.parametrize("prices", [PRICES, HUMAN])
+def test_the_summary_is_that_of_its_parts(rng, resampling, prices):
+    cases = made(rng)
+    found = policy.summary(cases, prices, **resampling)
+    decided = ~cases["deferred"]
+    assert found["errors_left"] == wrong(cases[decided]).sum() < found["errors_deciding_all"] == wrong(cases).sum()
+    assert found["coverage"] == decided.mean()
+    assert found["selective_risk"] == pytest.approx(wrong(cases[decided]).mean())
+    assert found["accuracy_at_half"] == pytest.approx(((cases["y_prob"] > 0.5) == cases["y_true"]).mean())
+    cost = deferral.failure_cost(
+        cases["y_true"], cases["decision"], deferred=cases["deferred"], **prices.of(cases["y_true"].to_numpy())
+    )
+    assert found["failure_cost"] == pytest.approx(cost)
+
+
+def test_every_case_is_counted_once(rng):
+    cases = made(rng)
+    counts = policy.decided_counts(cases)
+    assert sum(counts.values()) == len(cases)
+    decided = cases[~cases["deferred"]]
+    tn, fp, fn, tp = confusion_matrix(decided["y_true"], decided["decision"]).ravel()
+    called = [f"{truth}_called_{call}" for truth in ("negative", "positive") for call in ("negative", "positive")]
+    assert [counts[name] for name in called] == [tn, fp, fn, tp]
+    assert counts["positive_deferred"] == cases.loc[cases["deferred"], "y_true"].sum()
+
+
+def test_predictive_values_follow_bayes(rng, resampling):
+    cases = made(rng, 2000)
+    here = policy.predictive_values(cases, prevalence=cases["y_true"].mean(), **resampling)
+    decided = cases[~cases["deferred"]]
+    assert here["precision"] == pytest.approx(precision_score(decided["y_true"], decided["decision"]))
+    inverted = precision_score(1 - decided["y_true"], 1 - decided["decision"])
+    assert here["negative_predictive_value"] == pytest.approx(inverted)
+    rare = policy.predictive_values(cases, prevalence=0.05, **resampling)
+    called = ((cases["decision"] == 1) & ~cases["deferred"]).to_numpy()
+    hit, alarm = (called[cases["y_true"] == label].mean() for label in (1, 0))
+    assert rare["precision"] == pytest.approx(0.05 * hit / (0.05 * hit + 0.95 * alarm))
+    assert rare["precision_low"] < rare["precision"] < rare["precision_high"] < here["precision"]
+    assert rare["negative_predictive_value"] > here["negative_predictive_value"]
+
+
+def test_predictive_values_of_another_place_with_the_same_classes(rng, resampling):
+    """Cases drawn at the other prevalence say what reweighting said."""
+    cases = made(rng, 20_000)
+    told = policy.predictive_values(cases, prevalence=0.1, **(resampling | {"n_resamples": 100}))["precision"]
+    by_class = [
+        cases[cases["y_true"] == label].sample(n, replace=True, random_state=1)
+        for label, n in ((1, 10**4), (0, 9 * 10**4))
+    ]
+    drawn = pd.concat(by_class)
+    drawn = drawn[~drawn["deferred"]]
+    assert told == pytest.approx(precision_score(drawn["y_true"], drawn["decision"]), abs=0.01)
+
+
+def test_no_false_call_is_not_certainty(rng, resampling):
+    cases = made(rng, 100, threshold=0)
+    cases["decision"] = np.where(np.arange(100) < 30, cases["y_true"], 0)  # no false positive
+    found = policy.predictive_values(cases, prevalence=0.2, **resampling)
+    hit = ((cases["decision"] == 1) & (cases["y_true"] == 1)).sum() / cases["y_true"].sum()
+    most = wilson_interval(0, cases.loc[cases["y_true"] == 0, "patient_id"].nunique())[1]
+    assert (found["precision"], found["precision_high"]) == (1, 1)
+    assert found["precision_low"] == pytest.approx(0.2 * hit / (0.2 * hit + 0.8 * most))
+    cases["decision"] = 0
+    found = policy.predictive_values(cases, prevalence=0.2, **resampling)
+    assert found["precision_absent"] == "no case is called positive"
+    assert found["negative_predictive_value"] == pytest.approx(0.8)
+
+
+def test_disagreement_known_answer(resampling):
+    cases = pd.DataFrame({"patient_id": range(6), "y_true": [1, 1, 0, 0, 1, 0], "decision": [1, 0, 0, 1, 0, 0]})
+    cases["deferred"] = [False, True, False, True, False, False]
+    votes = np.array([[1, 1], [1, 0], [0, 0], [0, 1], [0, 0], [0, 0]])
+    found = policy.disagreement(cases, votes, **resampling)
+    assert (found["n"], found["agree"]["n"], found["disagree"]["n_errors"]) == (2, 4, 2)
+    assert (found["disagree"]["deferral_rate"], found["agree"]["deferral_rate"]) == (1, 0)
+    assert found["share_of_errors"] == pytest.approx(2 / 3)
+
+
+def test_subgroups_are_columns_of_few_words():
+    table = pd.DataFrame({"image_id": ["a", "b", "c"], "ward": ["x", "y", None], "one": ["z"] * 3, "age": [1, 2, 3]})
+    table["patient_id"] = ["p", "q", "r"]
+    assert policy.subgroup_columns(table) == ["ward"]
+    many = pd.DataFrame({"name": [f"w{k}" for k in range(21)], "few": [f"w{k % 20}" for k in range(21)]})
+    assert policy.subgroup_columns(many) == ["few"]
+
+
+def test_subgroups_add_up_and_their_order_is_immaterial(rng, resampling):
+    cases = made(rng)
+    named = pd.DataFrame({"ward": rng.choice(["a", "b"], len(cases))})
+    found = policy.by_subgroup(cases, named, **resampling)
+    assert list(found) == ["ward: a", "ward: b", "y_true: negative", "y_true: positive"]
+    for pair in ("ward: a", "ward: b"), ("y_true: negative", "y_true: positive"):
+        assert sum(found[name]["n"] for name in pair) == len(cases)
+        assert sum(found[name]["errors_left"] for name in pair) == wrong(cases[~cases["deferred"]]).sum()
+        first, second = (found[name] for name in pair)
+        assert first["gap_deciding_all"] == pytest.approx(-second["gap_deciding_all"])
+        assert first["widened"] == pytest.approx(second["widened"])
+    order = rng.permutation(len(cases))
+    again = policy.by_subgroup(
+        cases.iloc[order].reset_index(drop=True), named.iloc[order].reset_index(drop=True), **resampling
+    )
+    for name, one in found.items():
+        for key in ("coverage", "selective_risk", "gap_decided", "widened"):
+            assert again[name][key] == pytest.approx(one[key])
+
+
+@pytest.mark.parametrize(
+    ("deferred_from", "words"), [("a", "deferral narrows the gap"), ("b", "deferral widens the gap")]
+)
+def test_a_gap_is_widened_or_narrowed(rng, resampling, deferred_from, words):
+    """Group a errs four times as often; deferring the errors of one group alone moves the gap."""
+    ward = np.repeat(["a", "b"], 300)
+    error = rng.random(600) < np.where(ward == "a", 0.4, 0.1)
+    y_true = rng.integers(0, 2, 600)
+    cases = pd.DataFrame({"patient_id": range(600), "y_true": y_true, "decision": np.where(error, 1 - y_true, y_true)})
+    cases["deferred"] = error & (ward == deferred_from) & (rng.random(600) < 0.8)
+    found = policy.by_subgroup(cases, pd.DataFrame({"ward": ward}), **resampling)["ward: a"]
+    assert found["words"] == words
+    assert (found["widened"] > 0) == ("widens" in words)
+
+
+def test_caught_counts_each_kind_once(resampling):
+    cases = pd.DataFrame({"patient_id": range(7), "y_true": [1, 1, 1, 0, 0, 0, 1], "decision": [0, 0, 1, 1, 0, 1, 1]})
+    cases["deferred"] = [True, False, False, True, False, False, False]
+    kinds = pd.Series(["blind", "blind", "blind", "", "", "noise", ""])
+    found = policy.caught(cases, kinds, **resampling)
+    assert {name: (one["n"], one["deferred"], one["left"], one["decided_rightly"]) for name, one in found.items()} == {
+        "blind": (3, 1, 1, 1),
+        "noise": (1, 0, 1, 0),
+        "without a kind": (1, 1, 0, 0),
+    }
+    assert found["blind"]["caught"] == pytest.approx(1 / 3)
+    assert policy.caught(cases.assign(decision=cases["y_true"]), kinds * 0, **resampling) == {}
+
+
+def test_net_benefit_against_the_confusion_matrix(rng):
+    """Vickers & Elkin 2006: TP / n - FP / n p / (1 - p), by another's count."""
+    cases = made(rng)
+    curves = policy.net_benefits(cases, PRICES, threshold_probs=np.array([0.1, 1 / 6, 0.5, 0.9]))
+    found = curves.pivot_table(index="threshold_prob", columns="series", values="net_benefit")
+    n, prevalence = len(cases), cases["y_true"].mean()
+    for p, row in found.iterrows():
+        _, fp, _, tp = confusion_matrix(cases["y_true"], cases["y_prob"] > p, labels=[0, 1]).ravel()
+        assert row["ensemble decides all"] == pytest.approx(tp / n - fp / n * p / (1 - p))
+        assert row["all called positive"] == pytest.approx(prevalence - (1 - prevalence) * p / (1 - p))
+        assert row["nobody called positive"] == 0
+        kept = cases[~cases["deferred"]]
+        _, fp, _, tp = confusion_matrix(kept["y_true"], kept["y_prob"] > p, labels=[0, 1]).ravel()
+        found_by_doctor = cases.loc[cases["deferred"], "y_true"].sum()
+        referred = cases["deferred"].sum() * 0.25 / 5
+        assert row["policy"] == pytest.approx((tp + found_by_doctor - referred) / n - fp / n * p / (1 - p))
+
+
+@pytest.mark.parametrize("prices", [PRICES, HUMAN])
+def test_a_sweep_agrees_with_each_policy_on_its_own(rng, prices):
+    cases = made(rng, prices=prices)
+    y_true, decision = cases["y_true"].to_numpy(), cases["decision"].to_numpy()
+    thresholds = np.array([0.0, 0.2, 0.5, 0.9, 1.0])
+    rows = policy.sweep(cases, prices, thresholds=thresholds)
+    costs = prices.of(y_true)
+    rival = deferral.failure_cost(y_true, cases["baseline"], **costs)
+    for row in rows.itertuples():
+        deferred = deferral.decide(cases["kappa"], threshold=row.threshold)
+        cost = deferral.failure_cost(y_true, decision, deferred=deferred, **costs)
+        assert row.reduction == pytest.approx(1 - cost / rival)
+        benefit = deferral.net_benefit(
+            y_true,
+            decision,
+            deferred=deferred,
+            odds=prices.cost_fp / prices.cost_fn,
+            referral=costs["review"] / prices.cost_fn,
+        )
+        assert row.net_benefit == pytest.approx(benefit)
+        if row.threshold == 0:
+            assert np.isnan(row.break_even_review_price)
+            continue
+        price = deferral.break_even_review_price(
+            y_true, decision, deferred, sensitivity=prices.sensitivity, specificity=prices.specificity, **prices.errors
+        )
+        assert row.break_even_review_price == pytest.approx(price)
+    assert (np.diff(rows["coverage"]) <= 0).all()
+    assert (np.diff(rows["errors_avoided"]) >= 0).all()
+
+
+def test_a_baseline_without_errors_cannot_be_undercut(rng):
+    cases = made(rng)
+    rows = policy.sweep(cases.assign(baseline=cases["y_true"]), PRICES, thresholds=np.array([0.0, 0.5]))
+    assert rows["reduction"].isna().all()
+
+
+def test_certificates_look_at_one_image_of_a_patient_and_split_delta(rng):
+    cal, other = made(rng, 1200, spread=4), made(rng, 400, spread=4)
+    found, promises, drawn = policy.certified(cal, other, risk=0.1, delta=0.1, rng=rng)
+    assert found["n_patients"] == len(drawn) == drawn["patient_id"].nunique() == 600
+    assert [found[side]["delta"] for side in ("pooled", "positive", "negative")] == [0.1, 0.05, 0.05]
+    assert found["positive"]["n_patients"] + found["negative"]["n_patients"] == 600
+    for side, promise in promises.items():
+        own = drawn if side == "pooled" else drawn[drawn["decision"] == (side == "positive")]
+        assert found[side]["cases_needed_without_error"] == cases_needed(0.1, found[side]["delta"])
+        for name in ("ltt", "sgr"):
+            certificate = getattr(promise, name)
+            assert found[side][name]["certified"] == certificate.certified
+            if certificate.certified:
+                accepted = own[own["kappa"] >= certificate.threshold]
+                assert found[side][name]["cal_errors"] == wrong(accepted).sum()
+                assert found[side][name]["cal_accepted"] == len(accepted)
+    assert found["pooled"]["ltt"]["certified"]
+
+
+def test_too_few_cases_say_how_many_it_would_take(rng):
+    cal = made(rng, 60)
+    found, _, _ = policy.certified(cal, made(rng, 400), risk=0.05, delta=0.1, rng=rng)
+    words = found["pooled"]["ltt"]["words"]
+    assert "Nothing can be certified with 30 calibration patients" in words
+    assert "needs 45 without an error" in words
+    hopeless = cal.assign(decision=1 - cal["y_true"])
+    found, _, _ = policy.certified(hopeless, made(rng, 400), risk=0.05, delta=0.1, rng=rng)
+    assert "No number of such patients would do" in found["pooled"]["sgr"]["words"]
+    one_sided = cal.assign(decision=1)
+    found, promises, _ = policy.certified(one_sided, made(rng, 400), risk=0.05, delta=0.1, rng=rng)
+    assert found["negative"]["words"] == "Nothing can be certified: there is no such decision."
+    assert "negative" not in promises
+
+
+def test_promises_fail_no_more_often_than_delta_when_images_of_a_patient_err_together():
+    """Both images of a patient are the same: counted as two they would certify too much."""
+    world = np.random.default_rng(5)
+    limit, delta, sites = 0.1, 0.1, 120
+    population = made(world, 50_000, spread=4)
+    broken = dict.fromkeys(("ltt", "sgr"), 0)
+    for _ in range(sites):
+        cal = made(world, 400, spread=4)
+        cal.loc[1::2, ["y_true", "y_prob", "kappa", "decision"]] = cal.loc[
+            ::2, ["y_true", "y_prob", "kappa", "decision"]
+        ].to_numpy()
+        _, promises, _ = policy.certified(cal, made(world, 200, spread=4), risk=limit, delta=delta, rng=world)
+        for name in broken:
+            certificate = getattr(promises["pooled"], name)
+            accepted = population["kappa"] >= certificate.threshold
+            broken[name] += bool(accepted.any()) and wrong(population[accepted]).mean() > limit
+    for count in broken.values():
+        assert count / sites <= delta + 3 * np.sqrt(delta * (1 - delta) / sites)
+
+
+def test_an_audit_judges_each_place(rng):
+    cal, other = made(rng, 1200, spread=4), made(rng, 400, spread=4)
+    _, promises, drawn = policy.certified(cal, other, risk=0.1, delta=0.1, rng=rng)
+    worse = made(rng, 600, spread=4)
+    worse["decision"] = np.where(rng.random(600) < 0.4, 1 - worse["decision"], worse["decision"])
+    audit = partial(policy.audited, drawn, promise=promises["pooled"], risk=0.1, delta=0.1, draws=500, rng=rng)
+    told, plotted = audit({"cal": drawn, "elsewhere": worse})
+    for name in ("ltt", "sgr"):
+        home, away = told["cal"][name], told["elsewhere"][name]
+        assert home["violation_rate"] <= 0.1 + 3 * np.sqrt(0.09 / 500)
+        assert away["violation_rate"] > 0.9 * away["certified_share"] > 0.5
+        assert home["violation_rate_low"] <= home["violation_rate"] <= home["violation_rate_high"]
+    curves = plotted.groupby("series")["true_risk"]
+    assert set(curves.groups) == {
+        f"{name}, used on {place}" for name in ("ltt", "sgr") for place in ("cal", "elsewhere")
+    } | {"limit"}
+    assert all(curve.is_monotonic_increasing for _, curve in curves)
