@@ -144,8 +144,8 @@ class View:
     def plain(self):
         return pictures.zoomed(pictures.brightened(self.pixels, share=self.brightness), **self.frame)
 
-    def under(self, attribution, *, scale: float, opacity: float):
-        colours = pictures.zoomed(pictures.coloured(attribution, scale=scale), **self.frame)
+    def under(self, attribution, *, opacity: float):
+        colours = pictures.zoomed(pictures.coloured(attribution), **self.frame)
         return pictures.over(self.plain(), colours, opacity=opacity)
 
 
@@ -223,10 +223,11 @@ def looked(known: cases.Collection, number: int, view: View) -> None:
             if attribution is None:
                 st.markdown(said(alt))
                 continue
-            drawn = view.under(attribution, scale=each.scale, opacity=opacity)
+            drawn = view.under(attribution, opacity=opacity)
             shown.append(Picture(pictures.png(drawn), alt, caption))
         for place, picture in zip(st.columns(3), shown):
             image(picture, place)
+        st.caption(each.sizes)
     changes = maps.changed(known, number)
     if not changes:
         st.markdown("The same image under mild changes: not measured.")

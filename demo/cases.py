@@ -211,9 +211,9 @@ def _answer(cases: Collection, number: int) -> Section:
     case, positive = cases.table.loc[number], cases.names.positive
     p = float(case["y_prob"])
     lines = [f"**{of_hundred(p)} of 100** such cases have {positive} here: {word(p)}.", _reference(cases, number)]
-    knobs = cases.disk.yaml("params.yaml").get("deferral", {})
-    if {"false_negative", "false_positive"} <= set(knobs):
-        fn, fp = knobs["false_negative"], knobs["false_positive"]
+    prices = figure(cases.disk.yaml("params.yaml"), "deferral", "cost")
+    if isinstance(prices, dict):
+        fn, fp = prices["false_negative"], prices["false_positive"]
         lines.append(
             f"The system's answer: **{cases.names.called(case['decision'])}**. A missed case costs {fn:g} and a false"
             f" alarm {fp:g}, so it says {positive} above {100 * fp / (fn + fp):.0f} of 100."

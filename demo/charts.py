@@ -131,6 +131,31 @@ def rows(table: pd.DataFrame, *, x: str, y: str, x_label: str, ink: str = "curre
     return _svg(parts, legend if len(series) > 1 else [], ink, height)
 
 
+def grid(table: pd.DataFrame, *, x: str, y: str, x_label: str, y_label: str, ink: str = "currentColor") -> str:
+    """Counts `n` of y (rows) by x (columns) in file order, shaded by their share of the row; a letter a kind."""
+    kinds = list(dict.fromkeys([*table[y].astype(str), *table[x].astype(str)]))
+    letters = dict(zip(kinds, "abcdefghijklmnopqrstuvwxyz", strict=False))
+    columns, rows_ = list(dict.fromkeys(table[x].astype(str))), list(dict.fromkeys(table[y].astype(str)))
+    left, top, high = 160, 48, 28
+    wide = (WIDTH - RIGHT - left) / len(columns)
+    parts = [_text(f"columns: {x_label}", 4, 14, ink), _text(f"rows: {y_label}", 4, 32, ink)]
+    parts += [
+        _text(letters[name], left + wide * (k + 0.5), top - 4, ink, anchor="middle") for k, name in enumerate(columns)
+    ]
+    for place, kind in enumerate(rows_):
+        own = table[table[y].astype(str) == kind].set_index(table[x].astype(str)[table[y].astype(str) == kind])["n"]
+        parts.append(_text(f"{letters[kind]}  {kind}", 4, top + high * place + 19, ink))
+        for k, name in enumerate(columns):
+            share = own.get(name, 0) / own.sum() if own.sum() else 0
+            at = left + wide * k
+            parts.append(
+                f'<rect x="{at:.1f}" y="{top + high * place}" width="{wide - 2:.1f}" height="{high - 2}"'
+                f' fill="{COLOURS[0]}" fill-opacity="{0.45 * share:.2f}" stroke="{ink}" stroke-opacity="0.25"/>'
+            )
+            parts.append(_text(f"{own.get(name, 0)}", at + wide / 2, top + high * place + 19, ink, anchor="middle"))
+    return _svg(parts, [], ink, top + high * len(rows_) + 8)
+
+
 def _stepped(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """The points with a corner before each: the value holds until the next."""
     return [

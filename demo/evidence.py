@@ -223,7 +223,7 @@ def plots(disk: Disk, stage: str, *, ink: str = "currentColor") -> list[Plot]:
         for path, options in entry.items():
             if path.endswith(".csv"):
                 found += _diagrams(disk, path, options, ink)
-            else:
+            elif Path(path).suffix in ("", ".png"):
                 whole = disk.root / path
                 files = [whole] if whole.suffix == ".png" else sorted(whole.glob("*.png"))
                 found += [_sheet(file) for file in files if file.is_file()]
@@ -236,7 +236,13 @@ def _sheet(file: Path) -> Plot:
     return Plot(title, Picture(file.read_bytes(), alt, ""))
 
 
-FACETS = {"reliability": ["phase"], "corp": ["series", "phase"], "learning_curve": ["measure"], "choice": ["series"]}
+FACETS = {
+    "confusion": ["series"],
+    "reliability": ["phase"],
+    "corp": ["series", "phase"],
+    "learning_curve": ["measure"],
+    "choice": ["series"],
+}
 
 
 def _diagrams(disk: Disk, path: str, options: dict[str, Any], ink: str) -> list[Plot]:
@@ -249,7 +255,10 @@ def _diagrams(disk: Disk, path: str, options: dict[str, Any], ink: str) -> list[
     for key, part in parts:
         title = ": ".join([options["title"], *(str(word).replace("_", " ") for word in key)])
         x, y = options["x"], options["y"]
-        if template in ("interval", "choice"):
+        if template == "confusion":
+            drawn = charts.grid(part, x=x, y=y, x_label=options["x_label"], y_label=options["y_label"], ink=ink)
+            told = "; ".join(f"{row[y]} called {row[x]}: {row['n']}" for _, row in part.iterrows() if row["n"])
+        elif template in ("interval", "choice"):
             part = part.drop(columns=facets)
             drawn = charts.rows(part, x=x, y=y, x_label=options["x_label"], ink=ink)
             told = "; ".join(f"{row[y]} {row[x]:.2f}" for _, row in part.iterrows())

@@ -203,10 +203,10 @@ def looked(known: cases.Collection, number: int) -> str:
             if attribution is None:
                 row.append(f"<p>{escape(alt)}</p>")
                 continue
-            colours = pictures.png(pictures.coloured(attribution, scale=each.scale, side=pictures.THUMBNAIL))
+            colours = pictures.png(pictures.coloured(attribution, side=pictures.THUMBNAIL))
             held = f'{image}<img class="map" src="{source(colours)}" alt="{escape(alt)}">'
             row.append(f'<figure><div class="frame">{held}</div><figcaption>{escape(caption)}</figcaption></figure>')
-        parts.append(f'<div class="row maps">{"".join(row)}</div>')
+        parts.append(f'<div class="row maps">{"".join(row)}</div><p>{escape(each.sizes)}</p>')
     changes = maps.changed(known, number)
     parts += [f"<p>The same image under mild changes: {NOT_MEASURED}.</p>"] if not changes else []
     for change in changes:

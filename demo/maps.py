@@ -15,7 +15,7 @@ OPACITY = 0.65  # of the maps under each change, which nobody turns
 
 
 class Overlay(NamedTuple):
-    """One member's map of the class it names, and an untrained network's on the same scale, each (h, w) or None."""
+    """One member's map of the class it names, and an untrained network's of the same kind, each (h, w) or None."""
 
     member: str
     names: str
@@ -24,9 +24,15 @@ class Overlay(NamedTuple):
     verdict: str
 
     @property
-    def scale(self) -> float:
-        """What the colours of both end at."""
-        return pictures.scale_of(*(each for each in (self.own, self.untrained) if each is not None))
+    def sizes(self) -> str:
+        """What the one scale of both maps, shares of a map's own maximum, leaves out."""
+        if self.own is None or self.untrained is None:
+            return "Colours are shares of the map's own maximum."
+        own, untrained = (pictures.scale_of(each) for each in (self.own, self.untrained))
+        return (
+            "Colours are shares of each map's own maximum, on one scale from 0 to 1:"
+            f" {own:.2g} here and {untrained:.2g} in the untrained network."
+        )
 
     @property
     def words(self) -> str:

@@ -38,8 +38,12 @@ def brightened(pixels: np.ndarray, *, share: float) -> np.ndarray:
     return np.clip(pixels.astype(np.float32) + 255 * share, 0, 255).astype(np.uint8)
 
 
-def coloured(attribution: np.ndarray, *, scale: float, side: int = SIDE) -> np.ndarray:
-    """The positive part of a map (any grid) as uint8 RGBA (side, side, 4): colour and opacity are value / scale."""
+def coloured(attribution: np.ndarray, *, scale: float | None = None, side: int = SIDE) -> np.ndarray:
+    """The positive part of a map (any grid) as uint8 RGBA (side, side, 4): colour and opacity are value / scale.
+
+    scale: the map's own maximum where it is left out.
+    """
+    scale = scale_of(attribution) if scale is None else scale
     share = np.clip(
         np.asarray(attribution, dtype=np.float32) / scale if scale > 0 else np.zeros(attribution.shape), 0, 1
     )

@@ -18,8 +18,19 @@ from tmv_lib.policy import Prices
 ROUNDING = 1e-6  # certainties are stored with nine digits
 
 
+# Where a knob stands in `params.yaml`; the prevalence has no place there.
+PLACES = {
+    "threshold": "deferral.threshold",
+    "false_negative": "deferral.cost.false_negative",
+    "false_positive": "deferral.cost.false_positive",
+    "review": "deferral.cost.review",
+    "reader_sensitivity": "deferral.reader.sensitivity",
+    "reader_specificity": "deferral.reader.specificity",
+}
+
+
 class Knobs(NamedTuple):
-    """What can be turned; names as in section `deferral` of `params.yaml`, and the prevalence."""
+    """What can be turned: the knobs of `PLACES`, and the prevalence."""
 
     threshold: float
     false_negative: float
@@ -61,10 +72,10 @@ class Point(NamedTuple):
 
 def knobs(cases: Collection) -> Knobs:
     """The knobs as the run had them, with the prevalence of the test split."""
-    section = cases.disk.yaml("params.yaml")["deferral"]
-    own = {name: float(section[name]) for name in Knobs._fields if name != "prevalence"}
+    params = cases.disk.yaml("params.yaml")
+    own = {name: float(figure(params, *place.split("."))) for name, place in PLACES.items()}
     used = figure(cases.disk.metrics("ensemble"), "deferral", "threshold")  # where a budget chose it
-    if section.get("budget") is not None and used is not None:
+    if figure(params, "deferral", "budget") is not None and used is not None:
         own["threshold"] = float(used)
     return Knobs(**own, prevalence=float(cases.table["y_true"].mean()))
 
@@ -154,10 +165,10 @@ def measured(cases: Collection) -> str:
 
 def command(cases: Collection, at: Knobs) -> str:
     """The command that computes this point with intervals."""
-    run, section = knobs(cases), cases.disk.yaml("params.yaml")["deferral"]
-    changed = [name for name in Knobs._fields if name != "prevalence" and getattr(at, name) != getattr(run, name)]
-    options = [f"-S deferral.{name}={getattr(at, name):g}" for name in changed]
-    if "threshold" in changed and section.get("budget") is not None:
+    run = knobs(cases)
+    changed = [name for name in PLACES if getattr(at, name) != getattr(run, name)]
+    options = [f"-S {PLACES[name]}={getattr(at, name):g}" for name in changed]
+    if "threshold" in changed and figure(cases.disk.yaml("params.yaml"), "deferral", "budget") is not None:
         options.append("-S deferral.budget=null")
     return " ".join(["dvc exp run", *options]) if options else "dvc repro ensemble"
 

@@ -80,7 +80,7 @@ def section(root: Path, name: str) -> dict:
 def decide(root: Path, y_prob: np.ndarray, later: pd.Series) -> None:
     """What `ensemble` and `failures` leave, from the calibrated probabilities of the cases outside train."""
     knobs = section(root, "deferral")
-    prices = {"cost_fn": knobs["false_negative"], "cost_fp": knobs["false_positive"]}
+    prices = {"cost_fn": knobs["cost"]["false_negative"], "cost_fp": knobs["cost"]["false_positive"]}
     kappa = deferral.certainty(y_prob, **prices)
     deferred = deferral.decide(kappa, threshold=knobs["threshold"])
     reason = np.where(deferred, "members disagree", "")

@@ -156,10 +156,11 @@ def test_the_tally_counts_what_was_answered_and_scores_no_deferred_case(known):
     assert cases.tally(known, [(decided, "cannot tell")]).n == 0
 
 
-def test_maps_of_both_networks_share_a_scale_and_name_a_place(known):
+def test_maps_say_how_large_they_are_and_where(known):
     number = by_deferral(known, False)
     for overlay in maps.overlays(known, number):
-        assert overlay.scale == max(overlay.own.max(), overlay.untrained.max())
+        assert f"{overlay.own.max():.2g}" in overlay.sizes
+        assert f"{overlay.untrained.max():.2g}" in overlay.sizes
         assert re.search(r"strongest in the .* of the image", overlay.words)
         assert pictures.MAP_NOTE in overlay.words
     assert all(len(change.pictures) == 8 for change in maps.changed(known, number))
@@ -236,7 +237,7 @@ def test_the_command_names_what_was_changed_and_nothing_else(known):
     run = policy.knobs(known)
     assert policy.command(known, run) == "dvc repro ensemble"
     changed = run._replace(threshold=0.5, review=0.1, prevalence=0.2)
-    assert policy.command(known, changed) == "dvc exp run -S deferral.threshold=0.5 -S deferral.review=0.1"
+    assert policy.command(known, changed) == "dvc exp run -S deferral.threshold=0.5 -S deferral.cost.review=0.1"
 
 
 def leaves(found, path=()):
