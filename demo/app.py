@@ -138,7 +138,7 @@ def plain_image(known: cases.Collection, number: int) -> "View":
 class View:
     """An image as it is looked at, and how maps are laid over it in the same way."""
 
-    def __init__(self, pixels, brightness: float, zoom: float, across: float, down: float) -> None:
+    def __init__(self, pixels, brightness=0.0, zoom=1.0, across=0.5, down=0.5) -> None:
         self.pixels, self.brightness, self.frame = pixels, brightness, {"zoom": zoom, "across": across, "down": down}
 
     def plain(self):
@@ -207,33 +207,34 @@ def row(shown: list[Picture]) -> None:
 
 def looked(known: cases.Collection, number: int, view: View) -> None:
     """Each member's map over the image, the plain image and an untrained network's map beside it; and every change."""
-    st.header("Where the networks looked")
-    st.markdown(pictures.MAP_NOTE)
-    opacity = st.slider("Opacity of the maps", 0, 100, 0, 5, format="%d %%", key="opacity") / 100
-    for each in maps.overlays(known, number):
-        st.markdown(f"**{said(each.member)}**, for {said(each.names)}. {said(each.verdict)}")
-        if each.own is None:
-            st.markdown(said(each.words))
-            continue
-        shown = [Picture(pictures.png(view.plain()), cases.image_alt(number), "the image alone")]
-        for attribution, alt, caption in (
-            (each.own, each.words, each.member),
-            (each.untrained, each.untrained_words, f"untrained {each.member}, same scale"),
-        ):
-            if attribution is None:
-                st.markdown(said(alt))
-                continue
-            drawn = view.under(attribution, opacity=opacity)
-            shown.append(Picture(pictures.png(drawn), alt, caption))
-        for place, picture in zip(st.columns(3), shown):
-            image(picture, place)
-        st.caption(each.sizes)
+    laid(maps.overlays(known, number), view, cases.image_alt(number))
     changes = maps.changed(known, number)
     if not changes:
         st.markdown("The same image under mild changes: not measured.")
     for change in changes:
         st.markdown(said(change.words))
         row(change.pictures)
+
+
+def laid(overlays: list[maps.Overlay], view: View, alt: str) -> None:
+    """Maps over an image, as strong as the reader wants them, beside the image alone."""
+    st.header("Where the networks looked")
+    st.markdown(pictures.MAP_NOTE)
+    opacity = st.slider("Opacity of the maps", 0, 100, 0, 5, format="%d %%", key="opacity") / 100
+    for each in overlays:
+        st.markdown(said(f"**{each.member}**, for {each.names}. {each.verdict}"))
+        shown = [Picture(pictures.png(view.plain()), alt, "the image alone")]
+        for attribution, words, caption in (
+            (each.own, each.words, each.member),
+            (each.untrained, each.untrained_words, f"untrained {each.member}, same scale"),
+        ):
+            if attribution is None:
+                st.markdown(said(words))
+                continue
+            shown.append(Picture(pictures.png(view.under(attribution, opacity=opacity)), words, caption))
+        for place, picture in zip(st.columns(3), shown):
+            image(picture, place)
+        st.caption(each.sizes)
 
 
 # --- Policy -----------------------------------------------------------------------------------------------------------
@@ -333,7 +334,32 @@ def of_upload() -> None:
     except ValueError as error:
         st.warning(said(str(error)))
         return
-    image(Picture(pictures.png(pictures.view(grey)), "The uploaded image. Not for clinical use.", "as uploaded"))
+    known = there()
+    if known is None:
+        return
+    try:
+        with st.spinner("Reading the networks and the image"):
+            judged = upload.judge(system(known.disk.state("data/ensemble/policy.json")), known, grey)
+    except ValueError as error:
+        st.warning(said(str(error)))
+        return
+    seen, told = st.columns(2, gap="large")
+    view = View(pictures.view(judged.pixels))
+    with seen:
+        image(
+            Picture(pictures.png(view.plain()), "The uploaded image. Not for clinical use.", "as the networks see it")
+        )
+    with told, st.container(border=True):
+        for each in judged.sections:
+            section(each)
+    if judged.overlays:
+        laid(judged.overlays, view, "The uploaded image alone.")
+
+
+@st.cache_resource(max_entries=1, show_spinner=False)
+def system(state):
+    """The networks and the policy on disk, as long as the policy stays the same."""
+    return upload.load(DISK)
 
 
 main()

@@ -270,21 +270,25 @@ def _doubt(cases: Collection, number: int) -> Section:
         ("image_doubt", "Doubt of the image (what every network finds hard in it)"),
         ("model_doubt", "Doubt of the model (what the networks and their dropout passes dispute)"),
     )
-    return Section("Doubt", [f"{words}: {_this_unsure(cases.table, number, column)}" for column, words in kinds])
+    return Section("Doubt", [f"{words}: {_of_others(cases.table, number, column)}" for column, words in kinds])
 
 
-def _this_unsure(table: pd.DataFrame, number: int, column: str) -> str:
-    """How often the answer was wrong among the other patients' test cases nearest in this doubt."""
+def _of_others(table: pd.DataFrame, number: int, column: str) -> str:
     case = table.loc[number]
-    others = table[(table["patient_id"] != case["patient_id"]) & table[column].notna()]
-    if np.isnan(case[column]) or others.empty:
+    return this_unsure(table[table["patient_id"] != case["patient_id"]], column, float(case[column]))
+
+
+def this_unsure(others: pd.DataFrame, column: str, value: float) -> str:
+    """How often the answer was wrong among the cases of others that are nearest to a value of this doubt."""
+    known = others[others[column].notna()]
+    if np.isnan(value) or known.empty:
         return f"{NOT_MEASURED}."
-    alike = others.loc[(others[column] - case[column]).abs().sort_values(kind="stable").index[:ALIKE]]
+    alike = known.loc[(known[column] - value).abs().sort_values(kind="stable").index[:ALIKE]]
     wrong = int((alike["decision"] != alike["y_true"]).sum())
-    more = 100 * float((others[column] < case[column]).mean())
+    less = 100 * float((known[column] < value).mean())
     return (
         f"among cases this unsure the model was wrong {wrong} of {len(alike)}."
-        f" Less doubtful are {more:.0f} of 100 test cases."
+        f" Less doubtful are {less:.0f} of 100 test cases."
     )
 
 

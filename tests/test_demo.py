@@ -120,7 +120,7 @@ def test_cases_this_unsure_are_of_other_patients():
             "y_true": [0, 0, 0, 0],
         }
     )
-    assert "wrong 1 of 2" in cases._this_unsure(table, 0, "image_doubt")  # b and c, not the second image of a
+    assert "wrong 1 of 2" in cases._of_others(table, 0, "image_doubt")  # b and c, not the second image of a
 
 
 def test_among_the_nearest_training_cases_is_one_of_the_other_label(known):
