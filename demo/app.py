@@ -11,10 +11,10 @@ from demo.page import NOT_CLINICAL, Picture, Section
 
 DISK = Disk(Path(os.environ.get("TMV_ROOT", ".")).resolve())
 ANSWERS = ("yes", "no", "cannot tell")
-# Captions in full ink: in Streamlit's grey they have too little contrast.
+# Captions in full ink: as pale as Streamlit draws them they have too little contrast.
 STYLE = """<style>
 .stMainBlockContainer {padding-top: 4.5rem}
-[data-testid="stCaptionContainer"], [data-testid="stImageCaption"] {color: inherit}
+[data-testid="stCaptionContainer"] {opacity: 1}
 </style>"""
 
 
@@ -80,9 +80,11 @@ def of_cases() -> None:
             sections = cases.reveal(known, number)
             with st.container(border=True):
                 section(sections[0])
+    for each in sections[1:3]:
+        section(each)
     if len(sections) > 1:
         looked(known, number, view)
-    for each in sections[1:]:
+    for each in sections[3:]:
         section(each)
 
 
@@ -202,7 +204,7 @@ def row(shown: list[Picture]) -> None:
     if shown:
         with st.container(horizontal=True):
             for picture in shown:
-                image(picture, width=150)
+                image(picture, width=120)
 
 
 def looked(known: cases.Collection, number: int, view: View) -> None:

@@ -182,7 +182,7 @@ def of_answer(known: cases.Collection, number: int, turns: str) -> str:
     parts = [f"<h1>Answer to case {number}</h1>", turns]
     parts += [f'<p><a href="case-{number}.html">Back to the image alone</a></p>']
     if not known.table["deferred"][number]:
-        return "".join([*parts, section(sections[0]), looked(known, number), *map(section, sections[1:])])
+        return "".join([*parts, *map(section, sections[:3]), looked(known, number), *map(section, sections[3:])])
     return "".join([*parts, *map(section, sections)])
 
 
