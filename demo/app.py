@@ -11,10 +11,13 @@ from demo.page import NOT_CLINICAL, Picture, Section
 
 DISK = Disk(Path(os.environ.get("TMV_ROOT", ".")).resolve())
 ANSWERS = ("yes", "no", "cannot tell")
-# Captions in full ink: as pale as Streamlit draws them they have too little contrast.
+# Captions and the values of sliders in full ink: as Streamlit draws them they have too little contrast.
 STYLE = """<style>
 .stMainBlockContainer {padding-top: 4.5rem}
 [data-testid="stCaptionContainer"] {opacity: 1}
+[data-testid="stSliderThumbValue"], [data-testid="stSliderThumbValue"] p {color: inherit}
+h1 {font-size: 1.9rem !important}
+h2 {font-size: 1.35rem !important}
 </style>"""
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from demo import pictures
 from demo.cases import Collection, image
-from demo.disk import NOT_MEASURED, figure
+from demo.disk import NOT_MEASURED, Disk, figure
 from demo.page import Picture
 from tmv_lib import perturbations
 from tmv_lib.calibration import decision_boundary
@@ -54,7 +54,7 @@ def _strongest(what: str, attribution: np.ndarray | None) -> str:
 def overlays(cases: Collection, number: int) -> list[Overlay]:
     """Every member's map of a decided case. Raises ValueError for a deferred one, which shows none."""
     case = _decided(cases, number)
-    found, verdicts = [], cases.disk.metrics("explanations")
+    found = []
     for name in cases.members:
         target = _target(case, name)
         fresh = case.get(f"untrained_logit_{name}")
@@ -66,11 +66,16 @@ def overlays(cases: Collection, number: int) -> list[Overlay]:
                 None
                 if fresh is None
                 else _map(cases, f"data/explanations/untrained_{name}.npy", case, 1 if fresh > 0 else -1),
-                figure(verdicts, "explanations", name, "verdict")
-                or f"Whether these maps deserve a look: {NOT_MEASURED}.",
+                verdict(cases.disk, name),
             )
         )
     return found
+
+
+def verdict(disk: Disk, name: str) -> str:
+    """Whether the maps of a member deserve a look, in a sentence of `explanations`."""
+    told = figure(disk.metrics("explanations"), "explanations", name, "verdict")
+    return told or f"Whether these maps deserve a look: {NOT_MEASURED}."
 
 
 def _decided(cases: Collection, number: int) -> Any:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from demo.cases import DEFERRED, Collection, of_hundred, this_unsure, word
 from demo.disk import Disk
-from demo.maps import Overlay
+from demo.maps import Overlay, verdict
 from demo.page import Section
 from tmv_lib.dicom import read_dicom
 from tmv_lib.images import read_grey, square
@@ -99,7 +99,7 @@ def judge(system: Any, cases: Collection, image: np.ndarray) -> Judged:
     for name, reader in system.readers.items():
         target = 1 if said[f"y_prob_{name}"] > 0.5 else -1
         own = reader.explain(pixels[None]).maps[0] * target
-        overlays.append(Overlay(name, names.called(target > 0), own, None, ""))
+        overlays.append(Overlay(name, names.called(target > 0), own, None, verdict(cases.disk, name)))
     p = float(said["y_prob"])
     rows = [(name, f"{of_hundred(float(said[f'y_prob_{name}']))} of 100") for name in system.readers]
     doubt = this_unsure(cases.table.assign(doubt=1 - cases.table["kappa"]), "doubt", 1 - float(said["kappa"]))

@@ -160,6 +160,8 @@ def test_every_page_is_accessible_and_as_wide_as_the_screen(app, opened, width, 
     for path in PAGES:
         page = opened(f"{app.url}/{path}", width=width, colours=colours)
         settled(page)
+        ground = page.locator("[data-testid=stApp]").evaluate("e => getComputedStyle(e).backgroundColor")
+        assert (int(re.search(r"\d+", ground).group()) < 128) == (colours == "dark")
         assert overflows(page) == 0, path
         assert serious(page) == [], path
         page.context.close()
@@ -218,7 +220,10 @@ def test_bad_uploads_get_a_sentence(app, opened):
     page = opened(f"{app.url}/upload")
     settled(page)
     bad = {
-        "cut.png": (png(np.zeros((64, 64), np.uint8))[:70], "damaged, cut short"),
+        "cut.png": (
+            png(np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8))[:2000],
+            "damaged, cut short",
+        ),
         "huge.png": (huge(), "million"),
         "text.png": (b"hello", "no PNG, JPEG or DICOM file"),
         "none.dcm": (no_pixels(), "holds no image"),
