@@ -3,13 +3,20 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites validate-taxonomy
+.PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
+	validate-taxonomy predict judge
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
 
 plots: $(BIN)/.installed .git  ## one page with every diagram: dvc_plots/index.html
 	dvc plots show
+
+predict: $(BIN)/.installed  ## score new images: make predict IMAGES=<folder or CSV> OUT=<file>.csv; docs/predict.md
+	python -m predict "$(IMAGES)" --out "$(OUT)"
+
+judge: $(BIN)/.installed  ## others' models: make judge PREDICTIONS="a.csv b.csv" OUT=<folder>; docs/extending.md
+	python -m judge $(PREDICTIONS) --out "$(OUT)"
 
 test: $(BIN)/.installed-dev .git
 	python -m pytest

@@ -35,7 +35,6 @@ def main() -> None:
     if given.out.suffix != ".csv":
         raise ValueError(f"{given.out}: the file to write must end in .csv")
     system = prediction.load()
-    prediction.check(system)
     source = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["prepare"]
     batch = load_unlabelled(
         given.images,
@@ -44,6 +43,7 @@ def main() -> None:
         patient=source["folder"]["patient"] if source["source"] == "folder" else None,
         progress=partial(tqdm, desc="reading"),
     )
+    prediction.check(system)
     scored = prediction.score(system, batch.images, progress=partial(tqdm, desc="scoring"))
     readable = batch.cases["problem"] == ""
     alike = prediction.likeness(system, scored, batch.cases.loc[readable, "patient_id"])

@@ -7,7 +7,8 @@ from pydantic import Field
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from tmv_lib.files import join, read_csv, write_csv, write_metrics
-from tmv_lib.params import Params, read, read_members
+from tmv_lib.members import named_members
+from tmv_lib.params import Params, read
 from tmv_lib.reporting import curve, performance
 from tmv_lib.stage import run
 
@@ -20,7 +21,7 @@ class BaselineParams(Params):
 
 def main() -> None:
     params = read("params.yaml", "baseline", BaselineParams)
-    member = next(iter(read_members("params.yaml")))  # the first member is the baseline
+    member = next(iter(named_members("params.yaml")))  # the first member is the baseline
     columns = ["image_id", "patient_id", "split", "y_true", "logit"]
     predictions = read_csv(f"data/train/{member}/predictions.csv", columns).rename(columns={"logit": "score"})
     calibrated = read_csv("data/calibration/cases.csv", ["image_id", f"logit_{member}"])

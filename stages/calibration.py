@@ -13,7 +13,8 @@ from scipy.special import expit
 from tmv_lib import calibration
 from tmv_lib.classification import brier_score, negative_log_likelihood, per_patient
 from tmv_lib.files import join, read_csv, write_csv, write_metrics
-from tmv_lib.params import Params, read, read_members
+from tmv_lib.members import named_members
+from tmv_lib.params import Params, read
 from tmv_lib.reporting import adjust, counts, difference, figure
 from tmv_lib.stage import run
 
@@ -31,7 +32,7 @@ def main() -> None:
     params = read("params.yaml", "calibration", CalibrationParams)
     rng = np.random.default_rng(params.seed)
     calibrated_tables, diagrams, curves, tables, metrics = [], [], [], [], {}
-    for member in read_members("params.yaml"):
+    for member in named_members("params.yaml"):
         path = f"data/train/{member}/predictions.csv"
         predictions = read_csv(path, ["image_id", "patient_id", "split", "y_true", "logit"])
         for split in ("val", "test"):

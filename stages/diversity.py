@@ -20,7 +20,8 @@ from tmv_lib.classification import (
     specificity,
 )
 from tmv_lib.files import join, read_csv, write_csv, write_metrics
-from tmv_lib.params import Params, read, read_members
+from tmv_lib.members import named_members
+from tmv_lib.params import Params, read
 from tmv_lib.reporting import adjust, by_patient, curve, difference, figure, mean, performance
 from tmv_lib.stage import run
 from tmv_lib.statistics import auroc, average_precision, delong_test, mcnemar_exact
@@ -37,7 +38,7 @@ class DiversityParams(Params):
 
 def main() -> None:
     params = read("params.yaml", "diversity", DiversityParams)
-    first, second = list(read_members("params.yaml"))[:2]
+    first, second = list(named_members("params.yaml"))[:2]
     cases = {first: read_member(first)}
     cases[second] = join(cases[first][["image_id"]], read_member(second))
     val, test = ({name: rows[rows["split"] == split] for name, rows in cases.items()} for split in ("val", "test"))

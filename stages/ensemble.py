@@ -19,7 +19,8 @@ from tmv_lib import deferral, fitted_policy, policy, selective, trust_card
 from tmv_lib.calibration import calibration_in_the_large, calibration_test, expected_calibration_error
 from tmv_lib.classification import accuracy, negative_log_likelihood
 from tmv_lib.files import join, read_csv, read_rows, whole, write_csv, write_metrics
-from tmv_lib.params import Member, Params, read, read_members
+from tmv_lib.members import named_members
+from tmv_lib.params import Member, Params, read
 from tmv_lib.reporting import by_class, counts, curve, figure, mean
 from tmv_lib.signals import read_signals
 from tmv_lib.stage import run
@@ -29,6 +30,7 @@ from tmv_lib.subgroups import subgroup_columns
 SITE = "data/site/cases.csv"
 SHIFT = "data/site/shift.json"
 NO_SITE = f"{SITE}: no such file; the stage `site` makes it"
+NO_NETWORK = "not measured: the kinds of failure need images and networks, here only predictions are known"
 THRESHOLDS = np.linspace(0, 1, 101)
 # What is read of each stage, and what it was told: the card says so with the digest of each file.
 FILES: dict[str, list[str]] = {
@@ -80,12 +82,13 @@ class DeferralParams(Params):
 def main() -> None:
     params = read("params.yaml", "ensemble", EnsembleParams)
     knobs = read("params.yaml", "deferral", DeferralParams)
-    described = read_members("params.yaml")
+    described = named_members("params.yaml")
     members = list(described)
     rng = np.random.default_rng(params.seed)
     lots = rng.spawn(1)[0]  # which image of a patient certifies must not hang on what else is drawn
     resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
-    cases, signals = gather(members)
+    networks = None not in described.values()
+    cases, signals = gather(members, networks=networks)
     fits = calibrations(cases, members, knobs)
     val, cal, test = ((cases["split"] == split).to_numpy() for split in ("val", "cal", "test"))
     if cases["y_true"][val].nunique() < 2:
@@ -153,7 +156,9 @@ def main() -> None:
     found["calibration_of_decided"] = calibration_of_decided(cases[test], params, rng)
     found["disagreement"] = policy.disagreement(cases[test], votes[test], **resampling)
     found["subgroups"] = subgroups(cases[test], resampling)
-    found["failures"] = policy.caught(cases[test], kinds(cases[test]), **resampling)
+    found["failures"] = (
+        policy.caught(cases[test], kinds(cases[test]), **resampling) if networks else {"absent": NO_NETWORK}
+    )
     metrics = {
         "ensemble": ways_to_combine(
             cases[test], fits[used][test], {name: p[test] for name, p in combined.items()}, members, params, rng
@@ -235,15 +240,25 @@ def cost_optimal(sweeps: dict[str, pd.DataFrame]) -> dict[str, Any]:
     return found
 
 
-def gather(members: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The cases outside train with calibrated probabilities, and every signal that the earlier stages left."""
+def gather(members: list[str], *, networks: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The cases outside train with calibrated probabilities, and every signal that the earlier stages left.
+
+    networks: whether there are networks to explain; of models that are known by their predictions these fields are
+    empty.
+    """
     cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
     cases = cases[cases["split"] != "train"].reset_index(drop=True)
     columns = [f"{kind}_{name}" for name in members for kind in ("mutual_information", "distance")]
     # A field may be empty: a constant map has no stability. What is missing is said, and never made up.
     doubt = read_signals("data/uncertainty/cases.csv", ["disagreement", *columns])
-    explained = read_signals("data/explanations/cases.csv", [f"border_effect_{name}" for name in members])
-    moved = read_signals("data/stability/cases.csv", [f"instability_{name}" for name in members])
+    looked = {"explanations": "border_effect", "stability": "instability"}
+    wanted = {stage: [f"{kind}_{name}" for name in members] for stage, kind in looked.items()}
+    explained, moved = (
+        read_signals(f"data/{stage}/cases.csv", columns)
+        if networks
+        else cases[["image_id"]].assign(**dict.fromkeys(columns, np.nan))
+        for stage, columns in wanted.items()
+    )
     kinds = ("y_prob", "logit", "cross_fitted_logit")
     calibrated = read_csv("data/calibration/cases.csv", ["image_id", *(f"{k}_{m}" for m in members for k in kinds)])
     table = join(cases, calibrated, doubt, explained, moved)
@@ -476,17 +491,21 @@ def standing(knobs: DeferralParams) -> str:
     return f"{shift['words']} The guarantee holds if its cases are exchangeable."
 
 
-def draw_card(own: dict[str, Any], members: dict[str, Member], test: pd.DataFrame) -> None:
+def draw_card(own: dict[str, Any], members: dict[str, Member | None], test: pd.DataFrame) -> None:
     """The trust card as HTML and as Markdown, from the metrics of every stage that has run."""
     metrics, sources = dict(own), []
     told = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     others = {"phantom", "folder", "medmnist", "table"} - {told["prepare"]["source"]}
     told["prepare"] = {name: value for name, value in told["prepare"].items() if name not in others}
     for stage, files in FILES.items():
-        files = [*files, *(f"data/train/{name}/weights.safetensors" for name in members if stage == "train")]
+        if stage == "train":
+            kept = {name: "predictions.csv" if one is None else "weights.safetensors" for name, one in members.items()}
+            files = [f"data/train/{name}/{file}" for name, file in kept.items()]
         if stage in trust_card.QUESTIONS:
             files.append(f"metrics/{stage}.json")
         found = [path for path in files if Path(path).exists()]
+        if not found and stage != "ensemble":
+            continue  # it has not run
         for path in (path for path in found if path.startswith("metrics/")):
             metrics |= json.loads(Path(path).read_text(encoding="utf-8"))
         more = {"ensemble": ["deferral"], "train": ["members"]}.get(stage, [])
@@ -495,11 +514,15 @@ def draw_card(own: dict[str, Any], members: dict[str, Member], test: pd.DataFram
     source = ", ".join(sorted(set(read_csv("data/prepare/cases.csv", ["source"])["source"])))
     facts = read("card.yaml", "card", trust_card.Facts).about(source)
     words = {
-        name: f"{one.architecture}, {'trained here' if one.train else 'taken as it is'} from weights {one.weights},"
+        name: "known by its predictions alone"
+        if one is None
+        else f"{one.architecture}, {'trained here' if one.train else 'taken as it is'} from weights {one.weights},"
         f" dropout {one.dropout:g}, seed {one.seed}"
         for name, one in members.items()
     }
-    card = trust_card.card(metrics, facts, members=words, sources=sources, pictures=examples(test))
+    card = trust_card.card(
+        metrics, facts, members=words, sources=sources, pictures=[] if None in members.values() else examples(test)
+    )
     for ending, text in (("html", trust_card.as_html(card)), ("md", trust_card.as_markdown(card))):
         with whole(f"plots/ensemble/trust_card.{ending}") as temporary:
             temporary.write_text(text, encoding="utf-8")

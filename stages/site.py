@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from tmv_lib.cases import COLUMNS
 from tmv_lib.classification import accuracy, brier_score, confusion_counts, negative_log_likelihood
 from tmv_lib.files import join, read_csv, read_rows, whole, write_csv, write_metrics
 from tmv_lib.learning_curve import Labelled, bands, learning_curve
-from tmv_lib.params import Params, read, read_members
+from tmv_lib.members import named_members
+from tmv_lib.params import Params, read
 from tmv_lib.prevalence import prevalence_by_confusion, prevalence_by_em
 from tmv_lib.reporting import adjust, by_class, counts, curve, figure
 from tmv_lib.selective import cases_needed
@@ -68,7 +70,7 @@ class SiteParams(Params):
 
 def main() -> None:
     params = read("params.yaml", "site", SiteParams)
-    members = list(read_members("params.yaml"))
+    members = list(named_members("params.yaml"))
     rng = np.random.default_rng(params.seed)
     cases = gather(members, params)
     test = cases[cases["split"] == "test"]
@@ -118,6 +120,8 @@ def gather(members: list[str], params: SiteParams) -> pd.DataFrame:
     calibrated = read_csv("data/calibration/cases.csv", ["image_id", *(f"logit_{name}" for name in members)])
     predictions = read_csv(f"data/train/{members[0]}/predictions.csv", ["image_id", "split"])
     path = f"data/train/{members[0]}/features.npy"
+    if not Path(path).exists():  # a model of somebody else's
+        return join(cases, calibrated)
     read_features = partial(read_rows, path, image_id=predictions["image_id"])
     train = read_features(wanted=predictions.loc[predictions["split"] == "train", "image_id"])
     features = feature_space(train, n_components=params.components)(read_features(wanted=cases["image_id"]))

@@ -12,7 +12,8 @@ from scipy.special import expit
 
 from tmv_lib import detection, uncertainty
 from tmv_lib.files import join, read_csv, read_rows, write_csv, write_metrics
-from tmv_lib.params import Params, read, read_members
+from tmv_lib.members import named_members
+from tmv_lib.params import Params, read
 from tmv_lib.reporting import adjust, counts, figure, gain, mean
 from tmv_lib.stage import run
 from tmv_lib.statistics import auroc, average_precision, rank_among
@@ -22,6 +23,8 @@ FLAGGED = 0.95  # rank among validation above which an image is flagged as unlik
 ENTROPIES = ["predictive_entropy", "expected_entropy", "mutual_information"]
 DISTANCES = ["distance", "mahalanobis"]
 DRAWN = {"signal": ["signal", "auroc", "low", "high"], "kind": ["signal", "kind", "auroc", "low", "high"]}
+
+NO_NETWORK = "not measured: of this model only the predictions are known, dropout and distances need its network"
 
 Calibrate = Callable[[np.ndarray], np.ndarray]
 
@@ -36,7 +39,7 @@ class UncertaintyParams(Params):
 
 def main() -> None:
     params = read("params.yaml", "uncertainty", UncertaintyParams)
-    members = read_members("params.yaml")
+    members = named_members("params.yaml")
     rng = np.random.default_rng(params.seed)
     everything = read_cases(list(members))
     later = everything[everything["split"] != "train"].reset_index(drop=True)
@@ -44,7 +47,19 @@ def main() -> None:
     signals, convergence, detectors, unlike, sorted_cases = [later[["image_id"]], between], [], [], [], []
     errors: dict[str, Any] = {}
     strangers: dict[str, Any] = {}
+    disputed = [*between] if len(members) > 1 else []
     for name, member in members.items():
+        if member is None:
+            cases = decided(later, name, params).join(between)
+            errors[name], found = judge(cases[cases["split"] == "test"], ["margin", *disputed], params, rng)
+            errors[name] |= {"dropout_absent": NO_NETWORK, "quadrants": quadrants(cases, params, rng)}
+            strangers[name] = {"absent": NO_NETWORK}
+            signals.append(
+                later[[]].assign(**{f"{kind}_{name}": np.nan for kind in ("mutual_information", "distance")})
+            )
+            detectors.append(found.assign(series=name))
+            sorted_cases.append(cases[cases["split"] == "test"].assign(member=name))
+            continue
         calibrate = partial(
             uncertainty.recalibrated, raw=expit(everything[f"raw_{name}"]), calibrated=everything[f"y_prob_{name}"]
         )
@@ -55,7 +70,7 @@ def main() -> None:
         cases = decided(later, name, params).join([own, between])
         test = cases[cases["split"] == "test"]
 
-        errors[name], found = judge(test, ["margin", *own, *between], params, rng)
+        errors[name], found = judge(test, ["margin", *own, *disputed], params, rng)
         errors[name]["quadrants"] = quadrants(cases, params, rng)
         foreign["margin"] = margin(calibrate(expit(foreign["logit"])))
         strangers[name], told = unlike_training(cases, foreign, params, rng)
@@ -67,9 +82,14 @@ def main() -> None:
         sorted_cases.append(test.assign(member=name))
     write_csv("data/uncertainty/cases.csv", pd.concat(signals, axis=1))
     write_csv("data/uncertainty/quadrants.csv", worst_first(pd.concat(sorted_cases)))
-    write_csv("plots/uncertainty/convergence.csv", pd.concat(convergence))
+    write_csv(
+        "plots/uncertainty/convergence.csv",
+        pd.concat(convergence or [pd.DataFrame(columns=["passes", "value", "series"])]),
+    )
     write_csv("plots/uncertainty/detectors.csv", pd.concat(detectors))
-    write_csv("plots/uncertainty/unlike_training.csv", pd.concat(unlike))
+    write_csv(
+        "plots/uncertainty/unlike_training.csv", pd.concat(unlike or [pd.DataFrame(columns=[*DRAWN["kind"], "series"])])
+    )
     write_metrics("metrics/uncertainty.json", {"uncertainty": errors, "unlike_training": strangers})
 
 
@@ -85,7 +105,9 @@ def read_cases(members: list[str]) -> pd.DataFrame:
 
 
 def between_members(member_probs: np.ndarray) -> pd.DataFrame:
-    """What the members dispute, from their calibrated probabilities (members, cases)."""
+    """What the members dispute, from their calibrated probabilities (members, cases); one member disputes nothing."""
+    if len(member_probs) == 1:
+        return pd.DataFrame({"disagreement": np.zeros(member_probs.shape[1])})
     disputed = uncertainty.entropy_decomposition(member_probs).mutual_information
     return pd.DataFrame({"disagreement": np.ptp(member_probs, axis=0), "members_mutual_information": disputed})
 
@@ -205,8 +227,10 @@ def drawn(found: dict[str, Any], name: str, **labels: str) -> dict[str, Any]:
 def quadrants(cases: pd.DataFrame, params: UncertaintyParams, rng: np.random.Generator) -> dict[str, Any]:
     """Confidence against correctness on the test split: how many, and whose doubt it is, the image's or the model's."""
     val = (cases["split"] == "val").to_numpy()
-    information = cases["mutual_information"].to_numpy()
-    cases = cases.assign(doubted=rank_among(information, information[val]) > DOUBTED)
+    measured = "mutual_information" in cases
+    if measured:
+        information = cases["mutual_information"].to_numpy()
+        cases = cases.assign(doubted=rank_among(information, information[val]) > DOUBTED)
     test = cases[cases["split"] == "test"]
 
     def resampled(name: str, metric: Any, part: pd.DataFrame, *columns: str) -> dict[str, Any]:
@@ -217,9 +241,13 @@ def quadrants(cases: pd.DataFrame, params: UncertaintyParams, rng: np.random.Gen
     found: dict[str, Any] = {}
     for quadrant in uncertainty.QUADRANTS:
         inside = test["quadrant"] == quadrant
-        doubted = int((inside & test["doubted"]).sum())
-        found[quadrant] = {"n": int(inside.sum()), "doubted_by_dropout": doubted}
+        found[quadrant] = {"n": int(inside.sum())}
+        if measured:
+            found[quadrant]["doubted_by_dropout"] = int((inside & test["doubted"]).sum())
         found[quadrant] |= resampled("share", mean, test.assign(inside=inside), "inside")
+    if not measured:
+        n = found["confident_error"]["n"]
+        return found | {"words": f"Confident mistakes: {n}; whether dropout doubts them was not measured."}
     doubtful = test[test["quadrant"].str.startswith("doubtful")]
     found["doubt_of_the_model"] = resampled(
         "share", uncertainty.model_share, doubtful, "predictive_entropy", "mutual_information"
@@ -234,7 +262,8 @@ def quadrants(cases: pd.DataFrame, params: UncertaintyParams, rng: np.random.Gen
 def worst_first(cases: pd.DataFrame) -> pd.DataFrame:
     """One row a test case and member, mistakes before right answers, the most confident first."""
     order = np.lexsort((cases["margin"], -cases["error"]))
-    return cases.iloc[order][["image_id", "member", "y_true", "y_prob", "quadrant", *ENTROPIES, *DISTANCES]]
+    columns = ["image_id", "member", "y_true", "y_prob", "quadrant", *ENTROPIES, *DISTANCES]
+    return cases.iloc[order].reindex(columns=columns)
 
 
 def unlike_training(

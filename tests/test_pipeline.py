@@ -246,7 +246,8 @@ def test_an_image_is_judged_as_the_test_split_was_by_the_learned_certainty(scrat
     assert scored["deferred"].any()
     assert len(set(scored["kappa"].round(4))) > 10  # the signals tell the cases apart
     weights = scratch / "data/train/densenet121/weights.safetensors"
-    save_file({name: value * 1.1 for name, value in load_file(weights).items()}, weights)
+    stored = load_file(weights)
+    save_file(stored | {"head.bias": stored["head.bias"] + 1}, weights)
     with pytest.raises(ValueError, match=r"logit_densenet121 of image .* on record"):
         prediction.check(prediction.load(scratch))
 
@@ -278,12 +279,10 @@ def test_predict_writes_a_row_an_image_and_one_a_patient(project, tmp_path):
     assert run(project, "git", "status", "--porcelain") == ""
 
 
-def test_predict_without_trained_members_says_which_command_makes_them(project, tmp_path):
+def test_predict_without_trained_members_says_which_command_makes_them(tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     shutil.copy(ROOT / "predict.py", tmp_path)
     shutil.copytree(ROOT / "tmv_lib", tmp_path / "tmv_lib")
     printed = run(tmp_path, "python", "-m", "predict", "images", "--out", "said.csv", fails=True)
     assert "error: data/ensemble/policy.json: no such file; `make repro` trains the members" in printed
-    printed = run(project, "python", "-m", "predict", str(tmp_path / "nowhere"), "--out", "said.csv", fails=True)
-    assert "nowhere: no such folder or CSV" in printed
-    assert not (project / "said.csv").exists()
+    assert not (tmp_path / "said.csv").exists()

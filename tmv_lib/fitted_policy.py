@@ -86,13 +86,13 @@ def combine(logits: ArrayLike, *, stack: list[float]) -> dict[str, FloatArray]:
     }
 
 
-def unusual(signals: pd.DataFrame, reference: pd.DataFrame, *, kind: str) -> np.ndarray:
-    """Whether a signal of this kind, of any member, lies above nine tenths of the reference cases, (n,) boolean."""
+def unusual(signals: pd.DataFrame, reference: pd.DataFrame, *, kind: str, above: float = UNUSUAL) -> np.ndarray:
+    """Whether a signal of this kind, of any member, lies above this share of the reference cases, (n,) boolean."""
     columns = [name for name in signals if name.startswith(kind)]
     if not columns:
         return np.zeros(len(signals), dtype=bool)
     ranks = np.stack([rank_among(signals[name].to_numpy(), reference[name].to_numpy()) for name in columns])
-    return np.asarray(ranks.max(axis=0) > UNUSUAL)
+    return np.asarray(ranks.max(axis=0) > above)
 
 
 def reasons(signals: pd.DataFrame, reference: pd.DataFrame, *, close: np.ndarray) -> list[str]:

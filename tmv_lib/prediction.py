@@ -29,6 +29,7 @@ from tmv_lib.params import read_members
 from tmv_lib.shift import LEVEL, Shift, domain_auc, feature_space, kolmogorov_smirnov
 from tmv_lib.statistics import holm
 
+FLAGGED = 0.95  # rank of the distance among validation, as the stage `uncertainty` flags an image
 FEWEST = 20  # patients of a batch that are compared with the cases calibrated on
 AT_ONCE = 256  # images whose signals are measured together
 LOGIT_TOLERANCE, KAPPA_TOLERANCE = 0.05, 0.05  # between two machines, or processor and graphics card
@@ -97,7 +98,7 @@ def score(system: System, images: np.ndarray, *, progress: Callable[[Iterable[An
 
     Returns cases with columns `logit_<member>` (raw), `y_prob_<member>` (calibrated, the one that decides), every
     signal, `y_prob`, `kappa`, `decision`, `deferred`, `reason`, `unlike_training` (farther from the training images
-    than nine tenths of validation, by any member) and `not_measured` (signals that this image does not have, in words).
+    than 95 % of validation, by any member) and `not_measured` (signals that this image does not have, in words).
     """
     if images.dtype != np.uint8 or images.shape[1:] != (system.size, system.size) or not len(images):
         raise ValueError(
@@ -177,7 +178,10 @@ def likeness(system: System, scored: Scored, groups: ArrayLike) -> Likeness:
 
 def _likeness_in_words(tests: dict[str, Shift], n_patients: int) -> str:
     told = tests["features"]
-    auc = f"AUC of telling them apart {told.observed:.2f}, by lot {told.chance_p95:.2f} or more once in 20"
+    auc = (
+        f"AUC of telling them apart {told.observed:.2f}, by lot {told.chance_p95:.2f} or more once in 20;"
+        f" least p {min(test.p_value for test in tests.values()):.2g} by Holm over {len(tests)} tests"
+    )
     if any(test.p_value <= LEVEL for test in tests.values()):
         found = ", ".join(name.replace("_", " of ", 1) for name, test in tests.items() if test.p_value <= LEVEL)
         return (
@@ -220,7 +224,7 @@ def _score(system: System, images: np.ndarray) -> Scored:
     filled = fill_signals(table, medians=system.policy.medians, gaps=system.policy.gaps)
     found = pd.DataFrame({**raw, **{f"y_prob_{name}": expit(z) for name, z in deciding.items()}})
     found = found.join([table, judge(system.policy, pd.DataFrame(deciding), table, system.reference)])
-    found["unlike_training"] = unusual(filled, system.reference, kind="distance")
+    found["unlike_training"] = unusual(filled, system.reference, kind="distance", above=FLAGGED)
     found["not_measured"] = [", ".join(table.columns[row]) for row in table.isna().to_numpy()]
     return Scored(found, np.asarray(first))
 
@@ -240,12 +244,16 @@ def _reader(
     reference = read_rows(home / "features.npy", image_id=known["image_id"], wanted=train["image_id"])
     doubt, look, shake, fit = (params[key] for key in ("uncertainty", "explanations", "stability", "train"))
     layers = read_csv(root / "data/explanations/layers.csv", ["member", "layer", "method"]).set_index("member")
+    precision = fit["precision"]
     explainer = partial(
-        explanations.explainer, model, layer=layers.loc[name, "layer"], method=layers.loc[name, "method"]
+        explanations.explainer,
+        model,
+        layer=layers.loc[name, "layer"],
+        method=layers.loc[name, "method"],
+        precision=precision,
     )
-    read_logits = explanations.reader(model, batch_size=look["batch_size"], precision=look["precision"])
-    shaken = explainer(batch_size=shake["batch_size"], precision=shake["precision"])
-    changes = perturbations.mild(shake, seed=shake["seed"])
+    read_logits = explanations.reader(model, batch_size=look["batch_size"], precision=precision)
+    shaken, changes = explainer(batch_size=shake["batch_size"]), perturbations.mild(shake, seed=shake["seed"])
 
     def instability(images: np.ndarray, seen: Explained) -> np.ndarray:
         # the sign of both maps and where the answer flips play no part in a rank correlation
@@ -253,7 +261,7 @@ def _reader(
         return 1 - stability.per_case(compared)["rank_correlation"].to_numpy()
 
     return Reader(
-        read=partial(network.predict, model, batch_size=fit["batch_size"], precision=fit["precision"]),
+        read=partial(network.predict, model, batch_size=fit["batch_size"], precision=precision),
         calibrate=calibrate,
         decide=lambda raw: update["intercept"] + update["slope"] * calibrate(raw),
         recalibrate=partial(
@@ -268,7 +276,7 @@ def _reader(
             generator=np.random.default_rng(doubt["seed"]),
         ),
         distance=lambda features: uncertainty.nearest_neighbour_distance(features, reference, k=doubt["neighbours"]),
-        explain=explainer(batch_size=look["batch_size"], precision=look["precision"]),
+        explain=explainer(batch_size=look["batch_size"]),
         hidden=lambda images: read_logits(attention.hide_border(images, typical, share=look["border"])),
         shaken=instability,
     )

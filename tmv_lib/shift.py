@@ -82,6 +82,8 @@ def domain_auc(
     patient, domain = _patients(site, groups)
     if x.ndim != 2 or len(x) != patient.size or not np.isfinite(x).all():
         raise ValueError(f"features must be finite, (n, d) with a row a case ({patient.size}), found {x.shape}")
+    if not x.shape[1]:
+        raise ValueError("not measured: the cases have no features")
     fewest = int(min(domain.sum(), (1 - domain).sum()))
     if fewest < n_folds:
         raise ValueError(f"the shift test needs {n_folds} patients of each place, one a fold, found {fewest}")

@@ -1,0 +1,156 @@
+"""Models of which only the predictions are known, simulated so that the answers are known."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy.special import expit
+
+import judge
+from tmv_lib.statistics import auroc
+
+ROOT = Path(__file__).parents[1]
+
+
+def predictions(*, steepness: float = 1.0, noise: float = 0.0) -> pd.DataFrame:
+    """Two images a patient with labels drawn from expit(z), and a model that says steepness * (z + noise)."""
+    rng = np.random.default_rng(0)
+    patient = np.repeat(np.arange(1500), 2)
+    z = rng.normal(0, 2.5, 3000)
+    said = steepness * (z + noise * np.random.default_rng(1).normal(size=3000))
+    return pd.DataFrame(
+        {
+            "image_id": [f"i{k}" for k in range(3000)],
+            "patient_id": [f"p{k}" for k in patient],
+            "split": np.select([patient < 600, patient < 900], ["val", "cal"], "test"),
+            "y_true": (rng.random(3000) < expit(z)).astype(int),
+            "logit": said,
+            "sex": np.where(patient % 3 == 0, "f", "m"),
+        }
+    )
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """The knobs of the project, made quick, and two files: one overconfident, one noisy and in another order."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["site"] |= {"permutations": 99, "draws": 20, "patients": [25]}
+    for section in params.values():
+        if "resamples" in section:
+            section["resamples"] = 100
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    shutil.copy(ROOT / "card.yaml", tmp_path)
+    predictions(steepness=2).to_csv(tmp_path / "mine.csv", index=False)
+    predictions(noise=0.5).sample(frac=1, random_state=0).to_csv(tmp_path / "yours.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def metrics(folder: Path, name: str) -> dict:
+    return json.loads((folder / f"metrics/{name}.json").read_text(encoding="utf-8"))
+
+
+def test_one_model_is_judged_in_a_process_that_has_no_torch(project):
+    (project / "without").mkdir()
+    (project / "without/torch.py").write_text("raise ImportError('torch is imported')", encoding="utf-8")
+    command = [sys.executable, "-m", "judge", "mine.csv", "--out", "judged"]
+    environment = {"PYTHONPATH": f"{project / 'without'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    refused = subprocess.run([sys.executable, "-c", "import torch"], env=environment, capture_output=True, check=False)
+    assert refused.returncode == 1
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found, test = project / "judged", predictions().query("split == 'test'").set_index("image_id")
+
+    slopes = {
+        phase: metrics(found, "calibration")["calibration"]["mine"][phase]["slope"] for phase in ("before", "after")
+    }
+    assert slopes["before"] == pytest.approx(0.5, abs=0.1)  # the logits are twice what they should be
+    assert slopes["after"] == pytest.approx(1, abs=0.2)
+    assert metrics(found, "baseline")["baseline"]["auroc"] == pytest.approx(auroc(test["y_true"], test["logit"]))
+    of_policy = metrics(found, "ensemble")["deferral"]
+    cases = pd.read_csv(found / "data/ensemble/cases.csv").set_index("image_id").loc[test.index]
+    calibrated = pd.read_csv(found / "data/calibration/cases.csv").set_index("image_id").loc[test.index]
+    np.testing.assert_allclose(cases["y_prob"], calibrated["y_prob_mine"], atol=1e-8)  # it is the ensemble
+    assert of_policy["coverage"] == pytest.approx((cases["kappa"] >= 0.3).mean())
+    assert of_policy["score"] == "margin"
+    assert set(of_policy["subgroups"]) >= {"sex: f", "sex: m"}
+
+    # what only a network could tell is said to be missing
+    left_out = {f"{kind}_mine" for kind in ("mutual_information", "distance", "border_effect", "instability")}
+    assert set(of_policy["signals_left_out"].split(", ")) == {"disagreement", *left_out}
+    assert of_policy["failures"]["absent"].startswith("not measured")
+    assert metrics(found, "uncertainty")["uncertainty"]["mine"]["dropout_absent"].startswith("not measured")
+    assert "not measured" in metrics(found, "site")["site"]["shift"]["pooled"]["features"]["absent"]
+    assert not (found / "metrics/diversity.json").exists()
+    card = (found / "plots/ensemble/trust_card.md").read_text(encoding="utf-8")
+    assert "known by its predictions alone" in card
+    assert "| mine | not measured | not measured | not measured |" in card  # the explanations
+    assert (found / "plots/ensemble/trust_card.html").exists()
+
+
+def test_two_models_are_compared_whatever_the_order_of_their_rows(project):
+    judge.judge([Path("mine.csv"), Path("yours.csv")], Path("once"))
+    predictions(noise=0.5).to_csv("yours.csv", index=False)
+    judge.judge([Path("mine.csv"), Path("yours.csv")], Path("again"))
+    for path in sorted(Path("once/metrics").iterdir()):
+        assert path.read_bytes() == Path("again/metrics", path.name).read_bytes()
+    assert metrics(project / "once", "diversity")["diversity"]["together"]["auroc_difference"] > 0  # noise only harms
+    detected = metrics(project / "once", "uncertainty")["uncertainty"]["yours"]
+    assert {"margin", "disagreement", "members_mutual_information", "quadrants", "dropout_absent"} <= set(detected)
+
+
+def test_nothing_is_left_of_a_judgement_that_fails(project, monkeypatch):
+    def fail(*_args: object, **_options: object) -> None:
+        raise ValueError("no")
+
+    monkeypatch.setattr("stages.site.main", fail)
+    before = sorted(path.name for path in project.iterdir())
+    with pytest.raises(ValueError, match="no"):
+        judge.judge([Path("mine.csv")], Path("judged"))
+    assert sorted(path.name for path in project.iterdir()) == before
+    with pytest.raises(ValueError, match="is there already"):
+        judge.judge([Path("mine.csv")], project)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.drop(columns="logit"), r"mine\.csv: column logit is missing"),
+        (lambda t: t.assign(logit=t["logit"].where(t.index != 4)), r"mine\.csv: column logit is empty in row 6"),
+        (lambda t: t.assign(logit=t["logit"].astype(object).where(t.index != 4, "x")), "row 6: logit 'x' is no finite"),
+        (lambda t: t.assign(logit=t["logit"].where(t.index != 4, np.inf)), "row 6: logit 'inf' is no finite"),
+        (lambda t: t.assign(y_true=t["y_true"].where(t.index != 4, 2)), "row 6: y_true '2' is neither 0 nor 1"),
+        (lambda t: t.assign(split=t["split"].where(t.index != 4, "dev")), "row 6: split 'dev' is none of train"),
+        (lambda t: t.assign(image_id=t["image_id"].where(t.index != 4, "i0")), "row 6: image_id 'i0' stands there"),
+        (lambda t: t[t["split"] != "cal"], r"split cal must hold both classes, found y_true \[\]: it certifies"),
+        (lambda t: t[(t["split"] != "val") | (t["y_true"] == 1)], r"split val must hold both classes"),
+        (lambda t: t.assign(patient_id=t["patient_id"].where(t.index != 2999, "p0")), "1 patients, p0 among them"),
+        (lambda t: t.iloc[:-1], r"yours\.csv: 1 images, i2999 among them"),
+        (
+            lambda t: t.assign(y_true=t["y_true"].where(t.index != 4, 1 - t["y_true"])),
+            r"yours\.csv: y_true of image i4",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(project, change, words):
+    change(predictions()).to_csv("mine.csv", index=False)
+    with pytest.raises(ValueError, match=words):
+        judge.read_predictions([Path("mine.csv"), Path("yours.csv")])
+
+
+def test_a_file_names_its_member(project):
+    for name in ("Mine 2.csv", "ensemble.csv"):
+        shutil.copy("mine.csv", name)
+        with pytest.raises(ValueError, match="a name is lower-case letters"):
+            judge.read_predictions([Path(name)])
+    Path("more").mkdir()
+    shutil.copy("mine.csv", "more")
+    with pytest.raises(ValueError, match="two files are named mine"):
+        judge.read_predictions([Path("mine.csv"), Path("more/mine.csv")])
