@@ -191,7 +191,7 @@ def along(cases: Collection, at: Knobs, thresholds: np.ndarray) -> pd.DataFrame:
         share = 100 / found.n
         counts = (found.decided, found.n - found.decided, found.missed, found.alarmed)
         rows.append((f"{threshold:g}", *(f"{share * count:.1f}" for count in counts), f"{found.cost:.3f}"))
-    names = ["threshold", "decided", "to a doctor", "missed", "false alarms", "cost a case"]
+    names = ["threshold", "decided", "doctor", "missed", "alarms", "cost"]
     return pd.DataFrame(rows, columns=names)
 
 

@@ -99,3 +99,11 @@ def opened(browser):
     yield open_page
     for context in contexts:
         context.close()
+
+
+@pytest.fixture(scope="session")
+def run_app():
+    """The app on the run of this repository, where there is one."""
+    if not (ROOT / "data/ensemble/policy.json").exists():
+        pytest.skip("needs a run: `make repro`")
+    yield from serve(ROOT)

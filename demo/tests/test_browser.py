@@ -111,7 +111,6 @@ def test_a_deferred_case_gives_nothing_away_after_the_reveal_either(app, opened)
     assert page.get_by_text(cases.DEFERRED).is_visible()
     assert not SAYS.search(told(page))
     assert page.get_by_role("img", name="Map of").count() == 0
-    page.screenshot(path=SHOTS / "deferred.png")
 
 
 def test_a_decided_case_shows_maps_that_are_off_at_first(app, opened):
@@ -275,3 +274,44 @@ def test_a_photograph_of_a_cat_is_not_diagnosed_and_a_radiograph_is_read():
             assert cases.DEFERRED in said
         else:
             assert f"**{cases.of_hundred(case['y_prob'])} of 100**" in said
+
+
+def test_the_run_of_this_repository_keeps_its_cases_to_itself_and_is_photographed(run_app, opened):
+    table = cases.collect(Disk(ROOT)).table
+    page = opened(run_app.url)
+    for number in range(1, 5):
+        go_to(page, number)
+        heard = told(page)
+        assert not SAYS.search(heard)
+        assert not any(image_id in heard for image_id in table["image_id"])
+    go_to(page, case(run_app, deferred=True))
+    reveal(page)
+    assert not SAYS.search(told(page))
+    photograph(page, "deferred", 720)
+
+    page = opened(run_app.url)
+    go_to(page, int(table.index[table["wrong"] & table["kind"].notna()][0]))
+    page.get_by_text("no pneumonia", exact=True).click()
+    reveal(page)
+    page.get_by_role("slider", name="Opacity of the maps").focus()
+    for _ in range(12):
+        page.keyboard.press("ArrowRight")
+    settled(page)
+    assert overflows(page) == 0
+    photograph(page, "case", 1990)
+    for path in ("policy", "evidence"):
+        page = opened(f"{run_app.url}/{path}")
+        settled(page)
+        assert serious(page) == []
+        photograph(page, path, 1150)
+    phone = opened(run_app.url, width=390, colours="dark")
+    settled(phone)
+    photograph(phone, "phone", 1250)
+
+
+def photograph(page, name, height):
+    """Leave a picture of a page in demo_export/screenshots."""
+    page.set_viewport_size({"width": page.viewport_size["width"], "height": height})
+    page.locator("[data-testid=stMain]").evaluate("e => e.scrollTo(0, 0)")
+    settled(page)
+    page.screenshot(path=SHOTS / f"{name}.png")
