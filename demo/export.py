@@ -223,6 +223,7 @@ def of_policy(known: cases.Collection) -> str:
         + "".join(f"<p>{marked(line)}</p>" for line in words)
         + drawn(policy.curve(known, run))
         + f"<p>{escape(policy.measured(known))}</p><h2>At other thresholds</h2>"
+        + "<p>Of 100 patients like these; who is not decided goes to a doctor. The cost is that of a case.</p>"
         + tabulated(policy.along(known, run, THRESHOLDS))
         + "<p>Other costs, prevalences and readers: <code>make demo</code>, or with intervals"
         + f" <code>{escape(policy.command(known, run._replace(threshold=0.5)))}</code>.</p>"

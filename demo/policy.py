@@ -189,9 +189,9 @@ def along(cases: Collection, at: Knobs, thresholds: np.ndarray) -> pd.DataFrame:
     for threshold in thresholds:
         found = point(cases, at._replace(threshold=float(threshold)))
         share = 100 / found.n
-        counts = (found.decided, found.n - found.decided, found.missed, found.alarmed)
+        counts = (found.decided, found.missed, found.alarmed)
         rows.append((f"{threshold:g}", *(f"{share * count:.1f}" for count in counts), f"{found.cost:.3f}"))
-    names = ["threshold", "decided", "doctor", "missed", "alarms", "cost"]
+    names = ["threshold", "decided", "missed", "alarms", "cost"]
     return pd.DataFrame(rows, columns=names)
 
 
