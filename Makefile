@@ -3,7 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro plots test lint fresh bench shuffled-labels planted-marker seeds intervals sites validate-taxonomy predict judge
+.PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
+	validate-taxonomy predict judge
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -27,6 +28,16 @@ lint: $(BIN)/.installed-dev
 
 fresh: $(BIN)/.installed  ## do the committed results belong to the committed code and parameters?
 	dvc repro --dry --allow-missing | tee /dev/stderr | grep -q "up to date"
+
+demo: $(BIN)/.installed-demo  ## one patient at a time, in the browser: the viewer on what `make repro` left
+	python -m streamlit run demo/app.py
+
+demo-export: $(BIN)/.installed  ## the same pages without a server: demo_export/index.html
+	python -m demo.export
+
+test-demo: $(BIN)/.installed-test-demo  ## the viewer in a real browser; `make test` tests what it says without one
+	command -v chromium > /dev/null || playwright install chromium
+	python -m pytest demo
 
 bench: $(BIN)/.installed-bench  ## ours beside its peers: docs/speed.md; fails where a bound is missed
 	python -m benchmarks
@@ -56,6 +67,14 @@ $(BIN)/.installed: requirements.txt
 
 $(BIN)/.installed-dev: requirements-dev.txt $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+$(BIN)/.installed-demo: requirements-demo.txt $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --requirement requirements-demo.txt
+	touch $@
+
+$(BIN)/.installed-test-demo: requirements-test-demo.txt $(BIN)/.installed-demo $(BIN)/.installed-dev
+	$(BIN)/python -m pip install --quiet --requirement requirements-test-demo.txt
 	touch $@
 
 # The peers ask for more than they import: requirements-bench.in says what.

@@ -1,0 +1,414 @@
+"""What is known of each case, in words: the queues, the cases nobody may know beforehand, the reveal and the tally."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+from sklearn.preprocessing import normalize
+
+from demo import pictures
+from demo.disk import NOT_MEASURED, Disk, figure
+from demo.page import Picture, Section
+from tmv_lib import failures
+
+SEED = 0  # of the neutral numbers
+NEIGHBOURS = 4  # nearest training cases that are shown, before the counter-example
+ALIKE = 50  # cases among which "this unsure" is counted
+NEAR = 0.05  # probabilities this near count as such cases
+BANDS = ((0.05, "very unlikely"), (0.25, "unlikely"), (0.75, "uncertain"), (0.95, "likely"), (1.01, "very likely"))
+DEFERRED = "No answer: read as if there were no system. This is not a normal result."
+NEEDED = ("data/prepare/cases.csv", "data/prepare/images.npy", "data/ensemble/cases.csv")
+USED = (
+    *NEEDED,
+    "data/calibration/cases.csv",
+    "data/uncertainty/cases.csv",
+    "data/explanations/cases.csv",
+    "data/stability/cases.csv",
+    "data/failures/errors.csv",
+    "metrics/stability.json",
+    "params.yaml",
+)
+RANDOM = "random"
+
+Answer = Literal["yes", "no", "cannot tell"]
+
+
+class Names(NamedTuple):
+    """What a positive and a negative case are called, and a sentence on the images, or none."""
+
+    positive: str
+    negative: str
+    note: str = ""
+
+    def called(self, positive: Any) -> str:
+        """The name of a class."""
+        return self.positive if positive else self.negative
+
+
+class Collection(NamedTuple):
+    """All cases of the test split in the order of their neutral numbers.
+
+    table: indexed by number from 1, with `row` (of images.npy) and `later` (place among the cases outside train), and
+    every column that the stages left. everything: the case table of all splits.
+    """
+
+    disk: Disk
+    table: pd.DataFrame
+    everything: pd.DataFrame
+    members: list[str]
+    names: Names
+
+
+def missing(disk: Disk) -> list[str]:
+    """The files without which there is no case to show."""
+    return [path for path in NEEDED if _absent(disk, path)]
+
+
+def _absent(disk: Disk, path: str) -> bool:
+    return (disk.array(path) if path.endswith(".npy") else disk.table(path)) is None
+
+
+def names(disk: Disk) -> Names:
+    """How this data set calls its classes, from `params.yaml`."""
+    prepare = disk.yaml("params.yaml").get("prepare", {})
+    source = prepare.get("source")
+    if source == "phantom":
+        note = "The images are synthetic radiographs; pneumonia is what was planted in them."
+        return Names("pneumonia", "no pneumonia", note)
+    own = prepare.get(source, {}) if source else {}
+    positive = own.get("positive")
+    if source == "medmnist" and positive is None and own.get("dataset") == "pneumoniamnist":
+        positive = "pneumonia"
+    word = str(positive).lower().replace("_", " ") if positive is not None else "the finding"
+    return Names(word, f"no {word.removeprefix('the ')}")
+
+
+def collect(disk: Disk) -> Collection:
+    """Every test case with what the stages left of it. Raises ValueError where a needed file is not there."""
+    if lacking := missing(disk):
+        raise ValueError(f"{lacking[0]}: no such file; `dvc repro` makes it")
+    return _collected(disk, disk.state(*USED))
+
+
+@lru_cache(maxsize=2)
+def _collected(disk: Disk, state: tuple[Any, ...]) -> Collection:
+    members = disk.members()
+    everything = disk.table("data/prepare/cases.csv")
+    assert everything is not None
+    later = everything[everything["split"] != "train"]
+    table = later.assign(row=later.index, later=np.arange(len(later)))
+    for path in ("ensemble", "calibration", "uncertainty", "explanations", "stability"):
+        known = disk.table(f"data/{path}/cases.csv")
+        if known is not None:
+            table = table.merge(known[known.columns.difference(table.columns).union(["image_id"])], "left", "image_id")
+    errors = disk.table("data/failures/errors.csv")
+    if errors is not None:
+        own = errors[errors["model"] == "ensemble"][["image_id", "kind", "needs", "reason"]]
+        table = table.merge(own.rename(columns={"reason": "evidence"}), "left", "image_id")
+    for name in members:
+        said = disk.table(f"data/train/{name}/predictions.csv")
+        if said is not None:
+            raw = said.set_index("image_id")["logit"]
+            table[f"raw_{name}"] = expit(table["image_id"].map(raw).to_numpy(dtype=float))
+    test = table[table["split"] == "test"]
+    order = np.random.default_rng(SEED).permutation(len(test))
+    numbered = test.iloc[order].set_index(pd.Index(np.arange(1, len(test) + 1), name="number"))
+    return Collection(disk, _judged(numbered, members), everything, members, names(disk))
+
+
+def _judged(table: pd.DataFrame, members: list[str]) -> pd.DataFrame:
+    """With whether the system's answer is wrong, and the doubts of the image and of the model (nats)."""
+    table = table.assign(wrong=~table["deferred"] & (table["decision"] != table["y_true"]))
+    columns = [[f"{kind}_{name}" for name in members] for kind in ("expected_entropy", "mutual_information")]
+    if set(columns[0] + columns[1] + ["members_mutual_information"]) <= set(table):
+        # H(mean) = mean expected entropy + [mean information of each member's passes + what the members dispute]
+        table["image_doubt"] = table[columns[0]].mean(axis=1)
+        table["model_doubt"] = table[columns[1]].mean(axis=1) + table["members_mutual_information"]
+    return table
+
+
+def queues(cases: Collection) -> dict[str, tuple[str, list[int]]]:
+    """The queues by key: their name, and the case numbers in them. All but the first give something away."""
+    table, decided = cases.table, ~cases.table["deferred"]
+    found = {
+        RANDOM: ("Random, nothing known beforehand", pd.Series(True, table.index)),
+        "positive": (f"Confirmed {cases.names.positive}", table["y_true"] == 1),
+        "negative": ("Normal", table["y_true"] == 0),
+        "uncertain": ("Uncertain", table["y_prob"].map(word) == "uncertain"),
+        "wrong": ("Wrong", table["wrong"]),
+        "deferred": ("Deferred", table["deferred"]),
+        "unstable": ("Unstable explanation", _unstable(cases)),
+    }
+    if "kind" in table:
+        found |= {kind: (f"Failure: {kind}", decided & (table["kind"] == kind)) for kind in failures.KINDS}
+    return {key: (name, [int(n) for n in table.index[inside]]) for key, (name, inside) in found.items()}
+
+
+def _unstable(cases: Collection) -> pd.Series:
+    """Cases whose explanation moved more than that of most validation cases, by any member."""
+    moved = pd.Series(False, cases.table.index)
+    found = cases.disk.metrics("stability")
+    for name in cases.members:
+        above = figure(found, "stability", name, "flipped_and_moved", "moved_above")
+        if above is not None and f"instability_{name}" in cases.table:
+            moved |= cases.table[f"instability_{name}"] > above
+    return moved
+
+
+def image(cases: Collection, number: int) -> np.ndarray:
+    """The uint8 image (side, side) of a case."""
+    images = cases.disk.array("data/prepare/images.npy")
+    if images is None:
+        raise ValueError("data/prepare/images.npy: no such file; `dvc repro` makes it")
+    return np.asarray(images[int(cases.table["row"][number])])
+
+
+def image_alt(number: int) -> str:
+    """What is said of the image before the reveal: nothing that gives the case away."""
+    return f"Chest radiograph of case {number}, to be read without help. Not for clinical use."
+
+
+def word(y_prob: float) -> str:
+    """A word from fixed bands: below 5, 25, 75 and 95 of 100, and above.
+
+    >>> [word(p) for p in (0.04, 0.05, 0.5, 0.92, 1.0)]
+    ['very unlikely', 'unlikely', 'uncertain', 'likely', 'very likely']
+    """
+    return next(name for end, name in BANDS if y_prob < end)
+
+
+def of_hundred(share: float) -> str:
+    """A probability as a count of 100, without pretending to certainty.
+
+    >>> of_hundred(0.92), of_hundred(0.001), of_hundred(0.999)
+    ('92', 'fewer than 1', 'more than 99')
+    """
+    if share < 0.005:
+        return "fewer than 1"
+    return "more than 99" if share > 0.995 else f"{100 * share:.0f}"
+
+
+def reveal(cases: Collection, number: int) -> list[Section]:
+    """What is shown after the reader's own answer. Of a deferred case: neither prediction, nor truth, nor map."""
+    case = cases.table.loc[number]
+    if case["deferred"]:
+        return [Section("The system gives no answer", [f"**{DEFERRED}**", f"The reason: {case['reason']}."])]
+    found = [_answer(cases, number), _confidence(cases, case), _doubt(cases, number)]
+    if case["wrong"] or _text(case, "kind"):
+        found.append(_failure(case))
+    return [*found, _neighbours(cases, number)]
+
+
+def _text(case: pd.Series, column: str) -> str:
+    value = case.get(column)
+    return value if isinstance(value, str) else ""
+
+
+def _answer(cases: Collection, number: int) -> Section:
+    case, positive = cases.table.loc[number], cases.names.positive
+    p = float(case["y_prob"])
+    lines = [f"**{of_hundred(p)} of 100** such cases have {positive} here: {word(p)}.", _reference(cases, number)]
+    prices = figure(cases.disk.yaml("params.yaml"), "deferral", "cost")
+    if isinstance(prices, dict):
+        fn, fp = prices["false_negative"], prices["false_positive"]
+        lines.append(
+            f"The system's answer: **{cases.names.called(case['decision'])}**. A missed case costs {fn:g} and a false"
+            f" alarm {fp:g}, so it says {positive} above {100 * fp / (fn + fp):.0f} of 100."
+        )
+    right = "wrong" if case["wrong"] else "right"
+    lines.append(f"The label: **{cases.names.called(case['y_true'])}**. The system is {right}.")
+    return Section("The system's answer", [*lines, *_planted(cases, case)])
+
+
+def _reference(cases: Collection, number: int) -> str:
+    """Who "such cases" are: who made the probability, and how often it came true among cases that got a similar one."""
+    table, case = cases.table, cases.table.loc[number]
+    val = cases.everything[cases.everything["split"] == "val"]
+    near = ((table["y_prob"] - case["y_prob"]).abs() <= NEAR) & (table["patient_id"] != case["patient_id"])
+    made = f"calibrated on {len(val)} validation images of {val['patient_id'].nunique()} patients"
+    if not near.any():
+        return f"Such cases: {made}; no other patient of the test split got a similar probability."
+    return (
+        f"Such cases: {made}. Of {near.sum()} test images of other patients with a probability within"
+        f" {100 * NEAR:.0f} of 100 of this one, {int(table.loc[near, 'y_true'].sum())} had {cases.names.positive}."
+    )
+
+
+def _planted(cases: Collection, case: pd.Series) -> list[str]:
+    """What the phantom's maker knows."""
+    if "y_clean" not in case:
+        return []
+    cause = "" if case["cause"] == "none" else f"; planted difficulty: {case['cause']}"
+    return [f"Planted in this synthetic image: finding {_text(case, 'finding') or 'none'}{cause}."]
+
+
+def _confidence(cases: Collection, case: pd.Series) -> Section:
+    """Each network's raw and calibrated probability, and that of the ensemble."""
+    rows = []
+    for name in cases.members:
+        rows.append((name, case.get(f"raw_{name}"), case.get(f"y_prob_{name}")))
+    raw = [value for _, value, _ in rows if value is not None]
+    rows.append(("ensemble", float(np.mean(raw)) if len(raw) == len(rows) else None, case["y_prob"]))
+    table = pd.DataFrame(
+        [
+            (name, *(NOT_MEASURED if p is None or np.isnan(p) else f"{of_hundred(p)} of 100" for p in ps))
+            for name, *ps in rows
+        ],
+        columns=["network", "raw confidence", "calibrated"],
+    )
+    lines = [f"How many of 100 such cases have {cases.names.positive}, as each network says it and after calibration."]
+    return Section("Confidence", lines, table=table)
+
+
+def _doubt(cases: Collection, number: int) -> Section:
+    if "image_doubt" not in cases.table:
+        return Section("Doubt", [f"Doubt of the image and of the model: {NOT_MEASURED}."])
+    kinds = (
+        ("image_doubt", "Doubt of the image (what every network finds hard in it)"),
+        ("model_doubt", "Doubt of the model (what the networks and their dropout passes dispute)"),
+    )
+    return Section("Doubt", [f"{words}: {_of_others(cases.table, number, column)}" for column, words in kinds])
+
+
+def _of_others(table: pd.DataFrame, number: int, column: str) -> str:
+    case = table.loc[number]
+    return this_unsure(table[table["patient_id"] != case["patient_id"]], column, float(case[column]))
+
+
+def this_unsure(others: pd.DataFrame, column: str, value: float) -> str:
+    """How often the answer was wrong among the cases of others that are nearest to a value of this doubt."""
+    known = others[others[column].notna()]
+    if np.isnan(value) or known.empty:
+        return f"{NOT_MEASURED}."
+    alike = known.loc[(known[column] - value).abs().sort_values(kind="stable").index[:ALIKE]]
+    wrong = int((alike["decision"] != alike["y_true"]).sum())
+    less = 100 * float((known[column] < value).mean())
+    return (
+        f"among cases this unsure the model was wrong {wrong} of {len(alike)}."
+        f" Less doubtful are {less:.0f} of 100 test cases."
+    )
+
+
+def _failure(case: pd.Series) -> Section:
+    kind = _text(case, "kind")
+    if not kind:
+        return Section(
+            "What kind of mistake",
+            ["No kind: at even odds the ensemble is right, only the price of a miss makes it decide otherwise."],
+        )
+    lines = [f"Kind of failure: **{kind}**.", f"What it needs: {case['needs']}.", f"Evidence: {case['evidence']}"]
+    if not case["wrong"]:
+        lines.insert(0, "Wrong at even odds; at these costs the decision is right.")
+    return Section("What kind of mistake", lines)
+
+
+class Nearest(NamedTuple):
+    """A training case near to one: its row in images.npy, its class, its cosine distance, and whether it was sought."""
+
+    row: int
+    y_true: int
+    distance: float
+    counter_example: bool
+
+
+def nearest(cases: Collection, number: int) -> list[Nearest]:
+    """The nearest training cases by the features of all networks, and the nearest of a class that is not among them."""
+    paths = [f"data/train/{name}/{file}" for name in cases.members for file in ("features.npy", "predictions.csv")]
+    found = _features(cases.disk, cases.disk.state("data/prepare/cases.csv", *paths))
+    if found is None:
+        return []
+    features, labels, rows = found
+    own = features[int(cases.table["row"][number])]
+    distance = 1 - features[rows] @ own / (own @ own)
+    order = np.argsort(distance, kind="stable")
+    chosen = [(int(place), False) for place in order[:NEIGHBOURS]]
+    other = next((place for place in order if labels[place] not in {labels[seen] for seen, _ in chosen}), None)
+    if other is not None:
+        chosen.append((int(other), True))
+    return [Nearest(int(rows[place]), int(labels[place]), float(distance[place]), sought) for place, sought in chosen]
+
+
+@lru_cache(maxsize=1)
+def _features(disk: Disk, state: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Unit features of every case, side by side by member, in the order of the case table; labels and rows of train."""
+    everything = disk.table("data/prepare/cases.csv")
+    parts = []
+    for name in disk.members():
+        features, ids = disk.array(f"data/train/{name}/features.npy"), disk.table(f"data/train/{name}/predictions.csv")
+        if everything is None or features is None or ids is None or len(features) != len(ids):
+            return None
+        place = pd.Index(ids["image_id"]).get_indexer(everything["image_id"])
+        if (place < 0).any():
+            return None
+        parts.append(normalize(features)[place])
+    if everything is None or not parts:
+        return None
+    rows = np.flatnonzero(everything["split"] == "train")
+    return np.hstack(parts), everything["y_true"].to_numpy()[rows], rows
+
+
+def _neighbours(cases: Collection, number: int) -> Section:
+    title, images = "Nearest training cases", cases.disk.array("data/prepare/images.npy")
+    found = nearest(cases, number)
+    if not found or images is None:
+        return Section(title, [f"Nearest training cases: {NOT_MEASURED}."])
+    shown = []
+    for place, near in enumerate(found, start=1):
+        label = cases.names.called(near.y_true)
+        rank = "nearest counter-example" if near.counter_example else f"nearest {place}"
+        words = f"{rank}: {label} (distance {near.distance:.3f})"
+        pixels = pictures.png(pictures.view(images[near.row], side=pictures.THUMBNAIL))
+        shown.append(Picture(pixels, f"Training radiograph, {words}.", words))
+    agree = sum(near.y_true == cases.table["y_true"][number] for near in found if not near.counter_example)
+    close = sum(not near.counter_example for near in found)
+    lines = [
+        f"{agree} of the {close} nearest training images bear the label of this case. Near means alike to the networks,"
+        " not to a doctor."
+    ]
+    if found[-1].counter_example:
+        lines.append("The last one is the nearest that bears the other label.")
+    return Section(title, lines, shown)
+
+
+class Tally(NamedTuple):
+    """Decided cases of the random queue that the reader answered before the reveal."""
+
+    n: int
+    reader_right: int
+    model_right: int
+    cannot_tell: int
+    deferred: int
+
+    @property
+    def words(self) -> str:
+        """The tally in a sentence."""
+        if not self.n + self.cannot_tell + self.deferred:
+            return "You against the model: nothing answered yet."
+        said = (
+            f"You against the model: you were right in {self.reader_right} of {self.n},"
+            f" it in {self.model_right} of {self.n}."
+        )
+        if self.cannot_tell:
+            said += f" You could not tell in {self.cannot_tell} more."
+        if self.deferred:
+            said += f" It left {self.deferred} to you, which nobody scores."
+        return said
+
+
+def tally(cases: Collection, answers: Iterable[tuple[int, Answer]]) -> Tally:
+    """Count what the reader answered before each reveal, (number, answer), against the labels."""
+    counted = dict.fromkeys(("n", "reader_right", "model_right", "cannot_tell", "deferred"), 0)
+    for number, answer in answers:
+        case = cases.table.loc[number]
+        if case["deferred"]:
+            counted["deferred"] += 1
+        elif answer == "cannot tell":
+            counted["cannot_tell"] += 1
+        else:
+            counted["n"] += 1
+            counted["reader_right"] += int((answer == "yes") == bool(case["y_true"]))
+            counted["model_right"] += int(not case["wrong"])
+    return Tally(**counted)

@@ -1,0 +1,247 @@
+"""The viewer's pages as static HTML, for phones, print and free hosting: `make demo-export`.
+
+Each page holds all that it shows and asks for nothing else; what the system says of a case is on a page of its own.
+"""
+
+import re
+import sys
+from base64 import b64encode
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from demo import cases, evidence, maps, pictures, policy
+from demo.disk import NOT_MEASURED, Disk
+from demo.page import NOT_CLINICAL, Picture, Section
+from tmv_lib.files import whole
+
+OUT = Path("demo_export")
+FIRST = 30  # cases from the start of the random queue
+OF_A_KIND = 3  # further cases of each kind of patient
+THRESHOLDS = np.arange(0, 1, 0.1).round(1)
+RUN = Path(__file__).with_name("export.js")
+STYLE = Path(__file__).with_name("export.css")
+
+
+def main() -> None:
+    """Write every page into `demo_export`."""
+    disk = Disk(Path.cwd())
+    try:
+        known = cases.collect(disk)
+    except ValueError as error:
+        sys.exit(f"{error}. Run `make repro` first.")
+    pages = written(known)
+    for name, page in pages.items():
+        with whole(OUT / name) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    print(f"{len(pages)} pages: open {OUT / 'index.html'}")
+
+
+def written(known: cases.Collection) -> dict[str, str]:
+    """Every page by its file name."""
+    queues = cases.queues(known)
+    chosen = {key: numbers[:OF_A_KIND] for key, (_, numbers) in queues.items() if key != cases.RANDOM}
+    first = queues[cases.RANDOM][1][:FIRST]
+    numbers = sorted({*first, *(number for some in chosen.values() for number in some)})
+    kinds = [f"<h2>{escape(queues[key][0])}</h2>{links(some)}" for key, some in chosen.items()]
+    pages = {
+        "index.html": page("Cases", f"<h1>Cases</h1><p>{INTRODUCTION}</p>{links(first)}{KINDS}", known),
+        "kinds.html": page("Kinds of patients", "<h1>Kinds of patients</h1>" + "".join(kinds), known),
+        "policy.html": page("Policy", of_policy(known), known),
+        "evidence.html": page("Evidence", of_evidence(known.disk), known),
+    }
+    for number in numbers:
+        turns = turn(number, first)
+        pages[f"case-{number}.html"] = page(f"Case {number}", of_case(known, number, turns), known)
+        pages[f"answer-{number}.html"] = page(f"Answer to case {number}", of_answer(known, number, turns), known)
+    return pages
+
+
+INTRODUCTION = (
+    "Patients as they come, errors at their true rate. Look at a case, make up your mind, then turn to the page with"
+    " what the system says."
+)
+KINDS = (
+    '<p><a href="kinds.html">Choose a kind of patient instead</a>: whoever does so has chosen to know something'
+    " beforehand.</p><p>Your own images need the live viewer: <code>make demo</code>.</p>"
+)
+
+
+def page(title: str, body: str, known: cases.Collection) -> str:
+    """A whole page: what it says, and the ways to the others."""
+    ways = {"index.html": "Cases", "policy.html": "Policy", "evidence.html": "Evidence"}
+    menu = "".join(f'<a href="{path}">{name}</a>' for path, name in ways.items())
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:;'
+        " style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
+        f"<title>{escape(title)}</title><style>{STYLE.read_text(encoding='utf-8')}</style></head><body>"
+        f'<header><nav aria-label="Pages">{menu}</nav><p><strong>{NOT_CLINICAL}</strong> {escape(known.names.note)}</p>'
+        f"</header><main>{body}</main><script>{RUN.read_text(encoding='utf-8')}</script></body></html>\n"
+    )
+
+
+def marked(words: str) -> str:
+    """Our Markdown as HTML: bold and code.
+
+    >>> marked("**92 of 100** such `cases` < all")
+    '<strong>92 of 100</strong> such <code>cases</code> &lt; all'
+    """
+    words = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escape(words, quote=False))
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", words)
+
+
+def links(numbers: list[int]) -> str:
+    """Case numbers to choose from."""
+    if not numbers:
+        return "<p>There is no such case.</p>"
+    entries = "".join(f'<li><a href="case-{number}.html">Case {number}</a></li>' for number in numbers)
+    return f'<ul class="cases">{entries}</ul>'
+
+
+def source(picture: bytes | str) -> str:
+    """A picture within the page."""
+    kind, data = ("svg+xml", picture.encode()) if isinstance(picture, str) else ("png", picture)
+    return f"data:image/{kind};base64,{b64encode(data).decode()}"
+
+
+def drawn(picture: Picture) -> str:
+    """A picture with its caption; diagrams stand in the text, so that they take its colours."""
+    caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
+    if isinstance(picture.image, str):
+        held = f'<div role="img" aria-label="{escape(picture.alt)}">{picture.image}</div>'
+    else:
+        held = f'<img src="{source(picture.image)}" alt="{escape(picture.alt)}">'
+    return f"<figure>{held}{caption}</figure>"
+
+
+def tabulated(table: pd.DataFrame) -> str:
+    """A table whose first column names its rows."""
+    head = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in table)
+    rows = []
+    for _, (first, *rest) in table.iterrows():
+        cells = "".join(f"<td>{escape(str(value))}</td>" for value in rest)
+        rows.append(f'<tr><th scope="row">{escape(str(first))}</th>{cells}</tr>')
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def section(each: Section) -> str:
+    """A section of a page."""
+    lines = "".join(f"<p>{marked(line)}</p>" for line in each.lines)
+    row = "".join(drawn(picture) for picture in each.pictures)
+    table = "" if each.table is None else tabulated(each.table)
+    return f'<section><h2>{escape(each.title)}</h2>{lines}<div class="row">{row}</div>{table}</section>'
+
+
+def slider(name: str, words: str, low: float, high: float, value: float, step: float) -> str:
+    """A slider that the page's script reads."""
+    return (
+        f'<label>{escape(words)} <input type="range" data-turns="{name}" min="{low:g}" max="{high:g}"'
+        f' value="{value:g}" step="{step:g}"></label>'
+    )
+
+
+def of_case(known: cases.Collection, number: int, turns: str) -> str:
+    """The image, and the ways on: nothing that gives the case away."""
+    words = (known.names.positive, known.names.negative, "I cannot tell")
+    answers = "".join(f'<label><input type="radio" name="own">{escape(word)}</label>' for word in words)
+    return (
+        f'<h1>Case {number}</h1>{turns}<div class="frame">{plain(known, number)}</div>'
+        f'<div class="turned">{slider("brightness", "Brightness", 0.5, 1.5, 1, 0.05)}'
+        f"{slider('zoom', 'Zoom', 1, 4, 1, 0.5)}{slider('across', 'Left to right', 0, 100, 50, 5)}"
+        f"{slider('down', 'Top to bottom', 0, 100, 50, 5)}</div>"
+        f"<fieldset><legend>Your own reading, before the system's</legend>{answers}</fieldset>"
+        f'<p><a class="reveal" href="answer-{number}.html">Reveal what the system says</a></p>'
+    )
+
+
+def plain(known: cases.Collection, number: int) -> str:
+    """The image in its own resolution."""
+    pixels = pictures.png(cases.image(known, number))
+    return f'<img src="{source(pixels)}" alt="{escape(cases.image_alt(number))}">'
+
+
+def turn(number: int, first: list[int]) -> str:
+    """The ways to the cases before and after in the random queue; from a chosen case, back to the choice."""
+    if number not in first:
+        return '<p class="turn"><a href="kinds.html">Kinds of patients</a></p>'
+    place = first.index(number)
+    ways = [("prev", "Previous", first[place - 1])] if place else []
+    ways += [("next", "Next", first[place + 1])] if place + 1 < len(first) else []
+    return "".join(
+        ['<p class="turn">', *(f'<a rel="{rel}" href="case-{to}.html">{name}</a>' for rel, name, to in ways), "</p>"]
+    )
+
+
+def of_answer(known: cases.Collection, number: int, turns: str) -> str:
+    """What is known of a case."""
+    sections = cases.reveal(known, number)
+    parts = [f"<h1>Answer to case {number}</h1>", turns]
+    parts += [f'<p><a href="case-{number}.html">Back to the image alone</a></p>']
+    if not known.table["deferred"][number]:
+        return "".join([*parts, *map(section, sections[:3]), looked(known, number), *map(section, sections[3:])])
+    return "".join([*parts, *map(section, sections)])
+
+
+def looked(known: cases.Collection, number: int) -> str:
+    """Each member's map over the image, as strong as the slider says; the plain image and an untrained one's beside."""
+    image = plain(known, number)
+    parts = [
+        f"<section><h2>Where the networks looked</h2><p>{pictures.MAP_NOTE}</p>",
+        f'<div class="turned">{slider("opacity", "Opacity of the maps", 0, 1, 0, 0.05)}</div>',
+    ]
+    for each in maps.overlays(known, number):
+        parts.append(f"<p><strong>{escape(each.member)}</strong>, for {escape(each.names)}. {escape(each.verdict)}</p>")
+        row = [f'<figure><div class="frame">{image}</div><figcaption>the image alone</figcaption></figure>']
+        for attribution, alt, caption in (
+            (each.own, each.words, each.member),
+            (each.untrained, each.untrained_words, f"untrained {each.member}, same scale"),
+        ):
+            if attribution is None:
+                row.append(f"<p>{escape(alt)}</p>")
+                continue
+            colours = pictures.png(pictures.coloured(attribution, side=pictures.THUMBNAIL))
+            held = f'{image}<img class="map" src="{source(colours)}" alt="{escape(alt)}">'
+            row.append(f'<figure><div class="frame">{held}</div><figcaption>{escape(caption)}</figcaption></figure>')
+        parts.append(f'<div class="row maps">{"".join(row)}</div><p>{escape(each.sizes)}</p>')
+    changes = maps.changed(known, number)
+    parts += [f"<p>The same image under mild changes: {NOT_MEASURED}.</p>"] if not changes else []
+    for change in changes:
+        parts.append(f'<p>{escape(change.words)}</p><div class="row">{"".join(map(drawn, change.pictures))}</div>')
+    return "".join([*parts, "</section>"])
+
+
+def of_policy(known: cases.Collection) -> str:
+    """The policy at the point of the run, and along the threshold."""
+    run = policy.knobs(known)
+    words = policy.sentences(known, run)
+    return (
+        "<h1>Policy</h1>"
+        + "".join(f"<p>{marked(line)}</p>" for line in words)
+        + drawn(policy.curve(known, run))
+        + f"<p>{escape(policy.measured(known))}</p><h2>At other thresholds</h2>"
+        + "<p>Of 100 patients like these; who is not decided goes to a doctor. The cost is that of a case.</p>"
+        + tabulated(policy.along(known, run, THRESHOLDS))
+        + "<p>Other costs, prevalences and readers: <code>make demo</code>, or with intervals"
+        + f" <code>{escape(policy.command(known, run._replace(threshold=0.5)))}</code>.</p>"
+    )
+
+
+def of_evidence(disk: Disk) -> str:
+    """Each question, its answer, its diagrams and what it does not show."""
+    parts = ["<h1>Evidence</h1>"]
+    for each in evidence.questions(disk):
+        parts.append(
+            f"<section><h2>{escape(each.question)}</h2><p>{marked(each.answer)}</p><p>{escape(each.limit)}</p>"
+        )
+        for plot in evidence.plots(disk, each.stage):
+            parts.append(f"<h3>{escape(plot.title)}</h3>{drawn(plot.picture)}")
+        parts.append("</section>")
+    return "".join(parts)
+
+
+if __name__ == "__main__":
+    main()

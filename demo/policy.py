@@ -1,0 +1,212 @@
+"""What a policy does at any threshold, price, prevalence and reader, on the test split."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit, logit
+
+from demo import charts
+from demo.cases import Collection
+from demo.disk import NOT_MEASURED, figure
+from demo.evidence import Said
+from demo.page import Picture
+from tmv_lib import deferral
+from tmv_lib.calibration import at_prevalence, prevalence_weights
+from tmv_lib.policy import Prices
+
+ROUNDING = 1e-6  # certainties are stored with nine digits
+
+
+# Where a knob stands in `params.yaml`; the prevalence has no place there.
+PLACES = {
+    "threshold": "deferral.threshold",
+    "false_negative": "deferral.cost.false_negative",
+    "false_positive": "deferral.cost.false_positive",
+    "review": "deferral.cost.review",
+    "reader_sensitivity": "deferral.reader.sensitivity",
+    "reader_specificity": "deferral.reader.specificity",
+}
+
+
+class Knobs(NamedTuple):
+    """What can be turned: the knobs of `PLACES`, and the prevalence."""
+
+    threshold: float
+    false_negative: float
+    false_positive: float
+    review: float
+    prevalence: float
+    reader_sensitivity: float
+    reader_specificity: float
+
+    @property
+    def prices(self) -> Prices:
+        return Prices(
+            self.false_negative, self.false_positive, self.review, self.reader_sensitivity, self.reader_specificity
+        )
+
+
+class Point(NamedTuple):
+    """What the policy does; counts are of the test images, reweighted to the prevalence. curve: risk by coverage."""
+
+    n: float
+    decided: float
+    missed: float
+    alarmed: float
+    reader_missed: float
+    reader_alarmed: float
+    cost: float
+    cost_deciding_all: float
+    curve: pd.DataFrame
+
+    @property
+    def coverage(self) -> float:
+        return self.decided / self.n
+
+    @property
+    def risk(self) -> float | None:
+        """Error rate among the decided, None where nobody is decided."""
+        return (self.missed + self.alarmed) / self.decided if self.decided else None
+
+
+def knobs(cases: Collection) -> Knobs:
+    """The knobs as the run had them, with the prevalence of the test split."""
+    params = cases.disk.yaml("params.yaml")
+    own = {name: float(figure(params, *place.split("."))) for name, place in PLACES.items()}
+    used = figure(cases.disk.metrics("ensemble"), "deferral", "threshold")  # where a budget chose it
+    if figure(params, "deferral", "budget") is not None and used is not None:
+        own["threshold"] = float(used)
+    return Knobs(**own, prevalence=float(cases.table["y_true"].mean()))
+
+
+def learned(cases: Collection, at_run: Knobs) -> bool:
+    """Whether the run decided by a learned certainty and not by the plain one, which follows from the probability."""
+    plain = deferral.certainty(cases.table["y_prob"], **at_run.prices.errors)
+    return bool(np.abs(plain - cases.table["kappa"]).max() > ROUNDING)
+
+
+def point(cases: Collection, at: Knobs) -> Point:
+    """The policy at these knobs. Another prevalence reweighs the cases, and shifts their probabilities accordingly."""
+    table, run = cases.table, knobs(cases)
+    y_true, y_prob = table["y_true"].to_numpy(), table["y_prob"].to_numpy()
+    weights = np.ones(len(table))
+    if at.prevalence != run.prevalence:
+        weights = prevalence_weights(y_true, target=at.prevalence)
+        clipped = logit(np.clip(y_prob, 1e-9, 1 - 1e-9))
+        y_prob = expit(at_prevalence(clipped, source=run.prevalence, target=at.prevalence))
+    same = at.prices.errors == run.prices.errors and at.prevalence == run.prevalence
+    kappa = table["kappa"].to_numpy() if same else deferral.certainty(y_prob, **at.prices.errors)
+    decision = deferral.cheapest_decision(y_prob, **at.prices.errors)
+    deferred = deferral.decide(kappa, threshold=at.threshold)
+    prices = at.prices.of(y_true)
+    missed, alarmed = (y_true == 1) & (decision == 0), (y_true == 0) & (decision == 1)
+    return Point(
+        n=float(weights.sum()),
+        decided=float(weights[~deferred].sum()),
+        missed=float(weights[missed & ~deferred].sum()),
+        alarmed=float(weights[alarmed & ~deferred].sum()),
+        reader_missed=float(weights[deferred & (y_true == 1)].sum()) * (1 - at.reader_sensitivity),
+        reader_alarmed=float(weights[deferred & (y_true == 0)].sum()) * (1 - at.reader_specificity),
+        cost=float(deferral.failure_cost(y_true, decision, deferred=deferred, weights=weights, **prices)),
+        cost_deciding_all=float(deferral.failure_cost(y_true, decision, weights=weights, **prices)),
+        curve=risk_coverage((missed | alarmed).astype(float), kappa, weights),
+    )
+
+
+def risk_coverage(error: np.ndarray, kappa: np.ndarray, weights: np.ndarray) -> pd.DataFrame:
+    """`coverage` and `selective_risk` for each distinct certainty, from the surest, of weighted cases (n,)."""
+    order = np.argsort(-kappa, kind="stable")
+    accepted, errors = weights[order].cumsum(), (weights * error)[order].cumsum()
+    last = np.append(np.diff(kappa[order]) != 0, True)
+    return pd.DataFrame({"coverage": (accepted / accepted[-1])[last], "selective_risk": (errors / accepted)[last]})
+
+
+def sentences(cases: Collection, at: Knobs) -> list[str]:
+    """What the policy does, in words."""
+    found, name = point(cases, at), cases.names.positive
+    share = 100 / found.n
+    lines = [
+        f"**Of 100 patients like these** it decides {share * found.decided:.0f} and hands"
+        f" {share * (found.n - found.decided):.0f} to a doctor. Among the decided it misses"
+        f" {share * found.missed:.1f} with {name} and raises {share * found.alarmed:.1f} false alarms.",
+        f"Coverage {found.coverage:.1%}; wrong among the decided "
+        + ("(nobody is decided)" if found.risk is None else f"{found.risk:.1%}")
+        + f"; errors left {found.missed + found.alarmed:.0f} of {found.n:.0f} test images.",
+        f"Failure cost a case {found.cost:.3f}; deciding every case {found.cost_deciding_all:.3f}.",
+        f"The policy's price: {at.prices.verdict()}.",
+    ]
+    if found.reader_missed + found.reader_alarmed > 0:
+        lines.append(
+            f"The doctor is expected to miss {share * found.reader_missed:.1f} and to raise"
+            f" {share * found.reader_alarmed:.1f} false alarms among those handed on."
+        )
+    run = knobs(cases)
+    if learned(cases, run) and (at.prices.errors != run.prices.errors or at.prevalence != run.prevalence):
+        lines.append(
+            "The run's certainty was learned at its own prices; here the plain one stands in. The command below learns"
+            " it anew."
+        )
+    return lines
+
+
+def measured(cases: Collection) -> str:
+    """What the stage itself measured at the point of the run, with intervals."""
+    said = Said(cases.disk.metrics("ensemble"))
+    if not said.found:
+        return f"At the point of the run: {NOT_MEASURED} (`dvc repro ensemble`)."
+    return (
+        "Measured at the point of the run, with 95 % intervals:"
+        f" coverage {said.number('deferral', 'coverage', form='.1%')},"
+        f" wrong among the decided {said.number('deferral', 'selective_risk', form='.1%')}, failure cost a case"
+        f" {said.number('deferral', 'failure_cost', form='.3f')}."
+    )
+
+
+def command(cases: Collection, at: Knobs) -> str:
+    """The command that computes this point with intervals."""
+    run = knobs(cases)
+    changed = [name for name in PLACES if getattr(at, name) != getattr(run, name)]
+    options = [f"-S {PLACES[name]}={getattr(at, name):g}" for name in changed]
+    if "threshold" in changed and figure(cases.disk.yaml("params.yaml"), "deferral", "budget") is not None:
+        options.append("-S deferral.budget=null")
+    return " ".join(["dvc exp run", *options]) if options else "dvc repro ensemble"
+
+
+def prevalence_note(cases: Collection, at: Knobs) -> str:
+    """What the command cannot reproduce, or nothing."""
+    if at.prevalence == knobs(cases).prevalence:
+        return ""
+    return (
+        "Another prevalence is a what-if of this page: the test images are reweighted and the probabilities told of it."
+        " No knob of the pipeline does that."
+    )
+
+
+def along(cases: Collection, at: Knobs, thresholds: np.ndarray) -> pd.DataFrame:
+    """What other thresholds would do, of 100 patients like these; a row each, in words."""
+    rows = []
+    for threshold in thresholds:
+        found = point(cases, at._replace(threshold=float(threshold)))
+        share = 100 / found.n
+        counts = (found.decided, found.missed, found.alarmed)
+        rows.append((f"{threshold:g}", *(f"{share * count:.1f}" for count in counts), f"{found.cost:.3f}"))
+    names = ["threshold", "decided", "missed", "alarms", "cost"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def curve(cases: Collection, at: Knobs, *, ink: str = "currentColor") -> Picture:
+    """The risk-coverage curve, with a ring at the chosen point."""
+    found = point(cases, at)
+    drawn = charts.lines(
+        found.curve.assign(series="this policy"),
+        x="coverage",
+        y="selective_risk",
+        x_label="Coverage (share of cases decided)",
+        y_label="Wrong among them",
+        ink=ink,
+        steps=True,
+        mark=None if found.risk is None else (found.coverage, found.risk),
+    )
+    alt = f"Risk-coverage curve with a ring at the chosen point: {sentences(cases, at)[1]}"
+    return Picture(drawn, alt, "Risk and coverage; the ring is the chosen point")

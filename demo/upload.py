@@ -1,0 +1,135 @@
+"""An uploaded image: read with care in memory, refused where it is unlike the training images, and kept nowhere."""
+
+from io import BytesIO
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pydicom
+from PIL import Image
+
+from demo.cases import DEFERRED, Collection, of_hundred, this_unsure, word
+from demo.disk import Disk
+from demo.maps import Overlay, verdict
+from demo.page import Section
+from tmv_lib.dicom import read_dicom
+from tmv_lib.images import read_grey, square
+
+MOST_BYTES = 20 * 2**20
+MOST_PIXELS = 50_000_000  # a large radiograph has 20 million
+LEAST_SIDE = 28
+REFUSED = "Refused: this image is unlike the images that the networks were trained on. They give no answer on it."
+KINDS = ("png", "jpg", "jpeg", "dcm", "dicom")
+
+
+def read(data: bytes) -> np.ndarray:
+    """The grey levels of a PNG, JPEG or DICOM file, uint8 (height, width), whatever its name says.
+
+    Raises ValueError with a sentence for a reader where the file is empty, too large, broken, or no such image.
+    """
+    if not data:
+        raise ValueError("This file is empty.")
+    if len(data) > MOST_BYTES:
+        raise ValueError(f"This file is larger than {MOST_BYTES >> 20} MB.")
+    dicom = data[128:132] == b"DICM"
+    height, width = _dicom_shape(data) if dicom else _shape(data)
+    if height * width > MOST_PIXELS:
+        raise ValueError(
+            f"This image has {width:,} x {height:,} pixels; at most {MOST_PIXELS // 1_000_000} million are read."
+        )
+    if min(height, width) < LEAST_SIDE:
+        raise ValueError(f"This image has {width} x {height} pixels; at least {LEAST_SIDE} a side are needed.")
+    try:
+        return read_dicom(BytesIO(data)) if dicom else read_grey(BytesIO(data))
+    except ValueError as error:
+        raise ValueError("This file is damaged, cut short, or of a kind that is not read.") from error
+
+
+def _shape(data: bytes) -> tuple[int, int]:
+    """Height and width as the file's header says them; no pixel is decoded."""
+    try:
+        with Image.open(BytesIO(data), formats=["PNG", "JPEG"]) as picture:
+            return picture.height, picture.width
+    except Image.DecompressionBombError:
+        raise ValueError(f"This image has more than {MOST_PIXELS // 1_000_000} million pixels.") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError("This is no PNG, JPEG or DICOM file, whatever its name says.") from error
+
+
+def _dicom_shape(data: bytes) -> tuple[int, int]:
+    # Files come from anywhere, and pydicom answers a broken one with errors of every kind.
+    try:
+        header = pydicom.dcmread(BytesIO(data), stop_before_pixels=True)
+        height, width = int(header.get("Rows") or 0), int(header.get("Columns") or 0)
+    except Exception as error:
+        raise ValueError("This DICOM file cannot be read.") from error
+    if not height * width:
+        raise ValueError("This DICOM file holds no image.")
+    return height, width
+
+
+class Judged(NamedTuple):
+    """What the system says of an image, pixels (size, size) as it sees them, and maps where it gives an answer."""
+
+    sections: list[Section]
+    pixels: np.ndarray
+    overlays: list[Overlay]
+
+
+def load(disk: Disk) -> Any:
+    """The members and the policy as they lie on disk. Raises ValueError naming the first file that is missing."""
+    # The only place of the viewer that needs torch, which takes seconds to import.
+    from tmv_lib import prediction
+
+    return prediction.load(disk.root)
+
+
+def judge(system: Any, cases: Collection, image: np.ndarray) -> Judged:
+    """Ask the system about a grey image (height, width); it refuses what is unlike the images it was trained on."""
+    from tmv_lib import prediction
+
+    pixels, names = square(image, size=system.size, how=system.how), cases.names
+    said = prediction.score(system, pixels[None]).cases.iloc[0]
+    title = "The system gives no answer"
+    if far := unlike(cases.disk, {name: float(said[f"distance_{name}"]) for name in system.readers}):
+        return Judged([Section(title, [f"**{REFUSED}**", far])], pixels, [])
+    if said["deferred"]:
+        return Judged([Section(title, [f"**{DEFERRED}**", f"The reason: {said['reason']}."])], pixels, [])
+    overlays = []
+    for name, reader in system.readers.items():
+        target = 1 if said[f"y_prob_{name}"] > 0.5 else -1
+        own = reader.explain(pixels[None]).maps[0] * target
+        overlays.append(Overlay(name, names.called(target > 0), own, None, verdict(cases.disk, name)))
+    p = float(said["y_prob"])
+    rows = [(name, f"{of_hundred(float(said[f'y_prob_{name}']))} of 100") for name in system.readers]
+    doubt = this_unsure(cases.table.assign(doubt=1 - cases.table["kappa"]), "doubt", 1 - float(said["kappa"]))
+    lines = [
+        f"**{of_hundred(p)} of 100** such cases have {names.positive} in patients like those of the validation split:"
+        f" {word(p)}.",
+        f"The system's answer: **{names.called(said['decision'])}**. Nobody has checked it.",
+        f"Certainty {said['kappa']:.2f} of 1: {doubt}",
+    ]
+    return Judged(
+        [Section("The system's answer", lines, table=pd.DataFrame(rows, columns=["network", "calibrated"]))],
+        pixels,
+        overlays,
+    )
+
+
+def unlike(disk: Disk, distances: dict[str, float]) -> str:
+    """Why an image is unlike the training images, or nothing: farther from them than any validation image, by member.
+
+    Raises ValueError where the stages have not measured how far validation lies.
+    """
+    known, cases = disk.table("data/uncertainty/cases.csv"), disk.table("data/prepare/cases.csv")
+    if known is None or cases is None:
+        raise ValueError(
+            "data/uncertainty/cases.csv: no such file, so nobody knows what is unlike; `dvc repro` makes it"
+        )
+    val = known[known["image_id"].isin(cases["image_id"][cases["split"] == "val"])]
+    far = [
+        f"{name} {distance:.3f}, validation at most {val[f'distance_{name}'].max():.3f}"
+        for name, distance in distances.items()
+        if not distance <= val[f"distance_{name}"].max()
+    ]
+    return f"Distance to the training images: {'; '.join(far)}." if far else ""

@@ -1,0 +1,441 @@
+"""What the viewer says, without a browser: laws of the queues, the reveal, the policy and the evidence."""
+
+import doctest
+import json
+import re
+import subprocess
+import sys
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from demo import cases, charts, evidence, export, maps, page, pictures, policy, upload
+from demo.disk import NOT_MEASURED, Disk
+from tests.made_world import MEMBERS, ROOT, make
+from tmv_lib import selective
+
+SAYS = re.compile(r"of 100|likely|The label|The system is|lanted in this|person|NORMAL|logit|lobar")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    return make(tmp_path)
+
+
+@pytest.fixture
+def known(made):
+    return cases.collect(Disk(made))
+
+
+def by_deferral(known, deferred):
+    return int(known.table.index[known.table["deferred"] == deferred][0])
+
+
+@pytest.mark.parametrize("module", [cases, charts, evidence, export, maps, page, pictures, policy, upload])
+def test_examples_in_docstrings(module):
+    assert doctest.testmod(module).failed == 0
+
+
+def test_the_view_model_imports_neither_torch_nor_streamlit():
+    code = "import sys, demo.export, demo.upload; sys.exit(bool({'torch', 'streamlit'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_every_test_case_has_one_number_and_the_default_queue_is_all_of_them(known):
+    queue = cases.queues(known)[cases.RANDOM][1]
+    everything = pd.read_csv(known.disk.root / "data/prepare/cases.csv")
+    assert queue == list(range(1, len(queue) + 1))
+    assert set(known.table["image_id"]) == set(everything["image_id"][everything["split"] == "test"])
+
+
+def test_numbers_do_not_follow_the_order_of_the_files(known):
+    places = known.table["row"].to_numpy()
+    assert abs(np.corrcoef(places, np.arange(len(places)))[0, 1]) < 0.5
+    assert cases.collect(known.disk).table["row"].tolist() == places.tolist()  # the same next time
+
+
+def test_chosen_kinds_hold_what_they_say(known):
+    table, queues = known.table, cases.queues(known)
+    assert set(table["y_true"][queues["positive"][1]]) == {1}
+    assert set(table["y_true"][queues["negative"][1]]) == {0}
+    assert table["deferred"][queues["deferred"][1]].all()
+    wrong = table.loc[queues["wrong"][1]]
+    assert len(wrong)
+    assert (wrong["decision"] != wrong["y_true"]).all()
+    assert not wrong["deferred"].any()
+    for kind in ("clinical ambiguity", "annotation noise"):
+        assert set(table["kind"][queues[kind][1]]) == {kind}
+
+
+def test_what_is_said_before_the_reveal_gives_nothing_away(known):
+    for number in known.table.index:
+        assert not SAYS.search(cases.image_alt(number))
+        assert not SAYS.search(export.of_case(known, number, ""))
+
+
+def test_a_deferred_case_shows_neither_prediction_nor_truth_nor_map(known):
+    for number in known.table.index[known.table["deferred"]]:
+        (only,) = cases.reveal(known, number)
+        assert only.lines[0] == f"**{cases.DEFERRED}**"
+        assert not only.pictures
+        assert only.table is None
+        assert not SAYS.search(" ".join(only.lines))
+        assert not SAYS.search(export.of_answer(known, number, ""))
+        assert "<img" not in export.of_answer(known, number, "")
+        with pytest.raises(ValueError, match=f"case {number} is deferred"):
+            maps.overlays(known, number)
+        with pytest.raises(ValueError, match=f"case {number} is deferred"):
+            maps.changed(known, number)
+
+
+def test_a_decided_case_says_its_probability_its_truth_and_its_doubt(known):
+    number = by_deferral(known, False)
+    case, said = known.table.loc[number], cases.reveal(known, number)
+    answer = " ".join(said[0].lines)
+    assert f"**{cases.of_hundred(case['y_prob'])} of 100** such cases have pneumonia here" in answer
+    assert f"The label: **{known.names.called(case['y_true'])}**" in answer
+    doubt = next(each for each in said if each.title == "Doubt")
+    assert all(re.search(r"among cases this unsure the model was wrong \d+ of \d+", line) for line in doubt.lines)
+
+
+def test_cases_this_unsure_are_of_other_patients():
+    table = pd.DataFrame(
+        {
+            "patient_id": list("aabc"),
+            "image_doubt": [0.5, 0.5, 0.4, 0.1],
+            "decision": [1, 1, 1, 0],
+            "y_true": [0, 0, 0, 0],
+        }
+    )
+    assert "wrong 1 of 2" in cases._of_others(table, 0, "image_doubt")  # b and c, not the second image of a
+
+
+def test_among_the_nearest_training_cases_is_one_of_the_other_label(known):
+    for number in known.table.index:
+        found = cases.nearest(known, number)
+        distances = [near.distance for near in found]
+        assert {near.y_true for near in found} == {0, 1}
+        assert distances == sorted(distances)
+        splits = known.everything["split"].to_numpy()
+        assert {splits[near.row] for near in found} == {"train"}
+
+
+def test_nearest_training_cases_are_those_of_the_mean_cosine(known):
+    number = 1
+    row, total = known.table["row"][number], 0.0
+    for name in MEMBERS:
+        features = np.load(known.disk.root / f"data/train/{name}/features.npy").astype(float)
+        unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+        total = total + (1 - unit @ unit[row]) / len(MEMBERS)
+    train = np.flatnonzero(known.everything["split"] == "train")
+    nearest = train[np.argsort(total[train], kind="stable")[: cases.NEIGHBOURS]]
+    found = cases.nearest(known, number)
+    assert [near.row for near in found[: cases.NEIGHBOURS]] == nearest.tolist()
+    assert found[0].distance == pytest.approx(total[nearest[0]], abs=1e-6)
+
+
+def test_the_tally_counts_what_was_answered_and_scores_no_deferred_case(known):
+    decided, deferred = by_deferral(known, False), by_deferral(known, True)
+    truth = "yes" if known.table["y_true"][decided] else "no"
+    counted = cases.tally(known, [(decided, truth), (deferred, "yes")])
+    assert counted == (1, 1, int(not known.table["wrong"][decided]), 0, 1)
+    assert "left 1 to you" in counted.words
+    assert cases.tally(known, [(decided, "cannot tell")]).n == 0
+
+
+def test_maps_say_how_large_they_are_and_where(known):
+    number = by_deferral(known, False)
+    for overlay in maps.overlays(known, number):
+        assert f"{overlay.own.max():.2g}" in overlay.sizes
+        assert f"{overlay.untrained.max():.2g}" in overlay.sizes
+        assert re.search(r"strongest in the .* of the image", overlay.words)
+        assert pictures.MAP_NOTE in overlay.words
+    assert all(len(change.pictures) == 8 for change in maps.changed(known, number))
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [((0, 0), "in the upper left of the image, at its border"), ((3, 3), "in the centre of the image")],
+)
+def test_where_a_map_is_strongest(cell, words):
+    attribution = np.zeros((7, 7))
+    attribution[cell] = 1
+    assert pictures.where(attribution) == words
+
+
+def test_an_empty_map_is_said_to_be_empty():
+    assert "empty" in pictures.where(np.zeros((7, 7)))
+    assert not pictures.coloured(np.zeros((7, 7)), scale=0.0)[..., 3].any()
+
+
+def test_the_colours_rise_in_lightness_so_that_they_read_in_grey():
+    red, green, blue = pictures.COLOURS.T / 255
+    luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+    assert (np.diff(luminance) > -1e-3).all()
+    assert luminance[-1] - luminance[0] > 0.7
+
+
+def test_opacity_0_is_the_plain_image(known):
+    plain = pictures.view(cases.image(known, 1))
+    colours = pictures.coloured(np.random.default_rng(0).normal(size=(7, 7)), scale=1.0)
+    assert (pictures.over(plain, colours, opacity=0) == plain[..., None]).all()
+    assert (pictures.zoomed(plain, zoom=1, across=0.5, down=0.5) == plain).all()
+
+
+def test_the_policy_at_the_point_of_the_run_is_what_lies_on_disk(known):
+    run = policy.knobs(known)
+    found, table = policy.point(known, run), known.table
+    decided = ~table["deferred"]
+    assert found.coverage == pytest.approx(decided.mean())
+    assert found.risk == pytest.approx((table["decision"] != table["y_true"])[decided].mean())
+    misses, alarms = ((table["y_true"] == y) & (table["decision"] != y) & decided for y in (1, 0))
+    assert found.cost == pytest.approx((5 * misses.sum() + alarms.sum() + 0.25 * (~decided).sum()) / len(table))
+
+
+def test_an_unweighted_risk_coverage_curve_is_that_of_the_library(known):
+    error = (known.table["decision"] != known.table["y_true"]).to_numpy(dtype=float)
+    kappa = known.table["kappa"].round(1).to_numpy()  # with ties
+    ours = policy.risk_coverage(error, kappa, np.ones(len(error)))
+    theirs = selective.risk_coverage_curve(error, kappa)
+    np.testing.assert_allclose(ours["coverage"], theirs.coverage)
+    np.testing.assert_allclose(ours["selective_risk"], theirs.selective_risk)
+
+
+def test_a_stricter_threshold_decides_no_more(known):
+    run = policy.knobs(known)
+    decided = [policy.point(known, run._replace(threshold=t)).decided for t in np.linspace(0, 1, 21)]
+    assert decided == sorted(decided, reverse=True)
+
+
+def test_another_prevalence_reweighs_and_tells_the_probabilities(known):
+    rare = policy.knobs(known)._replace(prevalence=0.01, threshold=0.0)
+    found, run = policy.point(known, rare), policy.point(known, policy.knobs(known)._replace(threshold=0.0))
+    assert found.n == pytest.approx(run.n)
+    assert found.missed + found.alarmed < run.missed + run.alarmed
+    assert policy.prevalence_note(known, rare)
+
+
+def test_a_doctor_who_errs_costs_more(known):
+    run = policy.knobs(known)
+    assert policy.point(known, run._replace(reader_specificity=0.7)).cost > policy.point(known, run).cost
+
+
+def test_the_command_names_what_was_changed_and_nothing_else(known):
+    run = policy.knobs(known)
+    assert policy.command(known, run) == "dvc repro ensemble"
+    changed = run._replace(threshold=0.5, review=0.1, prevalence=0.2)
+    assert policy.command(known, changed) == "dvc exp run -S deferral.threshold=0.5 -S deferral.cost.review=0.1"
+
+
+def leaves(found, path=()):
+    """Every number in nested metrics, with its place."""
+    for key, value in found.items():
+        if isinstance(value, dict):
+            yield from leaves(value, (*path, key))
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            yield (*path, key)
+
+
+@pytest.mark.parametrize("stage", list(evidence.ANSWERS))
+def test_a_changed_metrics_file_changes_the_answer_and_a_deleted_one_is_not_measured(stage, fresh):
+    disk, path = Disk(fresh), fresh / f"metrics/{stage}.json"
+
+    def answer():
+        return next(each for each in evidence.questions(disk) if each.stage == stage)
+
+    before, found = answer(), json.loads(path.read_text(encoding="utf-8"))
+    for place in list(leaves(found)):
+        inner = found
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = 77777
+
+    def spoken(value):
+        if isinstance(value, dict):
+            return {key: spoken(inner) for key, inner in value.items()}
+        return "other words" if isinstance(value, str) else value
+
+    path.write_text(json.dumps(spoken(found)), encoding="utf-8")
+    changed = answer()
+    stale = set(re.findall(r"\d+\.\d+", before.answer)) & set(re.findall(r"\d+\.\d+", changed.answer))
+    assert changed.answer != before.answer
+    assert not stale
+    assert set(changed.figures.values()) == {77777}
+    path.unlink()
+    gone = answer()
+    assert gone.answer.startswith("Not measured")
+    assert set(gone.figures.values()) == {None}
+    path.write_text("{broken", encoding="utf-8")
+    assert answer().answer.startswith("Not measured")
+
+
+def test_a_figure_that_is_missing_is_not_measured(fresh):
+    path = fresh / "metrics/ensemble.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    del found["deferral"]["failure_cost"]
+    path.write_text(json.dumps(found), encoding="utf-8")
+    answer = next(each for each in evidence.questions(Disk(fresh)) if each.stage == "ensemble").answer
+    assert f"Cost a case {NOT_MEASURED}" in answer
+
+
+def test_tables_that_are_missing_or_change_are_followed(fresh):
+    disk = Disk(fresh)
+    number = by_deferral(cases.collect(disk), False)
+    for path in ("data/uncertainty/cases.csv", "data/explanations/maps_densenet121.npy", "data/stability/logits.csv"):
+        (fresh / path).unlink()
+    (fresh / "data/train/resnet50/features.npy").unlink()
+    known = cases.collect(disk)
+    said = {each.title: " ".join(each.lines) for each in cases.reveal(known, number)}
+    assert NOT_MEASURED in said["Doubt"]
+    assert NOT_MEASURED in said["Nearest training cases"]
+    assert maps.overlays(known, number)[0].own is None
+    assert maps.changed(known, number) == []
+    table = pd.read_csv(fresh / "data/ensemble/cases.csv").assign(y_prob=0.5, deferred=False)
+    table.to_csv(fresh / "data/ensemble/cases.csv", index=False)
+    assert "**50 of 100**" in cases.reveal(cases.collect(disk), number)[0].lines[0]
+    (fresh / "data/ensemble/cases.csv").unlink()
+    assert cases.missing(disk) == ["data/ensemble/cases.csv"]
+    with pytest.raises(ValueError, match=r"data/ensemble/cases\.csv: no such file"):
+        cases.collect(disk)
+
+
+def test_every_diagram_that_a_stage_declares_is_drawn_with_words(made):
+    for each in evidence.questions(Disk(made)):
+        drawn = evidence.plots(Disk(made), each.stage)
+        assert drawn
+        assert all(len(plot.picture.alt) > 20 for plot in drawn)
+        assert all("nan" not in plot.picture.image for plot in drawn if isinstance(plot.picture.image, str))
+
+
+def test_revisions_are_compared_figure_by_figure(fresh):
+    def git(*arguments):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
+        subprocess.run(["git", *identity, *arguments], cwd=fresh, check=True, capture_output=True)
+
+    disk, path = Disk(fresh), fresh / "metrics/baseline.json"
+    assert evidence.revisions(disk) == []
+    git("init", "--quiet")
+    git("add", "metrics")
+    git("commit", "--quiet", "--message", "First")
+    path.write_text(path.read_text(encoding="utf-8").replace('"auroc": 0.91', '"auroc": 0.71'), encoding="utf-8")
+    assert evidence.revisions(disk)[0].endswith("First")
+    table = evidence.compared(disk, "HEAD").set_index("figure")
+    assert table["change"]["AUROC of the baseline"] == "-0.2"
+    assert table["change"]["coverage"] == "+0"
+    assert evidence.compared(disk, "no-such") is None
+    assert evidence.compared(disk, "--output=x") is None
+    path.unlink()
+    assert evidence.compared(disk, "HEAD").set_index("figure")["here"]["AUROC of the baseline"] == NOT_MEASURED
+
+
+def test_the_export_asks_nothing_of_the_network_and_links_only_what_is_there(known, monkeypatch):
+    monkeypatch.setattr(export, "FIRST", 3)
+    monkeypatch.setattr(export, "OF_A_KIND", 1)
+    pages = export.written(known)
+    assert pages == export.written(known)
+    for name, text in pages.items():
+        assert page.NOT_CLINICAL in text
+        assert not re.search(r'(src|href)="(https?:)?//', text), name
+        assert set(re.findall(r'href="([^"]+)"', text)) <= set(pages), name
+        assert "person" not in text
+        assert "NORMAL" not in text
+    blind = [text for name, text in pages.items() if name.startswith("case-") or name == "index.html"]
+    assert blind
+    for text in blind:
+        assert not SAYS.search(re.sub(r'base64,[^"]*', "", text))
+
+
+def png(shape, mode="L"):
+    buffer = BytesIO()
+    Image.new(mode, shape, 128).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def dicom(**tags):
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.1", "1.2.3"
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data = FileDataset("x", {}, file_meta=meta, preamble=b"\0" * 128)
+    for name, value in tags.items():
+        setattr(data, name, value)
+    buffer = BytesIO()
+    pydicom.dcmwrite(buffer, data, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def huge():
+    """A PNG of 50,000 x 50,000 pixels by its header."""
+    data = bytearray(png((64, 64)))
+    data[16:24] = (50_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    return bytes(data)
+
+
+GREY = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "BitsAllocated": 8, "BitsStored": 8}
+GREY |= {"HighBit": 7, "PixelRepresentation": 0}
+BAD = {
+    "empty": (b"", "This file is empty."),
+    "cut short": (png((64, 64))[:80], "damaged, cut short"),
+    "huge": (huge(), "50,000 x 50,000 pixels|more than 50 million pixels"),
+    "text": (b"I am not an image", "no PNG, JPEG or DICOM file"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no PNG, JPEG or DICOM file"),
+    "tiny": (png((5, 5)), "at least 28 a side"),
+    "large": (b"\0" * (upload.MOST_BYTES + 1), "larger than 20 MB"),
+    "no pixels": (dicom(PatientID="x"), "holds no image"),
+    "pixels missing": (dicom(Rows=64, Columns=64, **GREY), "damaged, cut short"),
+    "huge dicom": (dicom(Rows=50_000, Columns=50_000, **GREY), "50,000 x 50,000 pixels"),
+    "broken dicom": (b"\0" * 128 + b"DICM" + b"\xff" * 200, "DICOM file"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_upload_gets_a_sentence(kind):
+    data, sentence = BAD[kind]
+    with pytest.raises(ValueError, match=sentence):
+        upload.read(data)
+
+
+def test_good_uploads_are_read_whatever_their_colour():
+    pixels = np.full((64, 64), 7, dtype=np.uint8)
+    grey = dicom(Rows=64, Columns=64, PixelData=pixels.tobytes(), **GREY)
+    assert (upload.read(grey) == 7).all()
+    assert (upload.read(png((64, 80))) == 128).all()
+    assert upload.read(png((64, 80), "RGB")).shape == (80, 64)
+
+
+def test_an_axis_holds_all_values():
+    for low, high in ((0, 0.93), (-4.3, 5.1), (0.0001, 0.0003), (3, 3), (0, 1200)):
+        found = charts.axis(np.array([low, high], dtype=float))
+        assert found.low <= low
+        assert found.high >= high
+        assert 3 <= len(found.ticks) <= 10
+
+
+def test_words_in_diagrams_are_text_and_nothing_else():
+    table = pd.DataFrame({"series": ["<script>"] * 2 + ["b"] * 2, "x": [0.0, 1, 0, 1], "y": [0.0, 1, 1, 0]})
+    drawn = charts.lines(table, x="x", y="y", x_label="<b>", y_label="y")
+    assert "<script>" not in drawn
+    assert "<b>" not in drawn
+
+
+def test_the_folder_names_its_classes(fresh):
+    text = (fresh / "params.yaml").read_text(encoding="utf-8").replace("source: phantom", "source: folder")
+    (fresh / "params.yaml").write_text(text, encoding="utf-8")
+    assert cases.names(Disk(fresh)) == cases.Names("pneumonia", "no pneumonia", "")
+
+
+def test_nothing_on_disk_is_said_by_name(tmp_path):
+    assert cases.missing(Disk(Path(tmp_path))) == list(cases.NEEDED)
