@@ -211,7 +211,7 @@ def made_images(root: Path, n: int) -> None:
 
 def test_an_image_added_reruns_prepare(scratch):
     made_images(scratch / "mine", 30)
-    changed(scratch, "prepare", source="folder", root="mine")
+    changed(scratch, "prepare", source="folder", root="mine", local=None)
     params = yaml.safe_load((scratch / "params.yaml").read_text(encoding="utf-8"))
     params["prepare"]["folder"]["patient"] = r"^(?P<patient>\w+)-"
     (scratch / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")

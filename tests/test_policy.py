@@ -148,14 +148,6 @@ def test_disagreement_known_answer(resampling):
     assert found["share_of_errors"] == pytest.approx(2 / 3)
 
 
-def test_subgroups_are_columns_of_few_words():
-    table = pd.DataFrame({"image_id": ["a", "b", "c"], "ward": ["x", "y", None], "one": ["z"] * 3, "age": [1, 2, 3]})
-    table["patient_id"] = ["p", "q", "r"]
-    assert policy.subgroup_columns(table) == ["ward"]
-    many = pd.DataFrame({"name": [f"w{k}" for k in range(21)], "few": [f"w{k % 20}" for k in range(21)]})
-    assert policy.subgroup_columns(many) == ["few"]
-
-
 def test_subgroups_add_up_and_their_order_is_immaterial(rng, resampling):
     cases = made(rng)
     named = pd.DataFrame({"ward": rng.choice(["a", "b"], len(cases))})
