@@ -252,6 +252,26 @@ def test_an_image_is_judged_as_the_test_split_was_by_the_learned_certainty(scrat
         prediction.check(prediction.load(scratch))
 
 
+def test_a_batch_that_looks_unlike_the_cases_calibrated_on_is_told(project):
+    system, (cases, images) = prediction.load(project), of_test(project)
+    outcomes = {}
+    for name, batch in {"as it is": images, "inverted": 255 - images}.items():
+        scored = prediction.score(system, batch)
+        outcomes[name] = prediction.likeness(system, scored, cases["patient_id"])
+    patient, names = pd.factorize(cases["patient_id"])
+    assert (
+        f"No difference from the cases calibrated on was found in {len(names)} patients" in outcomes["as it is"].words
+    )
+    assert outcomes["inverted"].words.startswith(
+        f"These {len(names)} patients do not look like the cases calibrated on"
+    )
+    few = prediction.likeness(system, scored, names[np.minimum(patient, 18)])
+    assert few.words.startswith("Too few to say whether they look like the cases calibrated on: 19 patients")
+    known = pd.read_csv(project / "data/prepare/cases.csv", dtype=str).query("split == 'val'")["patient_id"].iloc[0]
+    mixed = prediction.likeness(system, scored, cases["patient_id"].where(cases.index > 0, known))
+    assert "Too few" not in mixed.words  # a patient calibrated on is left out of the comparison
+
+
 def test_predict_writes_a_row_an_image_and_one_a_patient(project, tmp_path):
     cases, images = of_test(project)
     rows = []
