@@ -62,7 +62,7 @@ sites: $(BIN)/.installed  ## does `site` name planted shifts? docs/sites.md; nee
 
 $(BIN)/.installed: requirements.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	$(BIN)/python -m pip install --requirement requirements.txt
 	touch $@
 
 $(BIN)/.installed-dev: requirements-dev.txt $(BIN)/.installed

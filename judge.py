@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from tqdm import tqdm
 
 from tmv_lib.cases import SPLITS
 from tmv_lib.files import read_csv, write_csv, write_metrics
-from tmv_lib.members import check_name
+from tmv_lib.params import check_name
 from tmv_lib.stage import run
 
 SOURCE = "predictions"  # what cases.csv says of where they come from
@@ -47,9 +48,11 @@ def judge(predictions: list[Path], out: Path) -> None:
     try:
         lay_out(part, members)
         with chdir(part):
-            for stage in STAGES:
-                if stage != "diversity" or len(members) > 1:
-                    import_module(f"stages.{stage}").main()
+            asked = [stage for stage in STAGES if stage != "diversity" or len(members) > 1]
+            bar = tqdm(asked)
+            for stage in bar:
+                bar.set_description(stage)
+                import_module(f"stages.{stage}").main()
         os.replace(part, out)
     finally:
         shutil.rmtree(part, ignore_errors=True)

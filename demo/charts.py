@@ -102,14 +102,7 @@ def rows(table: pd.DataFrame, *, x: str, y: str, x_label: str, ink: str = "curre
     # A phone has no room beside the bars: each category's name stands above them.
     height = len(categories) * (18 + 12 * len(series)) + BOTTOM + TOP
     left, right, top, bottom = 14, WIDTH - RIGHT, TOP, height - BOTTOM
-    parts = []
-    for tick in across.ticks:
-        at = across.at(tick, left, right)
-        parts.append(
-            f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}" stroke="{ink}" stroke-opacity="0.18"/>'
-        )
-        parts.append(_text(f"{tick:g}", at, bottom + 16, ink, anchor="middle"))
-    parts.append(_text(x_label, (left + right) / 2, bottom + 36, ink, anchor="middle"))
+    parts = _across(across, left, right, top, bottom, x_label, ink)
     down = top + 12
     for category in categories:
         parts.append(_text(category.replace("_", " "), left, down, ink))
@@ -191,8 +184,8 @@ def _text(words: str, x: float, y: float, ink: str, *, anchor: str = "start", mo
     return f'<text x="{x:.1f}" y="{y:.1f}" fill="{ink}" text-anchor="{anchor}" {more}>{escape(words)}</text>'
 
 
-def _frame(across: Axis, up: Axis, x_label: str, y_label: str, ink: str) -> list[str]:
-    left, right, top, bottom = LEFT, WIDTH - RIGHT, TOP, HEIGHT - BOTTOM
+def _across(across: Axis, left: float, right: float, top: float, bottom: float, x_label: str, ink: str) -> list[str]:
+    """The lines and marks of a horizontal axis, and its label."""
     parts = []
     for tick in across.ticks:
         at = across.at(tick, left, right)
@@ -200,13 +193,18 @@ def _frame(across: Axis, up: Axis, x_label: str, y_label: str, ink: str) -> list
             f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{top}" y2="{bottom}" stroke="{ink}" stroke-opacity="0.18"/>'
         )
         parts.append(_text(f"{tick:g}", at, bottom + 16, ink, anchor="middle"))
+    return [*parts, _text(x_label, (left + right) / 2, bottom + 36, ink, anchor="middle")]
+
+
+def _frame(across: Axis, up: Axis, x_label: str, y_label: str, ink: str) -> list[str]:
+    left, right, top, bottom = LEFT, WIDTH - RIGHT, TOP, HEIGHT - BOTTOM
+    parts = _across(across, left, right, top, bottom, x_label, ink)
     for tick in up.ticks:
         at = up.at(tick, bottom, top)
         parts.append(
             f'<line x1="{left}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}" stroke="{ink}" stroke-opacity="0.18"/>'
         )
         parts.append(_text(f"{tick:g}", left - 6, at + 4, ink, anchor="end"))
-    parts.append(_text(x_label, (left + right) / 2, bottom + 36, ink, anchor="middle"))
     middle = (top + bottom) / 2
     parts.append(_text(y_label, 14, middle, ink, anchor="middle", more=f'transform="rotate(-90 14 {middle:.0f})"'))
     return parts

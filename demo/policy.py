@@ -11,7 +11,7 @@ from demo.cases import Collection
 from demo.disk import NOT_MEASURED, figure
 from demo.evidence import Said
 from demo.page import Picture
-from tmv_lib import deferral
+from tmv_lib import deferral, selective
 from tmv_lib.calibration import at_prevalence, prevalence_weights
 from tmv_lib.policy import Prices
 
@@ -110,16 +110,8 @@ def point(cases: Collection, at: Knobs) -> Point:
         reader_alarmed=float(weights[deferred & (y_true == 0)].sum()) * (1 - at.reader_specificity),
         cost=float(deferral.failure_cost(y_true, decision, deferred=deferred, weights=weights, **prices)),
         cost_deciding_all=float(deferral.failure_cost(y_true, decision, weights=weights, **prices)),
-        curve=risk_coverage((missed | alarmed).astype(float), kappa, weights),
+        curve=pd.DataFrame(selective.risk_coverage_curve(missed | alarmed, kappa, weights=weights)._asdict()),
     )
-
-
-def risk_coverage(error: np.ndarray, kappa: np.ndarray, weights: np.ndarray) -> pd.DataFrame:
-    """`coverage` and `selective_risk` for each distinct certainty, from the surest, of weighted cases (n,)."""
-    order = np.argsort(-kappa, kind="stable")
-    accepted, errors = weights[order].cumsum(), (weights * error)[order].cumsum()
-    last = np.append(np.diff(kappa[order]) != 0, True)
-    return pd.DataFrame({"coverage": (accepted / accepted[-1])[last], "selective_risk": (errors / accepted)[last]})
 
 
 def sentences(cases: Collection, at: Knobs) -> list[str]:

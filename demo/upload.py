@@ -12,8 +12,7 @@ from demo.cases import DEFERRED, Collection, of_hundred, this_unsure, word
 from demo.disk import Disk
 from demo.maps import Overlay, verdict
 from demo.page import Section
-from tmv_lib.dicom import read_dicom
-from tmv_lib.images import read_grey, square
+from tmv_lib.images import read_image, square
 
 MOST_BYTES = 20 * 2**20
 MOST_PIXELS = 50_000_000  # a large radiograph has 20 million
@@ -40,7 +39,7 @@ def read(data: bytes) -> np.ndarray:
     if min(height, width) < LEAST_SIDE:
         raise ValueError(f"This image has {width} x {height} pixels; at least {LEAST_SIDE} a side are needed.")
     try:
-        return read_dicom(BytesIO(data)) if dicom else read_grey(BytesIO(data))
+        return read_image(data, name="upload")[0]
     except ValueError as error:
         raise ValueError("This file is damaged, cut short, or of a kind that is not read.") from error
 

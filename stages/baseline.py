@@ -7,8 +7,7 @@ from pydantic import Field
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from tmv_lib.files import join, read_csv, write_csv, write_metrics
-from tmv_lib.members import named_members
-from tmv_lib.params import Params, read
+from tmv_lib.params import Params, named_members, read
 from tmv_lib.reporting import curve, performance
 from tmv_lib.stage import run
 

@@ -13,8 +13,7 @@ from scipy.special import expit
 from tmv_lib import calibration
 from tmv_lib.classification import brier_score, negative_log_likelihood, per_patient
 from tmv_lib.files import join, read_csv, write_csv, write_metrics
-from tmv_lib.members import named_members
-from tmv_lib.params import Params, read
+from tmv_lib.params import Params, named_members, read
 from tmv_lib.reporting import adjust, counts, difference, figure
 from tmv_lib.stage import run
 

@@ -20,8 +20,7 @@ from tmv_lib.classification import (
     specificity,
 )
 from tmv_lib.files import join, read_csv, write_csv, write_metrics
-from tmv_lib.members import named_members
-from tmv_lib.params import Params, read
+from tmv_lib.params import Params, named_members, read
 from tmv_lib.reporting import adjust, by_patient, curve, difference, figure, mean, performance
 from tmv_lib.stage import run
 from tmv_lib.statistics import auroc, average_precision, delong_test, mcnemar_exact

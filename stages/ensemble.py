@@ -17,10 +17,9 @@ from tmv_lib import deferral, fitted_policy, policy, selective, trust_card
 from tmv_lib.calibration import calibration_in_the_large, calibration_test, expected_calibration_error
 from tmv_lib.classification import accuracy, negative_log_likelihood
 from tmv_lib.files import join, read_csv, read_rows, whole, write_csv, write_metrics
-from tmv_lib.members import named_members
-from tmv_lib.params import Member, Params, read
+from tmv_lib.params import Member, Params, named_members, read
 from tmv_lib.reporting import by_class, counts, curve, figure, mean
-from tmv_lib.signals import read_signals
+from tmv_lib.signals import read_calibrations, read_signals
 from tmv_lib.stage import run
 from tmv_lib.statistics import auroc, patient_folds
 from tmv_lib.subgroups import subgroup_columns
@@ -87,7 +86,10 @@ def main() -> None:
     resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
     networks = None not in described.values()
     cases, signals = gather(members, networks=networks)
-    fits = calibrations(cases, members, knobs)
+    fits = read_calibrations(cases, members, site=SITE)
+    used = "site_calibrated" if knobs.calibration == "site" else "as_shipped"
+    if used not in fits:
+        raise ValueError(NO_SITE)
     val, cal, test = ((cases["split"] == split).to_numpy() for split in ("val", "cal", "test"))
     if cases["y_true"][val].nunique() < 2:
         raise ValueError("data/prepare/cases.csv: split val must hold both classes, the ensemble is fitted on it")
@@ -132,7 +134,6 @@ def main() -> None:
         kappa = scores["learned" if learned.beats_margin else "margin"]
         return combined, scores, decide(cases, y_prob, kappa, prices, threshold=knobs.threshold)
 
-    used = "site_calibrated" if knobs.calibration == "site" else "as_shipped"
     columns = {name: policy.summary(judged(logits)[2][test], prices, **resampling) for name, logits in fits.items()}
     combined, scores, cases = judged(fits[used])
     votes = np.column_stack([deferral.cheapest_decision(expit(fits[used][name]), **prices.errors) for name in members])
@@ -187,19 +188,6 @@ def main() -> None:
     write_csv("plots/ensemble/net_benefit.csv", policy.net_benefits(cases[test], prices, threshold_probs=grid))
     write_metrics("metrics/ensemble.json", metrics)
     draw_card(metrics, described, cases[test])
-
-
-def calibrations(cases: pd.DataFrame, members: list[str], knobs: DeferralParams) -> dict[str, pd.DataFrame]:
-    """Each member's calibrated logits: as shipped and, where `site` has run, as calibrated there and the ceiling."""
-    logits = {"as_shipped": cases[[f"logit_{name}" for name in members]].set_axis(members, axis=1)}
-    if not Path(SITE).exists() and knobs.calibration == "shipped":
-        return logits
-    kinds = {"site_calibrated": "site_logit", "ceiling": "ceiling_logit"}
-    site = read_csv(SITE, ["image_id", *(f"{kind}_{name}" for kind in kinds.values() for name in members)])
-    site = join(cases[["image_id"]], site)
-    for name, kind in kinds.items():
-        logits[name] = site[[f"{kind}_{member}" for member in members]].set_axis(members, axis=1)
-    return logits
 
 
 def decide(
@@ -500,7 +488,7 @@ def draw_card(own: dict[str, Any], members: dict[str, Member | None], test: pd.D
             kept = {name: "predictions.csv" if one is None else "weights.safetensors" for name, one in members.items()}
             files = [f"data/train/{name}/{file}" for name, file in kept.items()]
         if stage in trust_card.QUESTIONS:
-            files.append(f"metrics/{stage}.json")
+            files = [*files, f"metrics/{stage}.json"]
         found = [path for path in files if Path(path).exists()]
         if not found and stage != "ensemble":
             continue  # it has not run

@@ -14,7 +14,7 @@ from tmv_lib.calibration import fit_calibrator
 from tmv_lib.files import join, read_csv, read_rows, write_csv, write_metrics
 from tmv_lib.params import Params, read, read_members
 from tmv_lib.reporting import adjust, figure, mean
-from tmv_lib.signals import read_signals
+from tmv_lib.signals import read_calibrations, read_signals
 from tmv_lib.stage import run
 from tmv_lib.statistics import rank_among
 from tmv_lib.subgroups import above_the_rest, subgroup_columns
@@ -60,7 +60,8 @@ def main() -> None:
     images = np.load("data/prepare/images.npy", mmap_mode="r")
     phantom = set(everything["source"]) == {"phantom"}
     cases, joint = gather(everything, images, members, params, rng)
-    columns = {name: answers(cases, probs, members) for name, probs in calibrations(cases, members).items()}
+    logits = read_calibrations(cases, members, site=SITE)
+    columns = {name: answers(cases, expit(of_column.to_numpy()), members) for name, of_column in logits.items()}
     evidence = columns["as_shipped"]
     if phantom:
         evidence["cause"] = oracle(evidence, members)
@@ -93,19 +94,6 @@ def main() -> None:
     write_csv("plots/failures/confusion.csv", confusion(shipped))
     draw(shipped, everything, images, members)
     write_metrics("metrics/failures.json", result)
-
-
-def calibrations(cases: pd.DataFrame, members: list[str]) -> dict[str, np.ndarray]:
-    """Each member's probability of each case (n, members): as shipped and, where `site` has run, as calibrated there
-    and the ceiling.
-    """
-    probs = {"as_shipped": cases[[f"y_prob_{name}" for name in members]].to_numpy()}
-    if not Path(SITE).exists():
-        return probs
-    kinds = {"site_calibrated": "site_logit", "ceiling": "ceiling_logit"}
-    site = read_csv(SITE, ["image_id", *(f"{kind}_{name}" for kind in kinds.values() for name in members)])
-    site = join(cases[["image_id"]], site)
-    return probs | {name: expit(site[[f"{kind}_{m}" for m in members]].to_numpy()) for name, kind in kinds.items()}
 
 
 def sorted_errors(evidence: pd.DataFrame, params: FailuresParams) -> pd.DataFrame:
@@ -205,7 +193,7 @@ def gather(
     names["explanations"].append("map_agreement")
     cases = join(
         everything[everything["split"] != "train"].reset_index(drop=True),
-        read_csv("data/calibration/cases.csv", ["image_id", *(f"y_prob_{name}" for name in members)]),
+        read_csv("data/calibration/cases.csv", ["image_id", *(f"logit_{name}" for name in members)]),
         read_csv("data/reference/predictions.csv", ["image_id", "logit"])[["image_id", "logit"]],
         *(read_signals(f"data/{stage}/cases.csv", columns) for stage, columns in names.items()),
     )

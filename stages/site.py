@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 from scipy.special import expit
+from tqdm import tqdm
 
 from tmv_lib.audit import blocks_explain, id_blocks
 from tmv_lib.calibration import (
@@ -23,8 +24,7 @@ from tmv_lib.cases import COLUMNS
 from tmv_lib.classification import accuracy, brier_score, confusion_counts, negative_log_likelihood
 from tmv_lib.files import join, read_csv, read_rows, whole, write_csv, write_metrics
 from tmv_lib.learning_curve import Labelled, bands, learning_curve
-from tmv_lib.members import named_members
-from tmv_lib.params import Params, read
+from tmv_lib.params import Params, named_members, read
 from tmv_lib.prevalence import prevalence_by_confusion, prevalence_by_em
 from tmv_lib.reporting import adjust, by_class, counts, curve, figure
 from tmv_lib.selective import cases_needed
@@ -93,7 +93,7 @@ def main() -> None:
     metrics["shift"]["id_blocks"] = blocks(name)
     metrics["prevalence"] = prevalence(source, local, test, members[0], name)
     logits = cases.set_index("image_id")[[]]
-    for member in members:
+    for member in tqdm(members, desc="calibrated at the site"):
         shipped = cases.set_index("image_id")[f"logit_{member}"]
         logits[f"site_logit_{member}"], logits[f"ceiling_logit_{member}"] = shipped, shipped
         metrics[member] = three_columns(local, test, member, logits, params, rng)

@@ -12,8 +12,7 @@ from scipy.special import expit
 
 from tmv_lib import detection, uncertainty
 from tmv_lib.files import join, read_csv, read_rows, write_csv, write_metrics
-from tmv_lib.members import named_members
-from tmv_lib.params import Params, read
+from tmv_lib.params import Params, named_members, read
 from tmv_lib.reporting import adjust, counts, figure, gain, mean
 from tmv_lib.stage import run
 from tmv_lib.statistics import auroc, average_precision, rank_among

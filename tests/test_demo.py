@@ -20,7 +20,6 @@ from pydicom.uid import ExplicitVRLittleEndian
 from demo import cases, charts, evidence, export, maps, page, pictures, policy, upload
 from demo.disk import NOT_MEASURED, Disk
 from tests.made_world import MEMBERS, ROOT, make
-from tmv_lib import selective
 
 SAYS = re.compile(r"of 100|likely|The label|The system is|lanted in this|person|NORMAL|logit|lobar")
 
@@ -203,15 +202,6 @@ def test_the_policy_at_the_point_of_the_run_is_what_lies_on_disk(known):
     assert found.risk == pytest.approx((table["decision"] != table["y_true"])[decided].mean())
     misses, alarms = ((table["y_true"] == y) & (table["decision"] != y) & decided for y in (1, 0))
     assert found.cost == pytest.approx((5 * misses.sum() + alarms.sum() + 0.25 * (~decided).sum()) / len(table))
-
-
-def test_an_unweighted_risk_coverage_curve_is_that_of_the_library(known):
-    error = (known.table["decision"] != known.table["y_true"]).to_numpy(dtype=float)
-    kappa = known.table["kappa"].round(1).to_numpy()  # with ties
-    ours = policy.risk_coverage(error, kappa, np.ones(len(error)))
-    theirs = selective.risk_coverage_curve(error, kappa)
-    np.testing.assert_allclose(ours["coverage"], theirs.coverage)
-    np.testing.assert_allclose(ours["selective_risk"], theirs.selective_risk)
 
 
 def test_a_stricter_threshold_decides_no_more(known):

@@ -47,6 +47,15 @@ def test_curve_known_answer():
     np.testing.assert_allclose(curve.selective_risk, [0, 0, 1 / 4, 2 / 5])
 
 
+def test_a_weight_is_so_many_copies_of_a_case(rng):
+    error, confidence = tied_cases(rng)
+    copies = rng.integers(1, 4, error.size)
+    weighted = risk_coverage_curve(error, confidence, weights=copies)
+    repeated = risk_coverage_curve(np.repeat(error, copies), np.repeat(confidence, copies))
+    np.testing.assert_allclose(weighted.coverage, repeated.coverage)
+    np.testing.assert_allclose(weighted.selective_risk, repeated.selective_risk)
+
+
 def test_curve_agrees_with_the_rule_confidence_at_least_threshold(rng):
     error, confidence = tied_cases(rng)
     thresholds = np.unique(confidence)[::-1]

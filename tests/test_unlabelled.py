@@ -6,9 +6,9 @@ from PIL import Image
 from test_dicom import RAMP, write
 
 from tmv_lib.dicom import read_dicom
-from tmv_lib.images import square
+from tmv_lib.images import read_image, square
 from tmv_lib.sources.table import load_table
-from tmv_lib.sources.unlabelled import load_unlabelled, read_image
+from tmv_lib.sources.unlabelled import load_unlabelled
 
 HOW = {"size": 12, "how": "pad"}
 

@@ -14,12 +14,13 @@ HEADER = {
     "view_position": "ViewPosition",
     "study_date": "StudyDate",
 }
+SUFFIXES = (".dcm", ".dicom")
 
 
 def is_dicom(path: str | Path) -> bool:
     """Whether the file says that it is DICOM, by its content ("DICM" after 128 bytes) or by its suffix."""
     with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM" or Path(path).suffix.lower() in {".dcm", ".dicom"}
+        return file.read(132)[128:] == b"DICM" or Path(path).suffix.lower() in SUFFIXES
 
 
 def read_dicom(path: str | Path | BinaryIO) -> np.ndarray:

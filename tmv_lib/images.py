@@ -1,10 +1,13 @@
 """Pictures as files, and how they become squares of one size."""
 
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import Image
+
+from tmv_lib.dicom import SUFFIXES, read_dicom, read_header
 
 How = Literal["stretch", "pad", "crop"]
 
@@ -22,6 +25,21 @@ def read_grey(path: str | Path | BinaryIO) -> np.ndarray:
             return np.asarray(picture.convert("L"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: not a readable image ({error})") from error
+
+
+def read_image(content: bytes, *, name: str) -> tuple[np.ndarray, dict[str, str]]:
+    """Grey levels, uint8 (height, width), and DICOM header (empty for others) of the content of a PNG, JPEG or DICOM.
+
+    name: of the file; its suffix counts where the content does not say DICOM. Raises ValueError with this name where it
+    cannot be read.
+    """
+    stream = BytesIO(content)
+    try:
+        if content[128:132] == b"DICM" or Path(name).suffix.lower() in SUFFIXES:
+            return read_dicom(stream), read_header(BytesIO(content))
+        return read_grey(stream), {}
+    except ValueError as error:
+        raise ValueError(str(error).replace(str(stream), name)) from error
 
 
 def square(image: np.ndarray, *, size: int, how: How) -> np.ndarray:

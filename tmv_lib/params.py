@@ -77,18 +77,39 @@ def read_members(path: str | Path) -> dict[str, Member]:
     Raises ValueError as `read`, for fewer than two members, for a name that cannot be a column, for untrained
     networks that nobody trains, and for weights files outside `data/weights`, where DVC would not see them change.
     """
-    names = list((yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}).get("members") or {})
-    if len(names) < 2:
-        raise ValueError(f"{path}: members must name at least two networks, found {names}")
-    for name in names:
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)) or name in RESERVED:
-            raise ValueError(
-                f"{path}: members.{name}: a name is lower-case letters, digits and _, and none of {sorted(RESERVED)}"
-            )
-    members = {name: read(path, f"members.{name}", Member) for name in names}
+    listed = _listed(path)
+    if len(listed) < 2:
+        raise ValueError(f"{path}: members must name at least two networks, found {list(listed)}")
+    for name in listed:
+        check_name(str(name), where=f"{path}: members.{name}")
+    members = {name: read(path, f"members.{name}", Member) for name in listed}
     for name, member in members.items():
         if not member.train and member.weights == "none":
             raise ValueError(f"{path}: members.{name}.train is false and weights is none: there is nothing to evaluate")
         if "/" in member.weights and not member.weights.startswith("data/weights/"):
             raise ValueError(f"{path}: members.{name}.weights is {member.weights!r}: files lie in data/weights/")
     return members
+
+
+def named_members(path: str | Path) -> dict[str, Member | None]:
+    """As `read_members`, or, where every entry is empty (`mine: null`), models of somebody else's.
+
+    Of these the predictions are on disk and there is no network to ask; one is enough. Raises ValueError as
+    `read_members`, and where some entries are empty and others are not.
+    """
+    listed = _listed(path)
+    if not listed or any(entry is not None for entry in listed.values()):
+        return dict(read_members(path))
+    for name in listed:
+        check_name(str(name), where=f"{path}: members.{name}")
+    return dict.fromkeys(listed)
+
+
+def _listed(path: str | Path) -> dict[str, Any]:
+    return (yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}).get("members") or {}
+
+
+def check_name(name: str, *, where: str) -> None:
+    """Raise ValueError, which starts with `where`, for a name that cannot be a column or that figures bear already."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RESERVED:
+        raise ValueError(f"{where}: a name is lower-case letters, digits and _, and none of {sorted(RESERVED)}")

@@ -71,12 +71,11 @@ def summary(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str,
 def decided_counts(cases: pd.DataFrame) -> dict[str, int]:
     """How many positives and negatives are decided rightly, wrongly, or deferred."""
     found = {}
-    decided, y_true, called = (cases[name].to_numpy() == 1 for name in ("deferred", "y_true", "decision"))
-    decided = ~decided
-    for truth, sick in (("positive", y_true), ("negative", ~y_true)):
-        found[f"{truth}_called_positive"] = int((decided & sick & called).sum())
-        found[f"{truth}_called_negative"] = int((decided & sick & ~called).sum())
-        found[f"{truth}_deferred"] = int((~decided & sick).sum())
+    deferred, positive, called = (cases[name].to_numpy() == 1 for name in ("deferred", "y_true", "decision"))
+    for truth, of_class in (("positive", positive), ("negative", ~positive)):
+        found[f"{truth}_called_positive"] = int((of_class & ~deferred & called).sum())
+        found[f"{truth}_called_negative"] = int((of_class & ~deferred & ~called).sum())
+        found[f"{truth}_deferred"] = int((of_class & deferred).sum())
     return found
 
 

@@ -61,14 +61,16 @@ _CELLS_AT_ONCE = 2**21  # calibration sets are drawn so many cases at a time: 16
 _NO_CERTIFICATE = Certificate(False, inf, 0.0, 0, 0, 1.0, 1.0)
 
 
-def risk_coverage_curve(error: ArrayLike, confidence: ArrayLike) -> RiskCoverage:
+def risk_coverage_curve(error: ArrayLike, confidence: ArrayLike, *, weights: ArrayLike | None = None) -> RiskCoverage:
     """Error rate among the accepted cases against the share accepted (El-Yaniv & Wiener 2010).
+
+    weights: (n,) positive, what each case counts.
 
     >>> coverage, selective_risk = risk_coverage_curve([0, 1, 0, 1], [0.9, 0.5, 0.7, 0.7])
     >>> [round(float(risk), 3) for risk in selective_risk]
     [0.0, 0.333, 0.5]
     """
-    _, accepted, errors = _accepted(error, confidence)
+    _, accepted, errors = _accepted(error, confidence, weights)
     return RiskCoverage(accepted / accepted[-1], errors / accepted)
 
 

@@ -90,9 +90,9 @@ def domain_auc(
     spread = x.std(axis=0)
     kept = spread > 1e-9 * np.abs(x).max(initial=0)
     design = np.column_stack([np.ones(len(x)), (x[:, kept] - x[:, kept].mean(axis=0)) / spread[kept]])
-    folds = [
-        patient_folds(np.zeros(patient.size), patient, n_folds=n_folds, rng=rng) for _ in range(max(n_foldings, 1))
-    ]
+    if n_foldings < 1:
+        raise ValueError(f"n_foldings must be at least 1, found {n_foldings}")
+    folds = [patient_folds(np.zeros(patient.size), patient, n_folds=n_folds, rng=rng) for _ in range(n_foldings)]
     dealt = _dealt(domain, n_permutations, rng)[:, patient]
     return _judged(np.mean([_auc_across_folds(design, dealt, fold) for fold in folds], axis=0))
 

@@ -12,8 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tmv_lib.cases import COLUMNS, SPLITS, Loaded
-from tmv_lib.dicom import is_dicom, read_dicom, read_header
-from tmv_lib.images import How, read_grey, square
+from tmv_lib.images import How, read_image, square
 
 Meaning = Literal["ignore", "positive", "negative"]
 Rows = Literal["one", "any", "most", "all"]
@@ -275,7 +274,8 @@ def _read_images(
     rows, images, unreadable = [], [], []
     for case in progress(listed.to_dict("records")):
         try:
-            image, header = _read(root / case["image_id"])
+            file = root / case["image_id"]
+            image, header = read_image(file.read_bytes(), name=str(file))
         except (OSError, ValueError) as error:
             unreadable.append({"path": case["image_id"], "problem": str(error)})
             continue
@@ -289,9 +289,3 @@ def _read_images(
     cases = cases[[*first, *cases.columns.difference(first, sort=False)]]
     left_out = pd.DataFrame(unreadable, columns=["path", "problem"])
     return Loaded(cases, np.stack(images), left_out, ignored=ignored)
-
-
-def _read(path: Path) -> tuple[np.ndarray, dict[str, str]]:
-    if is_dicom(path):
-        return read_dicom(path), read_header(path)
-    return read_grey(path), {}

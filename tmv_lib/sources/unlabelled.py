@@ -2,15 +2,14 @@
 
 import re
 from collections.abc import Callable, Iterable
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from tmv_lib.dicom import is_dicom, read_dicom, read_header
-from tmv_lib.images import How, read_grey, square
+from tmv_lib.dicom import is_dicom
+from tmv_lib.images import How, read_image, square
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".dcm", ".dicom"}
 
@@ -61,21 +60,6 @@ def load_unlabelled(
     if not images:
         raise ValueError(f"{path}: none of {len(rows)} images can be read; the first: {rows[0][2]}")
     return Unlabelled(pd.DataFrame(rows, columns=["image_id", "patient_id", "problem"]), np.stack(images))
-
-
-def read_image(content: bytes, *, name: str) -> tuple[np.ndarray, dict[str, str]]:
-    """Grey levels, uint8 (height, width), and DICOM header (empty for others) of a file's content, by the rules of
-    `prepare`. name: of the file; its suffix counts where the content does not say DICOM.
-
-    Raises ValueError with this name where it cannot be read.
-    """
-    stream = BytesIO(content)
-    try:
-        if content[128:132] == b"DICM" or Path(name).suffix.lower() in {".dcm", ".dicom"}:
-            return read_dicom(stream), read_header(BytesIO(content))
-        return read_grey(stream), {}
-    except ValueError as error:
-        raise ValueError(str(error).replace(str(stream), name)) from error
 
 
 def _below(root: Path) -> pd.DataFrame:
