@@ -43,9 +43,11 @@ def main() -> None:
         patient=source["folder"]["patient"] if source["source"] == "folder" else None,
         progress=partial(tqdm, desc="reading"),
     )
+    print("scoring cases on record again, to see whether this is still the same system", file=sys.stderr)
     prediction.check(system)
     scored = prediction.score(system, batch.images, progress=partial(tqdm, desc="scoring"))
     readable = batch.cases["problem"] == ""
+    print("comparing the batch with the cases calibrated on", file=sys.stderr)
     alike = prediction.likeness(system, scored, batch.cases.loc[readable, "patient_id"])
     images = of_images(batch.cases, scored.cases)
     patients = of_patients(images)
@@ -120,7 +122,7 @@ def told(images: pd.DataFrame, patients: pd.DataFrame, alike: prediction.Likenes
         parts = ", ".join(f"{counted.get(word, 0)} {word}" for word in (*ANSWERS.values(), DOCTOR))
         lines.append(f"{len(rows)} {name}: {parts}")
     unlike = int(images["unlike_training"].fillna(0).sum())
-    return "\n".join([*lines, f"{unlike} images are unlike the training images", alike.words])
+    return "\n".join([*lines, f"unlike the training images: {unlike} of them", alike.words])
 
 
 if __name__ == "__main__":

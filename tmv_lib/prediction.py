@@ -31,7 +31,7 @@ from tmv_lib.statistics import holm
 
 FLAGGED = 0.95  # rank of the distance among validation, as the stage `uncertainty` flags an image
 FEWEST = 20  # patients of a batch that are compared with the cases calibrated on
-AT_ONCE = 256  # images whose signals are measured together
+AT_ONCE = 32  # images whose signals are measured together: seconds, so that progress shows
 LOGIT_TOLERANCE, KAPPA_TOLERANCE = 0.05, 0.05  # between two machines, or processor and graphics card
 REPEATED = 8  # cases on record that `check` scores again
 
