@@ -20,6 +20,7 @@ from tmv_lib.stability import rank_correlation
 from tmv_lib.stage import run
 
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+INSIDES = 6  # other patients' insides that each frame is given, a pass over all cases each
 NOTHING_TO_LOOK_AT = "every map of the test split is empty", "no finding of the test split is named on a map"
 
 
@@ -36,11 +37,12 @@ class ExplanationsParams(Params):
 
 
 class Material(NamedTuple):
-    """All cases outside train, row by row, and the median image of them."""
+    """All cases outside train, row by row, the median image of them, and whose insides each frame is given."""
 
     cases: pd.DataFrame
     images: np.ndarray
     typical: np.ndarray
+    donors: np.ndarray
     masks: dict[str, np.ndarray]
 
 
@@ -65,7 +67,7 @@ def main() -> None:
     members = read_members("params.yaml")
     if strangers := set(params.layers) - set(members):
         raise ValueError(f"params.yaml: explanations.layers names {sorted(strangers)[0]}, which is no member")
-    material = read_material(members)
+    material = read_material(members, params)
     cases, rng = material.cases, np.random.default_rng(params.seed)
     chosen = rng.permutation(np.flatnonzero(cases["split"] == "test"))[: params.sanity_cases]
     shown = most_confident(cases, next(iter(members)))
@@ -78,6 +80,8 @@ def main() -> None:
     table = table.assign(map_agreement=sanity.agreement(first.maps, second.maps))
     metrics: dict[str, Any] = {name: found.metrics for name, found in answers.items()}
     metrics["map_agreement"] = on_test("rank_correlation", table["map_agreement"].to_numpy(), cases, params, rng)
+    for name, found in answers.items():
+        metrics[name]["border_misleads"] = on_test("rate", found.columns["border_misleads"], cases, params, rng)
 
     layers = [{"member": name, "layer": metrics[name]["layer"], "method": params.method} for name in members]
     write_csv("data/explanations/cases.csv", table)
@@ -88,8 +92,11 @@ def main() -> None:
     write_metrics("metrics/explanations.json", {"explanations": metrics})
 
 
-def read_material(members: dict[str, Member]) -> Material:
-    """Cases with each member's raw and calibrated answers, their images, and masks where the source has them."""
+def read_material(members: dict[str, Member], params: ExplanationsParams) -> Material:
+    """Cases with each member's raw and calibrated answers, their images, and masks where the source has them.
+
+    Insides are those of clear cases of validation: what is clear a network says that never sees the frame.
+    """
     table = pd.read_csv("data/prepare/cases.csv", usecols=lambda name: name == "marker")
     marker = [name for name in table if table[name].isin([0, 1]).all()]  # words of a source's own say something else
     cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true", *marker])
@@ -99,7 +106,17 @@ def read_material(members: dict[str, Member]) -> Material:
     images = np.load("data/prepare/images.npy", mmap_mode="r")[kept]
     paths = {name: Path(f"data/prepare/{name}.npy") for name in ("masks", "lungs")}
     masks = {name: np.load(path)[kept] for name, path in paths.items() if path.exists()}
-    return Material(cases[kept].reset_index(drop=True), images, np.median(images, axis=0).astype(np.uint8), masks)
+    cases = cases[kept].reset_index(drop=True)
+    witness = join(cases[["image_id"]], read_csv("data/reference/predictions.csv", ["image_id", "logit"]))["logit"]
+    donors = attention.clear_donors(
+        cases["y_true"].to_numpy(),
+        cases["patient_id"].to_numpy(),
+        witness.to_numpy(),
+        among=(cases["split"] == "val").to_numpy(),
+        number=INSIDES,
+        rng=np.random.default_rng(params.seed),
+    )
+    return Material(cases, images, np.median(images, axis=0).astype(np.uint8), donors, masks)
 
 
 def answer(
@@ -134,9 +151,15 @@ def answer(
     hidden = read_logits(progress=partial(tqdm, desc=f"{name}: border hidden"))(
         attention.hide_border(images, material.typical, share=params.border)
     )
+    misled = np.full(material.donors.shape, np.nan)
+    for place, donor in enumerate(tqdm(material.donors.T, desc=f"{name}: other insides")):
+        there = donor >= 0
+        mixed = attention.change_inside(images[there], images[donor[there]], share=params.border)
+        misled[there, place] = (read_logits()(mixed) > threshold) != (cases["y_true"][there] == 1)
     columns = attention.shares(maps, material.masks, share=params.border, positive=target > 0) | {
         "border_effect": seen.logit - hidden,
         "border_flips": (seen.logit > threshold) != (hidden > threshold),
+        "border_misleads": mean_of_known(misled),
     }
 
     def probability(levels: np.ndarray) -> np.ndarray:
@@ -170,6 +193,13 @@ def answer(
         levels.assign(series=name),
         drawn.assign(series=[f"{name} {series}" for series in drawn["series"]]),
     )
+
+
+def mean_of_known(table: np.ndarray) -> np.ndarray:
+    """Mean of every row (n, k) over its entries that are not NaN, (n,); NaN where there is none."""
+    known = ~np.isnan(table)
+    count = known.sum(axis=1)
+    return np.divide(np.nansum(table, axis=1), count, out=np.full(len(table), np.nan), where=count > 0)
 
 
 def on_test(

@@ -43,7 +43,6 @@ class FailuresParams(Params):
     unusual: Share
     neighbours: Annotated[int, Field(ge=1)]
     folds: Annotated[int, Field(ge=2, le=20)]
-    components: Annotated[int, Field(ge=1)]
     gap: Share
     false_negative: Annotated[float, Field(gt=0)]
     false_positive: Annotated[float, Field(gt=0)]
@@ -64,7 +63,7 @@ def main() -> None:
     columns = {name: answers(cases, expit(of_column.to_numpy()), members) for name, of_column in logits.items()}
     evidence = columns["as_shipped"]
     if phantom:
-        evidence["cause"] = oracle(evidence, members)
+        evidence["planted"], evidence["cause"] = oracle(evidence, members)
     errors = {name: sorted_errors(of_column, params) for name, of_column in columns.items()}
     shipped = errors["as_shipped"]
 
@@ -105,8 +104,8 @@ def sorted_errors(evidence: pd.DataFrame, params: FailuresParams) -> pd.DataFram
     return errors.assign(needs=errors["kind"].map(failures.NEEDS))
 
 
-def oracle(evidence: pd.DataFrame, members: list[str]) -> np.ndarray:
-    """The cause of every answer, were it wrong, by the phantom's repairs; a row of evidence each."""
+def oracle(evidence: pd.DataFrame, members: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """What was planted, and the cause of every answer, were it wrong, by the phantom's repairs; a row of evidence each."""
     truth = read_csv("data/prepare/cases.csv", ["image_id", "cause", "y_clean"]).set_index("image_id")
     probs = {}
     for name in members:
@@ -116,15 +115,16 @@ def oracle(evidence: pd.DataFrame, members: list[str]) -> np.ndarray:
         again = recalibrated(expit(repairs["logit"]), raw=expit(raw["logit"]), calibrated=own["y_prob"])
         probs[name] = repairs.assign(y_prob=again).pivot_table(values="y_prob", index="image_id", columns="repair")
     probs["ensemble"] = sum(probs.values()) / len(members)
-    causes = []
+    planted, causes = [], []
     for model, own in evidence.groupby("model", sort=False):
         known, y_true = truth.loc[own["image_id"]], own["y_true"].to_numpy()
         answers = probs[model].reindex(index=own["image_id"], columns=list(REPAIRS)).to_numpy()
         right = ((answers > 0.5) == y_true[:, None]) & ~np.isnan(answers)
         mended = pd.DataFrame(right, columns=list(REPAIRS.values()))
         mended.insert(0, "annotation noise", known["y_clean"].to_numpy() != y_true)
-        causes.append(failures.cause_of_errors(known["cause"].map(PLANTED), mended))
-    return np.concatenate(causes)
+        planted.append(known["cause"].map(PLANTED).to_numpy(dtype=object))
+        causes.append(failures.cause_of_errors(planted[-1], mended))
+    return np.concatenate(planted), np.concatenate(causes)
 
 
 def subgroups(evidence: pd.DataFrame, params: FailuresParams, rng: np.random.Generator) -> dict[str, Any]:
@@ -174,18 +174,12 @@ def adjudicated(errors: pd.DataFrame, path: str) -> dict[str, Any]:
         return counted | {"kappa_absent": str(error)}
 
 
-def read_features(member: str, wanted: pd.Series) -> np.ndarray:
-    """Pooled features of a member in the order of the wanted images."""
-    ids = read_csv(f"data/train/{member}/predictions.csv", ["image_id"])["image_id"]
-    return read_rows(f"data/train/{member}/features.npy", image_id=ids, wanted=wanted)
-
-
 def gather(
     everything: pd.DataFrame, images: np.ndarray, members: list[str], params: FailuresParams, rng: np.random.Generator
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """All evidence of every case outside train but the answers of a model, and the confident joint."""
     per_member = {
-        "explanations": ["border_flips", "border", *lungs_known(members)],
+        "explanations": ["border_flips", "border_misleads", "border", *lungs_known(members)],
         "uncertainty": ["expected_entropy", "mutual_information"],
         "stability": ["instability"],
     }
@@ -199,23 +193,21 @@ def gather(
     )
     y_true, val = cases["y_true"].to_numpy(), (cases["split"] == "val").to_numpy()
     train = (everything["split"] == "train").to_numpy()
-    features = {name: read_features(name, everything["image_id"]) for name in members}
-    both = np.hstack(list(features.values()))
-    ranks = []
-    for own in features.values():
-        distance = nearest_neighbour_distance(own[~train], own[train], k=params.neighbours)
-        ranks.append(rank_among(distance, distance[val]))
+    # As the witness sees them: among the members' features, a marker's neighbours are those that bear it, too.
+    ids = read_csv("data/reference/predictions.csv", ["image_id"])["image_id"]
+    seen = read_rows("data/reference/features.npy", image_id=ids, wanted=everything["image_id"])
+    distance = nearest_neighbour_distance(seen[~train], seen[train], k=params.neighbours)
     normals = images[train & (everything["y_true"] == 0).to_numpy()]
-    oddity = failures.local_oddity(images[~train], normals, components=params.components, side=56, seed=params.seed)
+    oddity = failures.local_oddity(images[~train], normals, side=56, rng=np.random.default_rng(params.seed))
     groups = cases["patient_id"].to_numpy()
-    out_of_fold = failures.out_of_fold_probs(both[~train], y_true, groups=groups, n_folds=params.folds, rng=rng)
+    out_of_fold = failures.out_of_fold_probs(seen[~train], y_true, groups=groups, n_folds=params.folds, rng=rng)
     cases = cases.assign(
         reference_prob=expit(fit_calibrator("platt", y_true[val], cases["logit"][val])(cases["logit"])),
         out_of_fold_prob=out_of_fold,
         neighbour_agreement=failures.neighbour_agreement(
-            both[~train], y_true, both[train], everything["y_true"].to_numpy()[train], k=params.neighbours
+            seen[~train], y_true, seen[train], everything["y_true"].to_numpy()[train], k=params.neighbours
         ),
-        distance_rank=np.mean(ranks, axis=0),
+        distance_rank=rank_among(distance, distance[val]),
         oddity_rank=rank_among(oddity, oddity[val & (y_true == 0)]),
     )
     return cases, failures.confident_joint(y_true, out_of_fold)
@@ -230,8 +222,8 @@ def lungs_known(members: list[str]) -> list[str]:
 def answers(cases: pd.DataFrame, probs: np.ndarray, members: list[str]) -> pd.DataFrame:
     """The evidence of every answer, right or wrong, a row a model and case; probs (n, members) decide at 0.5.
 
-    What a member's map or dropout tells is, for the ensemble, the mean over the members that have it; hiding the
-    border flips the ensemble where it flips every member. It was hidden from the members as shipped.
+    What a member's border, map or dropout tells is, for the ensemble, the mean over the members that have it; hiding
+    the border flips the ensemble where it flips every member. Borders were changed for the members as shipped.
     """
     decided = probs > 0.5
     shared = cases[["image_id", "patient_id", "split", "y_true"]].assign(
@@ -241,7 +233,7 @@ def answers(cases: pd.DataFrame, probs: np.ndarray, members: list[str]) -> pd.Da
         members_mutual_information=entropy_decomposition(probs.T).mutual_information,
         map_agreement=cases["map_agreement"],
     )
-    kinds = [kind for kind in failures.BESIDE if f"{kind}_{members[0]}" in cases]
+    kinds = [kind for kind in ("border_misleads", *failures.BESIDE) if f"{kind}_{members[0]}" in cases]
     own = {kind: cases[[f"{kind}_{name}" for name in members]].set_axis(members, axis=1) for kind in kinds}
     flips = cases[[f"border_flips_{name}" for name in members]].to_numpy(dtype=bool)
     said = {

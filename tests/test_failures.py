@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cleanlab.count import compute_confident_joint
+from scipy.ndimage import gaussian_filter
 from scipy.special import expit
 from sklearn.metrics import cohen_kappa_score
 
@@ -22,6 +23,7 @@ PLAIN = {
     "ensemble_prob": 0.05,
     "members_disagree": False,
     "border_flips": False,
+    "border_misleads": 0.0,
     "reference_prob": 0.1,
     "out_of_fold_prob": 0.6,
     "neighbour_agreement": 0.6,
@@ -95,11 +97,32 @@ def test_a_score_finds_again_what_it_was_taught_and_abstains_between():
 def test_the_score_is_the_logistic_model_that_it_says():
     table, cause = clear_errors(20)
     score = failures.fit_score(table, cause, enough=0.6, provenance={})
-    row = failures.signals(table).iloc[3].to_numpy()
+    signals = failures.signals(table).iloc[3]
+    turned = (2 * signals["missed"] - 1) * signals.drop("missed")
+    row = np.concatenate([signals, turned])
     utility = np.array(score.coefficients) @ ((row - score.mean) / score.scale) + score.intercept
     by_hand = np.exp(utility) / np.exp(utility).sum()
     found = failures.sort_errors(table, score=score, rules=RULES).iloc[3]
     np.testing.assert_allclose([found[f"p_{kind.replace(' ', '_')}"] for kind in score.kinds], by_hand, rtol=1e-12)
+
+
+def test_what_the_border_misleads_goes_from_ambiguity_and_blindness_to_the_spurious_feature():
+    table, cause = clear_errors(20)
+    score = failures.fit_score(table, cause, enough=0.6, provenance={})
+
+    def probs(misleads: float) -> pd.DataFrame:
+        told = table.assign(border_misleads=misleads)
+        return failures.sort_errors(told, score=score, rules=RULES).filter(like="p_")
+
+    free, half, whole, unknown = (probs(share) for share in (0.0, 0.5, 1.0, np.nan))
+    for found in (free, half, whole):
+        np.testing.assert_allclose(found.sum(axis=1), 1)
+        np.testing.assert_allclose(found["p_annotation_noise"], free["p_annotation_noise"])  # the label is wrong anyhow
+    for kind in ("p_clinical_ambiguity", "p_model_blindness"):
+        np.testing.assert_allclose(half[kind], free[kind] / 2)
+        assert (whole[kind] == 0).all()
+    np.testing.assert_allclose(whole["p_spurious_feature"], 1 - free["p_annotation_noise"])
+    pd.testing.assert_frame_equal(unknown, free)  # what is not known blames nobody
 
 
 def test_a_score_of_other_signals_is_refused_and_so_is_a_kind_without_errors():
@@ -217,19 +240,52 @@ def test_neighbours_contradict_a_wrong_label():
     assert found[1:].min() > 0.7
 
 
-def test_a_spot_that_no_normal_has_is_odd():
-    rng = np.random.default_rng(0)
+def normal_films(n: int) -> np.ndarray:
+    """Smooth shades that vary, an edge that always lies there, and noise; (n, 56, 56) uint8."""
+    rng = np.random.default_rng(n)
     rows, columns = np.mgrid[:56, :56] / 56
+    waves = 128 + 40 * np.sin(5 * rows) * rng.normal(1, 0.2, (n, 1, 1)) + 40 * (columns > 0.5)
+    return (waves + rng.normal(0, 3, (n, 56, 56))).clip(0, 255).astype(np.uint8)
 
-    def normals(n: int) -> np.ndarray:
-        waves = 128 + 40 * np.sin(5 * rows) * rng.normal(1, 0.2, (n, 1, 1)) + 30 * np.cos(4 * columns)
-        return (waves + rng.normal(0, 3, (n, 56, 56))).clip(0, 255).astype(np.uint8)
 
-    images = normals(20)
-    images[0, 30:36, 20:26] += 30
-    odd = failures.local_oddity(images, normals(100), components=10, side=56, seed=0)
+def test_a_spot_that_no_normal_has_is_odd():
+    images = normal_films(20)
+    images[0, 30:36, 10:16] += 30
+    odd = failures.local_oddity(images, normal_films(100), side=56, rng=np.random.default_rng(0))
     assert odd.argmax() == 0
     assert odd[0] > 3 * odd[1:].max()
+
+
+def test_what_every_normal_has_in_one_place_is_odd_in_another():
+    images = normal_films(20)
+    images[0] = np.roll(images[0], 14, axis=1)  # the edge, and its mate that comes in from the side
+    odd = failures.local_oddity(images, normal_films(100), side=56, rng=np.random.default_rng(0))
+    assert odd[0] > 3 * odd[1:].max()
+
+
+def test_oddity_is_the_distance_to_the_nearest_patch_of_a_normal():
+    images, normals = normal_films(6), normal_films(30)
+    found = failures.local_oddity(images, normals, side=56, rng=np.random.default_rng(0))
+    fine = [stack - gaussian_filter(stack.astype(np.float32), (0, 6, 6)) for stack in (images, normals)]
+    places = range(1, 56 - 10, 4)
+
+    def nearest(stack: np.ndarray, y: int, x: int, *, but: int = -1) -> float:
+        bank = [
+            fine[1][k, y + dy : y + dy + 10, x + dx : x + dx + 10]
+            for k in range(30)
+            for dy in (-1, 0, 1)
+            for dx in (-1, 0, 1)
+            if k != but
+        ]
+        return min(np.linalg.norm(stack[y : y + 10, x : x + 10] - patch) for patch in bank)
+
+    by_hand = np.full(6, -np.inf)
+    for y in places:
+        for x in places:
+            usual = np.array([nearest(fine[1][k], y, x, but=k) for k in range(0, 30, 4)])
+            far = np.array([nearest(image, y, x) for image in fine[0]])
+            by_hand = np.maximum(by_hand, (far - usual.mean()) / usual.std())
+    np.testing.assert_allclose(found, by_hand, rtol=1e-3)
 
 
 def sorted_world(n: int) -> tuple[pd.DataFrame, np.ndarray]:

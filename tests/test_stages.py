@@ -42,6 +42,8 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
     witness = cases[["image_id", "patient_id", "split", "y_true"]]
     witness = witness.assign(logit=separation * (2 * cases["y_true"] - 1) + rng.normal(size=300))
     witness.to_csv(folder / "data/reference/predictions.csv", index=False)
+    seen = np.random.default_rng(1).normal(size=(300, 8)) + cases["y_true"].to_numpy()[:, None]
+    np.save(folder / "data/reference/features.npy", seen.astype(np.float32))
     explained, moved = later[["image_id"]].copy(), later[["image_id"]].copy()
     changed: list[pd.DataFrame] = []
     foreign = later.loc[later["split"] == "test", ["image_id"]].head(20)
@@ -65,6 +67,7 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
         np.save(folder / f"data/explanations/maps_{name}.npy", rng.normal(size=(len(later), 7, 7)))
         explained[f"border_effect_{name}"] = rng.normal(size=len(later))
         explained[f"border_flips_{name}"] = rng.random(len(later)) < 0.1
+        explained[f"border_misleads_{name}"] = rng.integers(0, 7, len(later)) / 6
         moved[f"instability_{name}"] = rng.random(len(later))
         for perturbation in ("blur", "noise"):
             shaken = predictions.loc[later.index, ["image_id", "logit"]].assign(member=name, perturbation=perturbation)

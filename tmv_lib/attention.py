@@ -54,6 +54,38 @@ def hide_border(images: np.ndarray, typical: np.ndarray, *, share: float) -> np.
     return np.where(border(typical.shape[0], share=share), typical, images)
 
 
+def change_inside(images: np.ndarray, insides: np.ndarray, *, share: float) -> np.ndarray:
+    """Images (n, side, side) that keep their frame and have all else from `insides` (n, side, side), same type."""
+    return np.where(border(images.shape[1], share=share), images, insides)
+
+
+def clear_donors(
+    y_true: np.ndarray,
+    groups: np.ndarray,
+    witness: np.ndarray,
+    *,
+    among: np.ndarray,
+    number: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """For each case the rows of `number` clear cases of the same label and of other patients, drawn; (n, number).
+
+    Clear is the half of the cases `among` (n,) boolean, label by label, for whose label the `witness` (n,) speaks most:
+    the logit of a network that never sees the frame. -1 where there are fewer.
+    """
+    found = np.full((len(y_true), number), -1)
+    clear = {}
+    for label in (0, 1):
+        rows = np.flatnonzero(among & (y_true == label))
+        surest = rows[np.argsort(witness[rows] * (1 - 2 * label), kind="stable")]
+        clear[label] = surest[: -(-len(rows) // 2)]
+    for case, label in enumerate(y_true):
+        others = clear[label][groups[clear[label]] != groups[case]]
+        drawn = rng.permutation(others)[:number]
+        found[case, : len(drawn)] = drawn
+    return found
+
+
 def shares(
     maps: np.ndarray, masks: dict[str, np.ndarray], *, share: float, positive: np.ndarray
 ) -> dict[str, np.ndarray]:

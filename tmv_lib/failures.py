@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import gaussian_filter
 from scipy.special import logit, softmax
-from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
@@ -44,12 +43,14 @@ EVIDENCE = (
     "ensemble_prob",  # mean of all members' calibrated probabilities
     "members_disagree",  # not all members decide alike
     "border_flips",  # with the image's border hidden the model decides otherwise
-    "reference_prob",  # calibrated probability of a network that never sees the border
-    "out_of_fold_prob",  # probability by heads fitted on other patients' features
-    "neighbour_agreement",  # share of the nearest training cases that bear the given label
-    "distance_rank",  # how far from the training features
+    "border_misleads",  # share of other patients' clear insides of the label that the model misreads in this border
+    "reference_prob",  # calibrated probability of a network that never sees the border, the witness
+    "out_of_fold_prob",  # probability by heads fitted on the witness's features of other patients
+    "neighbour_agreement",  # share of the nearest training cases, as the witness sees them, that bear the given label
+    "distance_rank",  # how far from the training cases, as the witness sees them
     "oddity_rank",  # how odd the oddest spot is against training normals
 )
+BORDER = ("border_misleads", "border_flips", "members_disagree")
 BESIDE = (  # evidence that the frozen score does not read, each of it NaN where there is none
     "expected_entropy",  # doubt of the image, by dropout in the head, nats
     "mutual_information",  # doubt of the model, by the same, nats
@@ -60,6 +61,8 @@ BESIDE = (  # evidence that the frozen score does not read, each of it NaN where
     "map_agreement",  # rank correlation of the first two members' maps
 )
 LARGEST = 6.0  # a logit beyond this counts as this
+PATCH, PATCH_STEP = 10, 4  # pixels of an image that is averaged down
+MOST_NORMALS = 2000
 
 
 class Rules(NamedTuple):
@@ -105,7 +108,12 @@ def reason(row: Any) -> str:
     odd = f"odder than {row.oddity_rank:.0%} and farther from training than {row.distance_rank:.0%} of validation"
     said = {
         "spurious feature": f"a network that never sees the border gives the label {given(row.reference_prob)}, this"
-        f" one {given(row.y_prob)}; hiding the border {'flips' if row.border_flips else 'does not flip'} the answer",
+        f" one {given(row.y_prob)}; hiding the border {'flips' if row.border_flips else 'does not flip'} the answer"
+        + (
+            ""
+            if np.isnan(row.border_misleads)
+            else f", and in this border {row.border_misleads:.0%} of others' clear cases of this label are misread"
+        ),
         "clinical ambiguity": f"the ensemble gives the label {given(row.ensemble_prob)}, and its members"
         f" {'disagree' if row.members_disagree else 'agree'}",
         "model blindness": f"the model gives the label {given(row.y_prob)} on an image {odd}",
@@ -117,9 +125,10 @@ def reason(row: Any) -> str:
 
 
 class Score(NamedTuple):
-    """A frozen multinomial logistic model of the four kinds: `softmax(intercept + coefficients (x - mean) / scale)`.
+    """A frozen multinomial logistic model of what an image is: `softmax(intercept + coefficients (x - mean) / scale)`.
 
-    kinds: (k,). names: (d,) of the signals. mean, scale: (d,). coefficients: (k, d). intercept: (k,).
+    x are the signals, and each once more with its sign turned in false alarms: either side has weights of its own.
+    kinds: (k,), in the order of the rows of coefficients (k, d). names: (d,) of x. mean, scale: (d,). intercept: (k,).
     enough: the probability that the best kind must reach. provenance: what it was fitted on.
     """
 
@@ -136,40 +145,41 @@ class Score(NamedTuple):
 def signals(evidence: pd.DataFrame) -> pd.DataFrame:
     """What the score reads of the evidence, a row an error: logits of the given label, ranks and flags, as floats.
 
+    Nothing of it is about the border: what the image is, and what the model makes of it, are two questions.
     Raises ValueError where a column of `EVIDENCE` is missing.
     """
-    seen = _of_label(evidence)
-    table = seen.apply(logit).clip(-LARGEST, LARGEST).rename(columns=lambda name: name.replace("_prob", "_logit"))
-    for name in ("members_disagree", "border_flips", "neighbour_agreement"):
-        table[name] = evidence[name].astype(float)
+    table = _of_label(evidence).drop(columns="y_prob")
+    table = table.apply(logit).clip(-LARGEST, LARGEST).rename(columns=lambda name: name.replace("_prob", "_logit"))
+    table["neighbour_agreement"] = evidence["neighbour_agreement"].astype(float)
     for name in ("distance_rank", "oddity_rank"):
         table[name] = -np.log(1.01 - evidence[name])  # the unusual images are in the last hundredths of a rank
     return table.assign(missed=evidence["y_true"].astype(float))
 
 
 def all_signals(evidence: pd.DataFrame) -> pd.DataFrame:
-    """The signals that the score reads, and those of `BESIDE` that are there, which it does not."""
-    return signals(evidence).join(evidence[[name for name in BESIDE if name in evidence]])
+    """The signals that the score reads, what it is told of the border, and all that is there and that it does not read."""
+    others = [name for name in (*BORDER, *BESIDE) if name in evidence]
+    return signals(evidence).join(evidence[others].astype(float))
 
 
-def fit_score(evidence: pd.DataFrame, cause: ArrayLike, *, enough: float, provenance: dict[str, Any]) -> Score:
-    """Fit the score to errors whose cause (n,) is known; those of another cause than the four are left out.
+def fit_score(evidence: pd.DataFrame, planted: ArrayLike, *, enough: float, provenance: dict[str, Any]) -> Score:
+    """Fit the score to errors on images in which a known cause was planted, (n,); those of no such cause are left out.
 
     A kind weighs as the root of its frequency, so that the rare ones are seen. Raises ValueError where one of the four
     has fewer than five errors.
     """
-    cause = np.asarray(cause)
+    planted = np.asarray(planted)
     kinds = [kind for kind in KINDS if kind != "undetermined"]
-    number = {kind: int((cause == kind).sum()) for kind in kinds}
+    number = {kind: int((planted == kind).sum()) for kind in kinds}
     if min(number.values()) < 5:
         raise ValueError(f"every kind needs at least five errors to fit a score, found {number}")
-    known = np.isin(cause, kinds)
-    table = signals(evidence)[known]
+    known = np.isin(planted, kinds)
+    table = _by_side(signals(evidence)[known])
     scaler = StandardScaler().fit(table)
-    weight = np.array([number[kind] ** -0.5 for kind in cause[known]])
+    weight = np.array([number[kind] ** -0.5 for kind in planted[known]])
     # As strong as cross-validation over the phantoms that it was fitted on asked for.
-    model = LogisticRegression(C=0.03, max_iter=2000)
-    model.fit(scaler.transform(table), cause[known], sample_weight=weight / weight.mean())
+    model = LogisticRegression(C=0.1, max_iter=2000)
+    model.fit(scaler.transform(table), planted[known], sample_weight=weight / weight.mean())
     return Score(
         kinds=[str(kind) for kind in model.classes_],
         names=list(table.columns),
@@ -185,15 +195,20 @@ def fit_score(evidence: pd.DataFrame, cause: ArrayLike, *, enough: float, proven
 def sort_errors(evidence: pd.DataFrame, *, score: Score, rules: Rules) -> pd.DataFrame:
     """Sort errors by the score, with the ordered rules beside it.
 
+    The score says what an image is. That a finding is faint, or was never shown, explains the error only as far as the
+    model would have read a clear one: the share of the others' clear insides that it misreads in this border
+    (`border_misleads`) goes from ambiguity and blindness to the spurious feature.
+
     Returns, with the index of `evidence`: four columns `p_<kind>` that sum to 1; `best` and `runner_up`; `kind`, the
     best where it reaches `score.enough` and otherwise undetermined; `rule`, what the rules say; `reason`, a sentence.
     Raises ValueError where a column of `EVIDENCE` is missing, and where the score was fitted to other signals.
     """
-    table = signals(evidence)
+    table = _by_side(signals(evidence))
     if list(table.columns) != score.names:
         raise ValueError(f"the score was fitted to other signals: {sorted(set(table.columns) ^ set(score.names))}")
     standard = (table.to_numpy() - score.mean) / score.scale
     probs = softmax(standard @ np.transpose(score.coefficients) + score.intercept, axis=1)
+    probs = _blame_the_border(probs, score.kinds, evidence["border_misleads"].fillna(0.0).to_numpy())
     order, kinds = np.argsort(-probs, axis=1, kind="stable"), np.array(score.kinds, dtype=object)
     columns = {f"p_{kind.replace(' ', '_')}": probs[:, place] for place, kind in enumerate(kinds)}
     found = pd.DataFrame(columns, index=evidence.index)
@@ -202,6 +217,21 @@ def sort_errors(evidence: pd.DataFrame, *, score: Score, rules: Rules) -> pd.Dat
     found["rule"] = sort_by_rules(evidence, rules=rules)
     rows = evidence.assign(kind=found["kind"]).itertuples()
     return found.assign(reason=[reason(row) for row in rows])
+
+
+def _by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """Signals (n, d), and each but `missed` again, its sign turned in false alarms."""
+    side = 2 * table["missed"] - 1
+    return table.join(table.drop(columns="missed").mul(side, axis=0).add_suffix("_by_side"))
+
+
+def _blame_the_border(probs: np.ndarray, kinds: list[str], misleads: np.ndarray) -> np.ndarray:
+    """Probabilities (n, k) of what an image is, as those of why it was misread; misleads (n,) in [0, 1]."""
+    found = probs.copy()
+    for kind in ("clinical ambiguity", "model blindness"):
+        found[:, kinds.index(kind)] *= 1 - misleads
+    found[:, kinds.index("spurious feature")] += (probs - found).sum(axis=1)
+    return found
 
 
 def _of_label(evidence: pd.DataFrame) -> pd.DataFrame:
@@ -406,28 +436,54 @@ def neighbour_agreement(
     return (reference_y[nearest] == y_true[:, None]).mean(axis=1)
 
 
-def local_oddity(images: np.ndarray, normals: np.ndarray, *, components: int, side: int, seed: int) -> np.ndarray:
-    """How odd the oddest spot of an image is against training normals, (n,): peak of a smoothed residual, squared.
+def local_oddity(images: np.ndarray, normals: np.ndarray, *, side: int, rng: np.random.Generator) -> np.ndarray:
+    """How odd the oddest spot of an image is against training normals, (n,).
 
-    images, normals: uint8 (n, height, width). Both are averaged down to about `side` pixels, described by the
-    principal components of the normals, and what these leave unexplained is averaged over 3 x 3 pixels in units of
-    its spread among the normals. (Reconstruction error as novelty; Hoffmann 2007.)
+    images, normals: uint8 (n, height, width). All are averaged down to about `side` pixels and freed of slow changes of
+    brightness. Every patch is as odd as it is far from the nearest one of the normals at the same place, give or take a
+    pixel, in units of that distance's spread among the normals themselves. (A memory of normal patches: Roth et al.
+    2022, here on pixels.) Of very many normals some are drawn.
     """
+    if len(normals) > MOST_NORMALS:
+        normals = normals[rng.permutation(len(normals))[:MOST_NORMALS]]
     step = max(1, images.shape[1] // side)
-    small, reference = (_averaged(stack, step) for stack in (images, normals))
-    model = PCA(min(components, len(reference) - 1), svd_solver="randomized", random_state=seed)
-    model.fit(reference.reshape(len(reference), -1))
-
-    def residual(stack: np.ndarray) -> np.ndarray:
-        flat = stack.reshape(len(stack), -1)
-        left = (flat - model.inverse_transform(model.transform(flat))).reshape(stack.shape)
-        return uniform_filter(left, size=(0, 3, 3))
-
-    spread = residual(reference).std(axis=0) + 1e-6
-    return ((residual(small) / spread) ** 2).max(axis=(1, 2))
+    small, known = (_detail(_averaged(stack, step)) for stack in (images, normals))
+    own = np.arange(0, len(known), 4)  # enough of them to know the spread
+    worst = np.full(len(small), -np.inf)
+    for top, left in np.ndindex(*(len(range(1, extent - PATCH, PATCH_STEP)) for extent in small.shape[1:])):
+        y, x = 1 + top * PATCH_STEP, 1 + left * PATCH_STEP
+        bank = np.stack([_patches(known, y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)], axis=1)
+        usual = _to_nearest(_patches(known[own], y, x), bank, leave_out=own)
+        found = _to_nearest(_patches(small, y, x), bank)
+        worst = np.maximum(worst, (found - usual.mean()) / (usual.std() + 1e-6))
+    return worst
 
 
 def _averaged(images: np.ndarray, step: int) -> np.ndarray:
     cut = images.shape[1] // step * step
     n = len(images)
     return images[:, :cut, :cut].reshape(n, cut // step, step, cut // step, step).mean(axis=(2, 4), dtype=np.float32)
+
+
+def _detail(small: np.ndarray) -> np.ndarray:
+    return np.asarray(small - gaussian_filter(small, (0, 6, 6)))
+
+
+def _patches(stack: np.ndarray, y: int, x: int) -> np.ndarray:
+    """The patch of every image at one place, flat, (n, pixels)."""
+    return stack[:, y : y + PATCH, x : x + PATCH].reshape(len(stack), -1)
+
+
+def _to_nearest(patches: np.ndarray, bank: np.ndarray, *, leave_out: np.ndarray | None = None) -> np.ndarray:
+    """Distance of each patch (n, d) to the nearest one of the bank (images, shifts, d), its own image left out; (n,)."""
+    flat = bank.reshape(-1, bank.shape[2])
+    length = (flat**2).sum(axis=1)
+    nearest = np.empty(len(patches), np.float32)
+    for start in range(0, len(patches), 512):
+        part = patches[start : start + 512]
+        squared = (part**2).sum(axis=1)[:, None] + length - 2 * part @ flat.T
+        if leave_out is not None:
+            rows = np.arange(len(part))
+            squared.reshape(len(part), *bank.shape[:2])[rows, leave_out[start : start + 512]] = np.inf
+        nearest[start : start + 512] = squared.min(axis=1)
+    return np.sqrt(np.maximum(nearest, 0))
