@@ -37,12 +37,11 @@ class ExplanationsParams(Params):
 
 
 class Material(NamedTuple):
-    """All cases outside train, row by row, the median image of them, and whose insides each frame is given."""
+    """All cases outside train, row by row, and the median image of them."""
 
     cases: pd.DataFrame
     images: np.ndarray
     typical: np.ndarray
-    donors: np.ndarray
     masks: dict[str, np.ndarray]
 
 
@@ -67,11 +66,12 @@ def main() -> None:
     members = read_members("params.yaml")
     if strangers := set(params.layers) - set(members):
         raise ValueError(f"params.yaml: explanations.layers names {sorted(strangers)[0]}, which is no member")
-    material = read_material(members, params)
+    material = read_material(members)
     cases, rng = material.cases, np.random.default_rng(params.seed)
     chosen = rng.permutation(np.flatnonzero(cases["split"] == "test"))[: params.sanity_cases]
     shown = most_confident(cases, next(iter(members)))
-    answers = {name: answer(name, members[name], material, chosen, params, precision, rng) for name in members}
+    donors = whose_insides(cases, seed=params.seed)
+    answers = {name: answer(name, members[name], material, donors, chosen, params, precision, rng) for name in members}
 
     table = cases[["image_id"]]
     for name, found in answers.items():
@@ -92,11 +92,8 @@ def main() -> None:
     write_metrics("metrics/explanations.json", {"explanations": metrics})
 
 
-def read_material(members: dict[str, Member], params: ExplanationsParams) -> Material:
-    """Cases with each member's raw and calibrated answers, their images, and masks where the source has them.
-
-    Insides are those of clear cases of validation: what is clear a network says that never sees the frame.
-    """
+def read_material(members: dict[str, Member]) -> Material:
+    """Cases with each member's raw and calibrated answers, their images, and masks where the source has them."""
     table = pd.read_csv("data/prepare/cases.csv", usecols=lambda name: name == "marker")
     marker = [name for name in table if table[name].isin([0, 1]).all()]  # words of a source's own say something else
     cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true", *marker])
@@ -106,29 +103,36 @@ def read_material(members: dict[str, Member], params: ExplanationsParams) -> Mat
     images = np.load("data/prepare/images.npy", mmap_mode="r")[kept]
     paths = {name: Path(f"data/prepare/{name}.npy") for name in ("masks", "lungs")}
     masks = {name: np.load(path)[kept] for name, path in paths.items() if path.exists()}
-    cases = cases[kept].reset_index(drop=True)
+    return Material(cases[kept].reset_index(drop=True), images, np.median(images, axis=0).astype(np.uint8), masks)
+
+
+def whose_insides(cases: pd.DataFrame, *, seed: int) -> np.ndarray:
+    """For each case some clear cases of validation, by row: those that a network without the border is surest of."""
     witness = join(cases[["image_id"]], read_csv("data/reference/predictions.csv", ["image_id", "logit"]))["logit"]
-    donors = attention.clear_donors(
+    return attention.clear_donors(
         cases["y_true"].to_numpy(),
         cases["patient_id"].to_numpy(),
         witness.to_numpy(),
         among=(cases["split"] == "val").to_numpy(),
         number=INSIDES,
-        rng=np.random.default_rng(params.seed),
+        rng=np.random.default_rng(seed),
     )
-    return Material(cases, images, np.median(images, axis=0).astype(np.uint8), donors, masks)
 
 
 def answer(
     name: str,
     member: Member,
     material: Material,
+    donors: np.ndarray,
     chosen: np.ndarray,
     params: ExplanationsParams,
     precision: network.Precision,
     rng: np.random.Generator,
 ) -> Answer:
-    """Every map of one member, and what the checks on the `chosen` cases say of them."""
+    """Every map of one member, what its answers hang on, and what the checks on the `chosen` cases say of the maps.
+
+    donors: rows (n, k) of the cases whose insides each frame is given, -1 for none.
+    """
     cases, images = material.cases, material.images
     predictions = join(cases, read_csv(f"data/train/{name}/predictions.csv", ["image_id", "logit"]))
     threshold = decision_boundary(predictions["logit"], predictions[f"logit_{name}"])
@@ -151,9 +155,11 @@ def answer(
     hidden = read_logits(progress=partial(tqdm, desc=f"{name}: border hidden"))(
         attention.hide_border(images, material.typical, share=params.border)
     )
-    misled = np.full(material.donors.shape, np.nan)
-    for place, donor in enumerate(tqdm(material.donors.T, desc=f"{name}: other insides")):
+    misled = np.full(donors.shape, np.nan)
+    for place, donor in enumerate(tqdm(donors.T, desc=f"{name}: other insides")):
         there = donor >= 0
+        if not there.any():  # a label that validation has of no other patient
+            continue
         mixed = attention.change_inside(images[there], images[donor[there]], share=params.border)
         misled[there, place] = (read_logits()(mixed) > threshold) != (cases["y_true"][there] == 1)
     columns = attention.shares(maps, material.masks, share=params.border, positive=target > 0) | {

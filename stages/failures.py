@@ -105,7 +105,7 @@ def sorted_errors(evidence: pd.DataFrame, params: FailuresParams) -> pd.DataFram
 
 
 def oracle(evidence: pd.DataFrame, members: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """What was planted, and the cause of every answer, were it wrong, by the phantom's repairs; a row of evidence each."""
+    """What was planted, and the cause of every answer, were it wrong, by the phantom's repairs; as rows of evidence."""
     truth = read_csv("data/prepare/cases.csv", ["image_id", "cause", "y_clean"]).set_index("image_id")
     probs = {}
     for name in members:

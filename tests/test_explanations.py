@@ -505,6 +505,35 @@ def test_hiding_the_border_changes_the_frame_alone():
 # Deletion and insertion.
 
 
+def test_a_changed_inside_keeps_the_frame():
+    rng = np.random.default_rng(0)
+    images, insides = rng.integers(0, 256, (2, 4, 20, 20), dtype=np.uint8)
+    mixed = attention.change_inside(images, insides, share=0.15)
+    assert (mixed[:, 3:-3, 3:-3] == insides[:, 3:-3, 3:-3]).all()
+    frame = attention.border(20, share=0.15)
+    assert (mixed[:, frame] == images[:, frame]).all()
+    np.testing.assert_array_equal(attention.change_inside(images, images, share=0.15), images)
+
+
+def test_donors_are_clear_cases_of_the_label_and_of_other_patients():
+    rng = np.random.default_rng(0)
+    n = 200
+    y_true, groups, witness = rng.integers(0, 2, n), np.arange(n) // 2, rng.normal(size=n)
+    among = np.arange(n) < 60
+    donors = attention.clear_donors(y_true, groups, witness, among=among, number=6, rng=rng)
+    assert (donors >= 0).all()
+    assert among[donors].all()
+    assert (y_true[donors] == y_true[:, None]).all()
+    assert (groups[donors] != groups[:, None]).all()
+    assert all(len(set(row)) == 6 for row in donors.tolist())
+    for label, sign in ((0, -1), (1, 1)):
+        of_label = sign * witness[among & (y_true == label)]
+        assert (sign * witness[donors[y_true == label]]).min() >= np.median(of_label)
+    assert len(np.unique(donors[y_true == 1])) > 6  # each case has a draw of its own
+    few = attention.clear_donors(y_true, np.zeros(n), witness, among=among, number=6, rng=rng)
+    assert (few == -1).all()
+
+
 def test_a_map_of_what_matters_beats_the_opposite_order():
     images = np.zeros((1, 32, 32), dtype=np.uint8)
     images[0, :8, :8] = 255

@@ -157,7 +157,7 @@ def signals(evidence: pd.DataFrame) -> pd.DataFrame:
 
 
 def all_signals(evidence: pd.DataFrame) -> pd.DataFrame:
-    """The signals that the score reads, what it is told of the border, and all that is there and that it does not read."""
+    """The signals that the score reads, what is known of the border, and what else is there and is not read."""
     others = [name for name in (*BORDER, *BESIDE) if name in evidence]
     return signals(evidence).join(evidence[others].astype(float))
 
@@ -475,7 +475,7 @@ def _patches(stack: np.ndarray, y: int, x: int) -> np.ndarray:
 
 
 def _to_nearest(patches: np.ndarray, bank: np.ndarray, *, leave_out: np.ndarray | None = None) -> np.ndarray:
-    """Distance of each patch (n, d) to the nearest one of the bank (images, shifts, d), its own image left out; (n,)."""
+    """Distance (n,) of each patch (n, d) to the nearest one of the bank (images, shifts, d) of other images."""
     flat = bank.reshape(-1, bank.shape[2])
     length = (flat**2).sum(axis=1)
     nearest = np.empty(len(patches), np.float32)
