@@ -14,7 +14,19 @@ from torch import nn
 from stages.explanations import ExplanationsParams, Material, by_marker, verdict, where_it_looks
 from studies import shuffled_labels
 from tmv_lib import explanations, network
-from tmv_lib.attention import border, by_rule, ceiling, chance, empty, energy_inside, hide_border, pointing_game, shares
+from tmv_lib.attention import (
+    border,
+    by_rule,
+    ceiling,
+    chance,
+    change_inside,
+    clear_donors,
+    empty,
+    energy_inside,
+    hide_border,
+    pointing_game,
+    shares,
+)
 from tmv_lib.explanations import Explained, class_maps, explain, explainer, grad_cam, reader, target_layer
 from tmv_lib.faithfulness import area, deletion_and_insertion, random_order
 from tmv_lib.params import Member
@@ -508,11 +520,11 @@ def test_hiding_the_border_changes_the_frame_alone():
 def test_a_changed_inside_keeps_the_frame():
     rng = np.random.default_rng(0)
     images, insides = rng.integers(0, 256, (2, 4, 20, 20), dtype=np.uint8)
-    mixed = attention.change_inside(images, insides, share=0.15)
+    mixed = change_inside(images, insides, share=0.15)
     assert (mixed[:, 3:-3, 3:-3] == insides[:, 3:-3, 3:-3]).all()
-    frame = attention.border(20, share=0.15)
+    frame = border(20, share=0.15)
     assert (mixed[:, frame] == images[:, frame]).all()
-    np.testing.assert_array_equal(attention.change_inside(images, images, share=0.15), images)
+    np.testing.assert_array_equal(change_inside(images, images, share=0.15), images)
 
 
 def test_donors_are_clear_cases_of_the_label_and_of_other_patients():
@@ -520,7 +532,7 @@ def test_donors_are_clear_cases_of_the_label_and_of_other_patients():
     n = 200
     y_true, groups, witness = rng.integers(0, 2, n), np.arange(n) // 2, rng.normal(size=n)
     among = np.arange(n) < 60
-    donors = attention.clear_donors(y_true, groups, witness, among=among, number=6, rng=rng)
+    donors = clear_donors(y_true, groups, witness, among=among, number=6, rng=rng)
     assert (donors >= 0).all()
     assert among[donors].all()
     assert (y_true[donors] == y_true[:, None]).all()
@@ -530,7 +542,7 @@ def test_donors_are_clear_cases_of_the_label_and_of_other_patients():
         of_label = sign * witness[among & (y_true == label)]
         assert (sign * witness[donors[y_true == label]]).min() >= np.median(of_label)
     assert len(np.unique(donors[y_true == 1])) > 6  # each case has a draw of its own
-    few = attention.clear_donors(y_true, np.zeros(n), witness, among=among, number=6, rng=rng)
+    few = clear_donors(y_true, np.zeros(n), witness, among=among, number=6, rng=rng)
     assert (few == -1).all()
 
 
