@@ -155,17 +155,18 @@ def answer(
     hidden = read_logits(progress=partial(tqdm, desc=f"{name}: border hidden"))(
         attention.hide_border(images, material.typical, share=params.border)
     )
-    misled = np.full(donors.shape, np.nan)
-    for place, donor in enumerate(tqdm(donors.T, desc=f"{name}: other insides")):
-        there = donor >= 0
-        if not there.any():  # a label that validation has of no other patient
-            continue
-        mixed = attention.change_inside(images[there], images[donor[there]], share=params.border)
-        misled[there, place] = (read_logits()(mixed) > threshold) != (cases["y_true"][there] == 1)
+    misleads = attention.border_misleads(
+        lambda mixed: read_logits()(mixed) > threshold,
+        images,
+        cases["y_true"].to_numpy(),
+        donors,
+        share=params.border,
+        progress=partial(tqdm, desc=f"{name}: other insides"),
+    )
     columns = attention.shares(maps, material.masks, share=params.border, positive=target > 0) | {
         "border_effect": seen.logit - hidden,
         "border_flips": (seen.logit > threshold) != (hidden > threshold),
-        "border_misleads": mean_of_known(misled),
+        "border_misleads": misleads,
     }
 
     def probability(levels: np.ndarray) -> np.ndarray:
@@ -199,13 +200,6 @@ def answer(
         levels.assign(series=name),
         drawn.assign(series=[f"{name} {series}" for series in drawn["series"]]),
     )
-
-
-def mean_of_known(table: np.ndarray) -> np.ndarray:
-    """Mean of every row (n, k) over its entries that are not NaN, (n,); NaN where there is none."""
-    known = ~np.isnan(table)
-    count = known.sum(axis=1)
-    return np.divide(np.nansum(table, axis=1), count, out=np.full(len(table), np.nan), where=count > 0)
 
 
 def on_test(

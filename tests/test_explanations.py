@@ -16,6 +16,7 @@ from studies import shuffled_labels
 from tmv_lib import explanations, network
 from tmv_lib.attention import (
     border,
+    border_misleads,
     by_rule,
     ceiling,
     chance,
@@ -648,6 +649,25 @@ def film_cases(n: int) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     ids = {"patient_id": np.arange(n), "split": "test"}
     return pd.DataFrame({**ids, "y_true": np.tile([0, 1], n // 2), "y_prob_net": rng.random(n)})
+
+
+@pytest.mark.parametrize(("channel", "caught"), [(0, True), (1, False)])
+def test_who_reads_the_marker_is_misled_by_it_whatever_is_inside(planted, channel, caught):
+    images, finding = planted
+    sick = finding.any(axis=(1, 2)).astype(int)
+    images = images.copy()
+    images[:5, 2:8, 56:62] = images[20:25, 2:8, 56:62]  # five lose the marker, and five others get it
+    images[20:25, 2:8, 56:62] = 250
+    conflict = np.isin(np.arange(50), [*range(5), *range(20, 25)])
+    donors = clear_donors(
+        sick, np.arange(50), sick - 0.5, among=np.ones(50, dtype=bool), number=4, rng=np.random.default_rng(0)
+    )
+    read = reader(reads(channel), batch_size=16, precision="float32")
+    found = border_misleads(lambda mixed: read(mixed) > 0, images, sick, donors, share=0.15)
+    np.testing.assert_array_equal(found, np.where(conflict & caught, 1.0, 0.0))
+    donors[0] = -1
+    found = border_misleads(lambda mixed: read(mixed) > 0, images, sick, donors, share=0.15)
+    assert np.isnan(found).tolist() == [True] + [False] * 49
 
 
 def test_figures_and_their_chance_rest_on_the_same_cases():

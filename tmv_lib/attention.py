@@ -1,5 +1,8 @@
 """Which part of the image a map points at: shares of its energy, and what the image's frame is worth."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import numpy as np
 
 MIDLINE = 0.2  # width of the strip that spine and mediastinum fill in a frontal film, share of the side
@@ -84,6 +87,30 @@ def clear_donors(
         drawn = rng.permutation(others)[:number]
         found[case, : len(drawn)] = drawn
     return found
+
+
+def border_misleads(
+    called: Callable[[np.ndarray], np.ndarray],
+    images: np.ndarray,
+    y_true: np.ndarray,
+    donors: np.ndarray,
+    *,
+    share: float,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> np.ndarray:
+    """Share of the donors' insides that a network misreads in each image's frame, in [0, 1] (n,); NaN without donors.
+
+    called: images (m, side, side) to boolean (m,), called positive or not. y_true (n,): the label of each image, and of
+    its donors, rows (n, k) of the images, -1 for none. 0: no inside of this label is misread because of the frame.
+    """
+    wrong = np.full(donors.shape, np.nan)
+    for place, donor in enumerate(progress(list(donors.T))):
+        there = donor >= 0
+        if there.any():
+            mixed = change_inside(images[there], images[donor[there]], share=share)
+            wrong[there, place] = called(mixed) != (y_true[there] == 1)
+    known = (donors >= 0).sum(axis=1)
+    return np.divide(np.nansum(wrong, axis=1), known, out=np.full(len(images), np.nan), where=known > 0)
 
 
 def shares(
