@@ -20,7 +20,7 @@ from tmv_lib.stability import rank_correlation
 from tmv_lib.stage import run
 
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
-INSIDES = 6  # other patients' insides that each frame is given, a pass over all cases each
+DONORS = 8  # other patients with whom a misread image changes its inside, and its frame
 NOTHING_TO_LOOK_AT = "every map of the test split is empty", "no finding of the test split is named on a map"
 
 
@@ -70,7 +70,7 @@ def main() -> None:
     cases, rng = material.cases, np.random.default_rng(params.seed)
     chosen = rng.permutation(np.flatnonzero(cases["split"] == "test"))[: params.sanity_cases]
     shown = most_confident(cases, next(iter(members)))
-    donors = whose_insides(cases, seed=params.seed)
+    donors = draw_donors(cases, list(members), seed=params.seed)
     answers = {name: answer(name, members[name], material, donors, chosen, params, precision, rng) for name in members}
 
     table = cases[["image_id"]]
@@ -81,7 +81,10 @@ def main() -> None:
     metrics: dict[str, Any] = {name: found.metrics for name, found in answers.items()}
     metrics["map_agreement"] = on_test("rank_correlation", table["map_agreement"].to_numpy(), cases, params, rng)
     for name, found in answers.items():
-        metrics[name]["border_misleads"] = on_test("rate", found.columns["border_misleads"], cases, params, rng)
+        misread = (cases[f"y_prob_{name}"] > 0.5) != (cases["y_true"] == 1)
+        for column in ("border_misleads", "border_mends"):
+            of_errors = np.where(misread, found.columns[column], np.nan)
+            metrics[name][f"{column}_of_errors"] = on_test("rate", of_errors, cases, params, rng)
 
     layers = [{"member": name, "layer": metrics[name]["layer"], "method": params.method} for name in members]
     write_csv("data/explanations/cases.csv", table)
@@ -106,15 +109,17 @@ def read_material(members: dict[str, Member]) -> Material:
     return Material(cases[kept].reset_index(drop=True), images, np.median(images, axis=0).astype(np.uint8), masks)
 
 
-def whose_insides(cases: pd.DataFrame, *, seed: int) -> np.ndarray:
-    """For each case some clear cases of validation, by row: those that a network without the border is surest of."""
+def draw_donors(cases: pd.DataFrame, members: list[str], *, seed: int) -> np.ndarray:
+    """For each case that a member misreads, rows of clear cases of validation: clear to the network without border."""
     witness = join(cases[["image_id"]], read_csv("data/reference/predictions.csv", ["image_id", "logit"]))["logit"]
+    y_true, probs = cases["y_true"].to_numpy(), cases[[f"y_prob_{name}" for name in members]].to_numpy()
     return attention.clear_donors(
-        cases["y_true"].to_numpy(),
+        y_true,
         cases["patient_id"].to_numpy(),
         witness.to_numpy(),
+        asked=((probs > 0.5) != (y_true == 1)[:, None]).any(axis=1),
         among=(cases["split"] == "val").to_numpy(),
-        number=INSIDES,
+        number=DONORS,
         rng=np.random.default_rng(seed),
     )
 
@@ -131,7 +136,7 @@ def answer(
 ) -> Answer:
     """Every map of one member, what its answers hang on, and what the checks on the `chosen` cases say of the maps.
 
-    donors: rows (n, k) of the cases whose insides each frame is given, -1 for none.
+    donors: rows (n, k) of the cases with which each one changes its inside and its frame, -1 for none.
     """
     cases, images = material.cases, material.images
     predictions = join(cases, read_csv(f"data/train/{name}/predictions.csv", ["image_id", "logit"]))
@@ -155,18 +160,19 @@ def answer(
     hidden = read_logits(progress=partial(tqdm, desc=f"{name}: border hidden"))(
         attention.hide_border(images, material.typical, share=params.border)
     )
-    misleads = attention.border_misleads(
+    interchanged = attention.interchange(
         lambda mixed: read_logits()(mixed) > threshold,
         images,
         cases["y_true"].to_numpy(),
         donors,
         share=params.border,
-        progress=partial(tqdm, desc=f"{name}: other insides"),
+        progress=partial(tqdm, desc=f"{name}: borders interchanged"),
     )
     columns = attention.shares(maps, material.masks, share=params.border, positive=target > 0) | {
         "border_effect": seen.logit - hidden,
         "border_flips": (seen.logit > threshold) != (hidden > threshold),
-        "border_misleads": misleads,
+        "border_misleads": interchanged.misleads,
+        "border_mends": interchanged.mends,
     }
 
     def probability(levels: np.ndarray) -> np.ndarray:

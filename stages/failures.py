@@ -31,6 +31,7 @@ PLANTED = {
     "none": "undetermined",
 }
 REPAIRS = {"spurious": "spurious feature", "blind": "model blindness", "ambiguous": "clinical ambiguity"}
+TRIED = ["border_misleads", "border_mends"]  # on cases that a member misreads alone
 SCORE = Path(failures.__file__).with_name("taxonomy.json")
 SITE = "data/site/cases.csv"
 NO_SITE = f"{SITE}: no such file; the stage `site` makes it"
@@ -179,7 +180,7 @@ def gather(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """All evidence of every case outside train but the answers of a model, and the confident joint."""
     per_member = {
-        "explanations": ["border_flips", "border_misleads", "border", *lungs_known(members)],
+        "explanations": ["border_flips", *TRIED, "border", *lungs_known(members)],
         "uncertainty": ["expected_entropy", "mutual_information"],
         "stability": ["instability"],
     }
@@ -233,7 +234,7 @@ def answers(cases: pd.DataFrame, probs: np.ndarray, members: list[str]) -> pd.Da
         members_mutual_information=entropy_decomposition(probs.T).mutual_information,
         map_agreement=cases["map_agreement"],
     )
-    kinds = [kind for kind in ("border_misleads", *failures.BESIDE) if f"{kind}_{members[0]}" in cases]
+    kinds = [kind for kind in (*TRIED, *failures.BESIDE) if f"{kind}_{members[0]}" in cases]
     own = {kind: cases[[f"{kind}_{name}" for name in members]].set_axis(members, axis=1) for kind in kinds}
     flips = cases[[f"border_flips_{name}" for name in members]].to_numpy(dtype=bool)
     said = {

@@ -16,7 +16,6 @@ from studies import shuffled_labels
 from tmv_lib import explanations, network
 from tmv_lib.attention import (
     border,
-    border_misleads,
     by_rule,
     ceiling,
     chance,
@@ -25,6 +24,7 @@ from tmv_lib.attention import (
     empty,
     energy_inside,
     hide_border,
+    interchange,
     pointing_game,
     shares,
 )
@@ -532,19 +532,20 @@ def test_donors_are_clear_cases_of_the_label_and_of_other_patients():
     rng = np.random.default_rng(0)
     n = 200
     y_true, groups, witness = rng.integers(0, 2, n), np.arange(n) // 2, rng.normal(size=n)
-    among = np.arange(n) < 60
-    donors = clear_donors(y_true, groups, witness, among=among, number=6, rng=rng)
-    assert (donors >= 0).all()
+    among, asked = np.arange(n) < 60, rng.random(n) < 0.5
+    drawn = clear_donors(y_true, groups, witness, asked=asked, among=among, number=6, rng=rng)
+    np.testing.assert_array_equal(drawn >= 0, np.repeat(asked[:, None], 6, axis=1))
+    donors, label = drawn[asked], y_true[asked]
     assert among[donors].all()
-    assert (y_true[donors] == y_true[:, None]).all()
-    assert (groups[donors] != groups[:, None]).all()
+    assert (y_true[donors] == label[:, None]).all()
+    assert (groups[donors] != groups[asked][:, None]).all()
     assert all(len(set(row)) == 6 for row in donors.tolist())
-    for label, sign in ((0, -1), (1, 1)):
-        of_label = sign * witness[among & (y_true == label)]
-        assert (sign * witness[donors[y_true == label]]).min() >= np.median(of_label)
-    assert len(np.unique(donors[y_true == 1])) > 6  # each case has a draw of its own
-    few = clear_donors(y_true, np.zeros(n), witness, among=among, number=6, rng=rng)
-    assert (few == -1).all()
+    for kind, sign in ((0, -1), (1, 1)):
+        of_label = sign * witness[among & (y_true == kind)]
+        assert (sign * witness[donors[label == kind]]).min() >= np.median(of_label)
+    assert len(np.unique(donors[label == 1])) > 6  # each case has a draw of its own
+    nobody = clear_donors(y_true, np.zeros(n), witness, asked=asked, among=among, number=6, rng=rng)
+    assert (nobody == -1).all()
 
 
 def test_a_map_of_what_matters_beats_the_opposite_order():
@@ -652,22 +653,25 @@ def film_cases(n: int) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(("channel", "caught"), [(0, True), (1, False)])
-def test_who_reads_the_marker_is_misled_by_it_whatever_is_inside(planted, channel, caught):
+def test_who_reads_the_marker_is_misled_by_it_and_mended_by_another_border(planted, channel, caught):
     images, finding = planted
-    sick = finding.any(axis=(1, 2)).astype(int)
-    images = images.copy()
+    y_true = finding.any(axis=(1, 2)).astype(int)
+    images, faint = images.copy(), np.isin(np.arange(50), [5, 6])
     images[:5, 2:8, 56:62] = images[20:25, 2:8, 56:62]  # five lose the marker, and five others get it
     images[20:25, 2:8, 56:62] = 250
+    images[faint & (y_true == 1)] = np.where(finding, 15, images)[faint & (y_true == 1)]  # two lose the finding
     conflict = np.isin(np.arange(50), [*range(5), *range(20, 25)])
+    everybody, clear = np.ones(50, dtype=bool), ~conflict & ~faint
     donors = clear_donors(
-        sick, np.arange(50), sick - 0.5, among=np.ones(50, dtype=bool), number=4, rng=np.random.default_rng(0)
+        y_true, np.arange(50), y_true - 0.5, asked=everybody, among=clear, number=4, rng=np.random.default_rng(0)
     )
     read = reader(reads(channel), batch_size=16, precision="float32")
-    found = border_misleads(lambda mixed: read(mixed) > 0, images, sick, donors, share=0.15)
-    np.testing.assert_array_equal(found, np.where(conflict & caught, 1.0, 0.0))
+    found = interchange(lambda mixed: read(mixed) > 0, images, y_true, donors, share=0.15)
+    np.testing.assert_array_equal(found.misleads, np.where(conflict & caught, 1.0, 0.0))
+    np.testing.assert_array_equal(found.mends, np.where(faint & (not caught), 0.0, 1.0))
     donors[0] = -1
-    found = border_misleads(lambda mixed: read(mixed) > 0, images, sick, donors, share=0.15)
-    assert np.isnan(found).tolist() == [True] + [False] * 49
+    found = interchange(lambda mixed: read(mixed) > 0, images, y_true, donors, share=0.15)
+    assert np.isnan(found.misleads).tolist() == np.isnan(found.mends).tolist() == [True] + [False] * 49
 
 
 def test_figures_and_their_chance_rest_on_the_same_cases():

@@ -67,7 +67,7 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
         np.save(folder / f"data/explanations/maps_{name}.npy", rng.normal(size=(len(later), 7, 7)))
         explained[f"border_effect_{name}"] = rng.normal(size=len(later))
         explained[f"border_flips_{name}"] = rng.random(len(later)) < 0.1
-        explained[f"border_misleads_{name}"] = rng.integers(0, 7, len(later)) / 6
+        explained[[f"border_misleads_{name}", f"border_mends_{name}"]] = rng.integers(0, 9, (len(later), 2)) / 8
         moved[f"instability_{name}"] = rng.random(len(later))
         for perturbation in ("blur", "noise"):
             shaken = predictions.loc[later.index, ["image_id", "logit"]].assign(member=name, perturbation=perturbation)

@@ -1,7 +1,7 @@
 """Which part of the image a map points at: shares of its energy, and what the image's frame is worth."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,14 +67,15 @@ def clear_donors(
     groups: np.ndarray,
     witness: np.ndarray,
     *,
+    asked: np.ndarray,
     among: np.ndarray,
     number: int,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """For each case the rows of `number` clear cases of the same label and of other patients, drawn; (n, number).
+    """For the cases `asked` about the rows of `number` clear ones of the same label and other patients, (n, number).
 
-    Clear is the half of the cases `among` (n,) boolean, label by label, for whose label the `witness` (n,) speaks most:
-    the logit of a network that never sees the frame. -1 where there are fewer.
+    Clear is the half of the cases `among`, label by label, for whose label the `witness` (n,) speaks most: the logit of
+    a network that never sees the frame. asked, among: boolean (n,). -1 where there are fewer, or nobody asked.
     """
     found = np.full((len(y_true), number), -1)
     clear = {}
@@ -82,14 +83,25 @@ def clear_donors(
         rows = np.flatnonzero(among & (y_true == label))
         surest = rows[np.argsort(witness[rows] * (1 - 2 * label), kind="stable")]
         clear[label] = surest[: -(-len(rows) // 2)]
-    for case, label in enumerate(y_true):
-        others = clear[label][groups[clear[label]] != groups[case]]
-        drawn = rng.permutation(others)[:number]
+    for case in np.flatnonzero(asked):
+        donors = clear[int(y_true[case])]
+        drawn = rng.permutation(donors[groups[donors] != groups[case]])[:number]
         found[case, : len(drawn)] = drawn
     return found
 
 
-def border_misleads(
+class Interchanged(NamedTuple):
+    """What becomes of the answers when insides and frames are interchanged, each (n,) in [0, 1], NaN without donors.
+
+    misleads: share of the donors' insides that are misread in this image's frame. mends: share of the donors' frames in
+    which this image's inside is read rightly.
+    """
+
+    misleads: np.ndarray
+    mends: np.ndarray
+
+
+def interchange(
     called: Callable[[np.ndarray], np.ndarray],
     images: np.ndarray,
     y_true: np.ndarray,
@@ -97,20 +109,22 @@ def border_misleads(
     *,
     share: float,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-) -> np.ndarray:
-    """Share of the donors' insides that a network misreads in each image's frame, in [0, 1] (n,); NaN without donors.
+) -> Interchanged:
+    """Interchange insides and frames of images with those of their donors, one after the other.
 
     called: images (m, side, side) to boolean (m,), called positive or not. y_true (n,): the label of each image, and of
-    its donors, rows (n, k) of the images, -1 for none. 0: no inside of this label is misread because of the frame.
+    its donors, rows (n, k) of the images, -1 for none.
     """
-    wrong = np.full(donors.shape, np.nan)
+    right = np.full((2, *donors.shape), np.nan)
     for place, donor in enumerate(progress(list(donors.T))):
         there = donor >= 0
         if there.any():
-            mixed = change_inside(images[there], images[donor[there]], share=share)
-            wrong[there, place] = called(mixed) != (y_true[there] == 1)
-    known = (donors >= 0).sum(axis=1)
-    return np.divide(np.nansum(wrong, axis=1), known, out=np.full(len(images), np.nan), where=known > 0)
+            own, other, positive = images[there], images[donor[there]], y_true[there] == 1
+            right[0, there, place] = called(change_inside(own, other, share=share)) == positive
+            right[1, there, place] = called(change_inside(other, own, share=share)) == positive
+    number = (donors >= 0).sum(axis=1)
+    kept, mends = np.divide(np.nansum(right, axis=2), number, out=np.full((2, len(images)), np.nan), where=number > 0)
+    return Interchanged(1 - kept, mends)
 
 
 def shares(

@@ -43,14 +43,15 @@ EVIDENCE = (
     "ensemble_prob",  # mean of all members' calibrated probabilities
     "members_disagree",  # not all members decide alike
     "border_flips",  # with the image's border hidden the model decides otherwise
-    "border_misleads",  # share of other patients' clear insides of the label that the model misreads in this border
+    "border_misleads",  # share of others' clear cases of the label that the model misreads in this border
+    "border_mends",  # share of their borders in which it reads this image rightly
     "reference_prob",  # calibrated probability of a network that never sees the border, the witness
     "out_of_fold_prob",  # probability by heads fitted on the witness's features of other patients
     "neighbour_agreement",  # share of the nearest training cases, as the witness sees them, that bear the given label
     "distance_rank",  # how far from the training cases, as the witness sees them
     "oddity_rank",  # how odd the oddest spot is against training normals
 )
-BORDER = ("border_misleads", "border_flips", "members_disagree")
+BORDER = ("border_misleads", "border_mends", "border_flips", "members_disagree")
 BESIDE = (  # evidence that the frozen score does not read, each of it NaN where there is none
     "expected_entropy",  # doubt of the image, by dropout in the head, nats
     "mutual_information",  # doubt of the model, by the same, nats
@@ -105,6 +106,12 @@ def reason(row: Any) -> str:
     def given(prob: float) -> str:
         return f"{prob if row.y_true == 1 else 1 - prob:.0%}"
 
+    tried = ""
+    if not np.isnan(row.border_misleads):
+        tried = (
+            f"; in this border {row.border_misleads:.0%} of others' clear cases are misread, this one is read rightly in"
+            f" {row.border_mends:.0%} of their borders"
+        )
     odd = f"odder than {row.oddity_rank:.0%} and farther from training than {row.distance_rank:.0%} of validation"
     said = {
         "spurious feature": f"a network that never sees the border gives the label {given(row.reference_prob)}, this"
@@ -195,9 +202,9 @@ def fit_score(evidence: pd.DataFrame, planted: ArrayLike, *, enough: float, prov
 def sort_errors(evidence: pd.DataFrame, *, score: Score, rules: Rules) -> pd.DataFrame:
     """Sort errors by the score, with the ordered rules beside it.
 
-    The score says what an image is. That a finding is faint, or was never shown, explains the error only as far as the
-    model would have read a clear one: the share of the others' clear insides that it misreads in this border
-    (`border_misleads`) goes from ambiguity and blindness to the spurious feature.
+    The score says what an image is. That explains the error only as far as a repair mends it, which is tried on the
+    model. A finding that is faint, or was never shown, is to blame as far as a clear one is read in this border; the
+    rest (`border_misleads`) is the border's. The border is to blame as far as others' borders mend (`border_mends`).
 
     Returns, with the index of `evidence`: four columns `p_<kind>` that sum to 1; `best` and `runner_up`; `kind`, the
     best where it reaches `score.enough` and otherwise undetermined; `rule`, what the rules say; `reason`, a sentence.
@@ -208,7 +215,7 @@ def sort_errors(evidence: pd.DataFrame, *, score: Score, rules: Rules) -> pd.Dat
         raise ValueError(f"the score was fitted to other signals: {sorted(set(table.columns) ^ set(score.names))}")
     standard = (table.to_numpy() - score.mean) / score.scale
     probs = softmax(standard @ np.transpose(score.coefficients) + score.intercept, axis=1)
-    probs = _blame_the_border(probs, score.kinds, evidence["border_misleads"].fillna(0.0).to_numpy())
+    probs = _as_far_as_mended(probs, score.kinds, evidence["border_misleads"], evidence["border_mends"])
     order, kinds = np.argsort(-probs, axis=1, kind="stable"), np.array(score.kinds, dtype=object)
     columns = {f"p_{kind.replace(' ', '_')}": probs[:, place] for place, kind in enumerate(kinds)}
     found = pd.DataFrame(columns, index=evidence.index)
@@ -225,13 +232,18 @@ def _by_side(table: pd.DataFrame) -> pd.DataFrame:
     return table.join(table.drop(columns="missed").mul(side, axis=0).add_suffix("_by_side"))
 
 
-def _blame_the_border(probs: np.ndarray, kinds: list[str], misleads: np.ndarray) -> np.ndarray:
-    """Probabilities (n, k) of what an image is, as those of why it was misread; misleads (n,) in [0, 1]."""
+def _as_far_as_mended(
+    probs: np.ndarray, kinds: list[str], misleads: pd.Series, mends: pd.Series
+) -> NDArray[np.floating]:
+    """Probabilities (n, k) of what an image is, as those of why it was misread; misleads and mends (n,)."""
+    # A few tries make no certainty, and where none was made nothing is taken away.
+    misled, mended = (share.fillna(none).clip(0.05, 0.95).to_numpy() for share, none in ((misleads, 0.0), (mends, 1.0)))
     found = probs.copy()
     for kind in ("clinical ambiguity", "model blindness"):
-        found[:, kinds.index(kind)] *= 1 - misleads
+        found[:, kinds.index(kind)] *= 1 - misled
     found[:, kinds.index("spurious feature")] += (probs - found).sum(axis=1)
-    return found
+    found[:, kinds.index("spurious feature")] *= mended
+    return np.asarray(found / found.sum(axis=1, keepdims=True))
 
 
 def _of_label(evidence: pd.DataFrame) -> pd.DataFrame:
