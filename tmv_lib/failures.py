@@ -106,21 +106,15 @@ def reason(row: Any) -> str:
     def given(prob: float) -> str:
         return f"{prob if row.y_true == 1 else 1 - prob:.0%}"
 
-    tried = ""
-    if not np.isnan(row.border_misleads):
-        tried = (
-            f"; in this border {row.border_misleads:.0%} of others' clear cases are misread, this one is read rightly in"
-            f" {row.border_mends:.0%} of their borders"
-        )
+    tried = (
+        f"; in this border {row.border_misleads:.0%} of others' clear cases are misread, in their borders this one is read"
+        f" rightly in {row.border_mends:.0%}"
+    )
     odd = f"odder than {row.oddity_rank:.0%} and farther from training than {row.distance_rank:.0%} of validation"
     said = {
         "spurious feature": f"a network that never sees the border gives the label {given(row.reference_prob)}, this"
         f" one {given(row.y_prob)}; hiding the border {'flips' if row.border_flips else 'does not flip'} the answer"
-        + (
-            ""
-            if np.isnan(row.border_misleads)
-            else f", and in this border {row.border_misleads:.0%} of others' clear cases of this label are misread"
-        ),
+        + ("" if np.isnan(row.border_misleads) else tried),
         "clinical ambiguity": f"the ensemble gives the label {given(row.ensemble_prob)}, and its members"
         f" {'disagree' if row.members_disagree else 'agree'}",
         "model blindness": f"the model gives the label {given(row.y_prob)} on an image {odd}",
