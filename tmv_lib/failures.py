@@ -107,8 +107,8 @@ def reason(row: Any) -> str:
         return f"{prob if row.y_true == 1 else 1 - prob:.0%}"
 
     tried = (
-        f"; in this border {row.border_misleads:.0%} of others' clear cases are misread, in their borders this one is read"
-        f" rightly in {row.border_mends:.0%}"
+        f"; in this border {row.border_misleads:.0%} of others' clear cases are misread, in their borders this one is"
+        f" read rightly in {row.border_mends:.0%}"
     )
     odd = f"odder than {row.oddity_rank:.0%} and farther from training than {row.distance_rank:.0%} of validation"
     said = {
