@@ -169,6 +169,10 @@ def page(
     for _, row in table.iterrows():
         cells = [row["seed"], str(row["n_errors"]), f"{row['decided']:.0%}", *(said(row, name) for name in columns)]
         lines.append(f"| {' | '.join(cells)} |")
+
+    def phantoms(seeds: list[int]) -> str:
+        return ", ".join(map(str, seeds))
+
     crossed = failures.confusion(found, "best")
     likely, decided = matrix(crossed), matrix(failures.confusion(found, "kind"))
     fitted = ", ".join(f"{count} {kind}" for kind, count in score.provenance["n_errors"].items())
@@ -179,10 +183,10 @@ def page(
             "Made by `make validate-taxonomy`. On the phantom the cause of an error is defined by intervention: it is",
             "the repair that mends this model's error on this case (the marker put to its usual state, a faint finding",
             "made clear or taken away, an unseen finding replaced by a seen one, the label cleaned). The score in",
-            f"`tmv_lib/taxonomy.json` was fitted on the errors of phantoms {', '.join(map(str, FIT))}, by what was planted",
+            f"`tmv_lib/taxonomy.json` was fitted, by what was planted, on the errors of phantoms {phantoms(FIT)}",
             f"({fitted}).",
-            f"Here it is asked, with what was tried on each network, about phantoms {', '.join(map(str, FRESH))}: other",
-            "patients, other trainings, test.",
+            f"Here it is asked, with what was tried on each network, about phantoms {phantoms(FRESH)}: other patients,",
+            "other trainings, test.",
             "Errors of the two members and of their mean; intervals over patients. kappa takes the most likely kind of",
             "every error that a repair mends; where it decides, that kind has a probability of 0.6 or more.",
             "",

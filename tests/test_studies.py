@@ -282,6 +282,9 @@ def test_agreement_by_shuffled_evidence_is_that_of_chance():
     table["oddity_rank"] = np.where(cause == "model blindness", 0.99, 0.3)
     table["neighbour_agreement"] = np.where(cause == "annotation noise", 0.0, 0.8)
     table["members_disagree"] = cause == "clinical ambiguity"
+    table["ensemble_prob"] = np.where(cause == "clinical ambiguity", 0.5, table["y_true"] == 0)
+    table["border_misleads"] = (cause == "spurious feature") * 1.0
+    table["border_mends"] = (cause == "spurious feature") * 1.0
     errors = table.assign(cause=cause, patient_id=np.arange(n).astype(str), model="net")
     score = failures.fit_score(table, cause, enough=0.6, provenance={"n_errors": {}, "precision": "float32"})
     rules = failures.Rules(0.2, 0.25, 0.3, 0.9, 0.3)
