@@ -235,10 +235,11 @@ def gather(members: list[str], *, networks: bool = True) -> tuple[pd.DataFrame, 
     cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
     cases = cases[cases["split"] != "train"].reset_index(drop=True)
     columns = [f"{kind}_{name}" for name in members for kind in ("mutual_information", "distance")]
-    # A field may be empty: a constant map has no stability. What is missing is said, and never made up.
+    # A field may be empty: an empty map has no share in the border. What is missing is said, and never made up.
     doubt = read_signals("data/uncertainty/cases.csv", ["disagreement", *columns])
-    looked = {"explanations": "border_effect", "stability": "instability"}
-    wanted = {stage: [f"{kind}_{name}" for name in members] for stage, kind in looked.items()}
+    looked = {"explanations": ("border_effect", "border"), "stability": ("instability",)}
+    wanted = {stage: [f"{kind}_{name}" for kind in kinds for name in members] for stage, kinds in looked.items()}
+    wanted["explanations"].append("map_agreement")
     explained, moved = (
         read_signals(f"data/{stage}/cases.csv", columns)
         if networks
@@ -248,8 +249,8 @@ def gather(members: list[str], *, networks: bool = True) -> tuple[pd.DataFrame, 
     kinds = ("y_prob", "logit", "cross_fitted_logit")
     calibrated = read_csv("data/calibration/cases.csv", ["image_id", *(f"{k}_{m}" for m in members for k in kinds)])
     table = join(cases, calibrated, doubt, explained, moved)
-    names = ["disagreement"]
-    for kind in ("mutual_information", "distance", "border_effect", "instability"):
+    names = ["disagreement", "map_agreement"]
+    for kind in ("mutual_information", "distance", "border_effect", "border", "instability"):
         names += [f"{kind}_{name}" for name in members]
     return table, table[names]
 

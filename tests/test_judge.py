@@ -83,8 +83,9 @@ def test_one_model_is_judged_in_a_process_that_has_no_torch(project):
     assert set(of_policy["subgroups"]) >= {"sex: f", "sex: m"}
 
     # what only a network could tell is said to be missing
-    left_out = {f"{kind}_mine" for kind in ("mutual_information", "distance", "border_effect", "instability")}
-    assert set(of_policy["signals_left_out"].split(", ")) == {"disagreement", *left_out}
+    kinds = ("mutual_information", "distance", "border_effect", "border", "instability")
+    left_out = {"disagreement", "map_agreement", *(f"{kind}_mine" for kind in kinds)}
+    assert set(of_policy["signals_left_out"].split(", ")) == left_out
     assert of_policy["failures"]["absent"].startswith("not measured")
     assert metrics(found, "uncertainty")["uncertainty"]["mine"]["dropout_absent"].startswith("not measured")
     assert "not measured" in metrics(found, "site")["site"]["shift"]["pooled"]["features"]["absent"]

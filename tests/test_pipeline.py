@@ -246,6 +246,10 @@ def test_an_image_is_judged_as_the_test_split_was_by_the_learned_certainty(scrat
         assert scored[name].tolist() == said[name].fillna("").tolist()
     assert scored["deferred"].any()
     assert len(set(scored["kappa"].round(4))) > 10  # the signals tell the cases apart
+    everything, signals = ensemble.gather(list(system.readers))
+    signals = signals.set_index(everything["image_id"]).loc[cases["image_id"]].reset_index(drop=True)
+    np.testing.assert_allclose(scored[list(signals)], signals, atol=1e-5)
+    assert {"map_agreement", "border_densenet121"} <= set(system.policy.weights)
     weights = scratch / "data/train/densenet121/weights.safetensors"
     stored = load_file(weights)
     save_file(stored | {"head.bias": stored["head.bias"] + 1}, weights)

@@ -697,15 +697,23 @@ def test_a_signal_may_be_missing_for_some_or_for_all_but_not_its_column(answered
     moved.loc[val, "instability_net_2"] = np.nan
     moved.loc[moved.index % 3 == 0, "instability_densenet121"] = np.nan
     moved.to_csv(path, index=False)
+    maps = answered / "data/explanations/cases.csv"
+    explained = pd.read_csv(maps)
+    explained.loc[explained.index % 5 == 0, "border_net"] = np.nan  # what an empty map leaves, and all that tells of it
+    explained.to_csv(maps, index=False)
     run_stages(answered, monkeypatch, "ensemble")
     found = metrics(answered, "ensemble")["deferral"]
     assert found["signals_left_out"] == "instability_net_2"
     assert found["signals_missing"]["instability_densenet121"] == (moved.index % 3 == 0).sum()
-    assert "missing_instability_densenet121" in found["learned"]["coefficients"]
+    assert found["signals_missing"]["border_net"] == (explained.index % 5 == 0).sum()
+    assert {"missing_instability_densenet121", "missing_border_net"} <= set(found["learned"]["coefficients"])
     reasons = pd.read_csv("data/ensemble/cases.csv").set_index("image_id")["reason"].dropna()
     assert reasons.str.contains("a signal could not be measured").any()
     moved.drop(columns="instability_net").to_csv(path, index=False)
     with pytest.raises(ValueError, match=r"data/stability/cases\.csv: signal instability_net is missing"):
+        run_stages(answered, monkeypatch, "ensemble")
+    explained.drop(columns="map_agreement").to_csv(maps, index=False)
+    with pytest.raises(ValueError, match=r"data/explanations/cases\.csv: signal map_agreement is missing"):
         run_stages(answered, monkeypatch, "ensemble")
 
 

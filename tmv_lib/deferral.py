@@ -400,7 +400,8 @@ def learned_certainty(
     that difference by as much as its standard error; it is averaged over several ways to cut them.
 
     y_true, y_prob: (n,), y_prob calibrated on other cases or out-of-fold.
-    signals: (n, k) numbers, finite: disagreement, mutual information, instability, distance to the training images.
+    signals: (n, k) numbers, finite: disagreement, mutual information, distance to the training images, what the maps
+        tell.
     groups: (n,) patients. With errors, or correct cases, from fewer patients than folds the margin is kept.
     n_folds, n_foldings: folds by patient, and how many ways to cut them are averaged over; at least 2 and 1.
 

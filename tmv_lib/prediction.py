@@ -2,7 +2,8 @@
 
 A new image goes the way that the test split went: the same networks, calibrators, signals and policy, each from the
 files that the stages left, so that its certainty is the same score. Nothing is fitted here. Signals that one look at
-the image cannot give (dropout, hidden border, mild changes) are measured for each image: about ten passes a member.
+the image cannot give (dropout, map, hidden border, mild changes) are measured for each image: about ten passes a
+member.
 """
 
 import json
@@ -18,7 +19,7 @@ import yaml
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from tmv_lib import attention, explanations, network, perturbations, stability, uncertainty
+from tmv_lib import attention, explanations, network, perturbations, sanity, stability, uncertainty
 from tmv_lib.calibration import fit_calibrator
 from tmv_lib.deferral import fill_signals
 from tmv_lib.explanations import Explained
@@ -43,6 +44,7 @@ class Reader(NamedTuple):
     site. recalibrate: raw probabilities of dropout passes to calibrated ones. dropped: features (n, d) to raw
     probabilities (passes, n). distance: features to (n,). read: uint8 images to logit and features. explain, hidden,
     shaken: uint8 images to maps, to logits without the image's border, to instability given what `explain` said.
+    framed: maps (n, h, w) and the class named, 1 or -1, (n,), to the share of the map in the image's border.
     """
 
     read: Callable[[np.ndarray], network.Outputs]
@@ -54,6 +56,7 @@ class Reader(NamedTuple):
     explain: Callable[[np.ndarray], Explained]
     hidden: Callable[[np.ndarray], np.ndarray]
     shaken: Callable[[np.ndarray, Explained], np.ndarray]
+    framed: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class System(NamedTuple):
@@ -207,19 +210,21 @@ def _agree(again: pd.DataFrame, record: pd.DataFrame, name: str, tolerance: floa
 
 
 def _score(system: System, images: np.ndarray) -> Scored:
-    raw, shipped, deciding, signals = {}, {}, {}, {}
+    raw, shipped, deciding, maps, signals = {}, {}, {}, {}, {}
     first = None
     for name, reader in system.readers.items():
         said, seen = reader.read(images), reader.explain(images)
         first = said.features if first is None else first
         raw[f"logit_{name}"], deciding[name] = said.logit, reader.decide(said.logit)
-        shipped[name] = expit(reader.calibrate(said.logit))
+        shipped[name], maps[name] = expit(reader.calibrate(said.logit)), seen.maps
         passes = reader.recalibrate(reader.dropped(said.features))
         signals[f"mutual_information_{name}"] = uncertainty.entropy_decomposition(passes).mutual_information
         signals[f"distance_{name}"] = reader.distance(said.features)
         signals[f"border_effect_{name}"] = seen.logit - reader.hidden(images)
+        signals[f"border_{name}"] = reader.framed(seen.maps, np.where(shipped[name] > 0.5, 1, -1))
         signals[f"instability_{name}"] = reader.shaken(images, seen)
     signals["disagreement"] = np.ptp(np.stack(list(shipped.values())), axis=0)
+    signals["map_agreement"] = sanity.agreement(*list(maps.values())[:2])
     table = pd.DataFrame(signals)
     filled = fill_signals(table, medians=system.policy.medians, gaps=system.policy.gaps)
     found = pd.DataFrame({**raw, **{f"y_prob_{name}": expit(z) for name, z in deciding.items()}})
@@ -260,6 +265,10 @@ def _reader(
         compared = stability.stability(shaken, images, changes, target=np.ones(len(images), int), original=seen)
         return 1 - stability.per_case(compared)["rank_correlation"].to_numpy()
 
+    def framed(maps: np.ndarray, target: np.ndarray) -> np.ndarray:
+        named = maps * target[:, None, None]
+        return attention.shares(named, {}, share=look["border"], positive=target > 0)["border"]
+
     return Reader(
         read=partial(network.predict, model, batch_size=fit["batch_size"], precision=precision),
         calibrate=calibrate,
@@ -279,6 +288,7 @@ def _reader(
         explain=explainer(batch_size=look["batch_size"]),
         hidden=lambda images: read_logits(attention.hide_border(images, typical, share=look["border"])),
         shaken=instability,
+        framed=framed,
     )
 
 
