@@ -18,6 +18,7 @@ from tmv_lib.params import Member, Params, read, read_members
 from tmv_lib.reporting import adjust, counts, figure, mean
 from tmv_lib.stability import rank_correlation
 from tmv_lib.stage import run
+from tmv_lib.uncertainty import recalibrated
 
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 DONORS = 8  # other patients with whom a misread image changes its inside, and its frame
@@ -48,7 +49,8 @@ class Material(NamedTuple):
 class Answer(NamedTuple):
     """What one member's maps of the logit told, (n, h, w), with the class it names, columns (n,) and rows to draw.
 
-    untrained: maps (n, h, w) of a network that learned nothing, for the class that it names itself.
+    untrained: maps (n, h, w) of a network that learned nothing, for the class that it names itself. interchanged: the
+    calibrated probabilities once insides and frames were.
     """
 
     metrics: dict[str, Any]
@@ -56,6 +58,7 @@ class Answer(NamedTuple):
     maps: np.ndarray
     target: np.ndarray
     untrained: np.ndarray
+    interchanged: attention.Interchanged
     sanity: pd.DataFrame
     faithfulness: pd.DataFrame
 
@@ -78,6 +81,9 @@ def main() -> None:
         table = table.assign(**{f"{key}_{name}": column for key, column in found.columns.items()})
     first, second, *_ = answers.values()
     table = table.assign(map_agreement=sanity.agreement(first.maps, second.maps))
+    together = attention.Interchanged(*(np.mean(of, axis=0) for of in zip(*(a.interchanged for a in answers.values()))))
+    of_ensemble = attention.border_to_blame(together, cases["y_true"].to_numpy())
+    table = table.assign(**{f"{kind}_ensemble": column for kind, column in of_ensemble.items()})
     metrics: dict[str, Any] = {name: found.metrics for name, found in answers.items()}
     metrics["map_agreement"] = on_test("rank_correlation", table["map_agreement"].to_numpy(), cases, params, rng)
     for name, found in answers.items():
@@ -161,9 +167,10 @@ def answer(
         attention.hide_border(images, material.typical, share=params.border)
     )
     interchanged = attention.interchange(
-        lambda mixed: read_logits()(mixed) > threshold,
+        lambda mixed: recalibrated(
+            expit(read_logits()(mixed)), raw=expit(predictions["logit"]), calibrated=predictions[f"y_prob_{name}"]
+        ),
         images,
-        cases["y_true"].to_numpy(),
         donors,
         share=params.border,
         progress=partial(tqdm, desc=f"{name}: borders interchanged"),
@@ -171,8 +178,7 @@ def answer(
     columns = attention.shares(maps, material.masks, share=params.border, positive=target > 0) | {
         "border_effect": seen.logit - hidden,
         "border_flips": (seen.logit > threshold) != (hidden > threshold),
-        "border_misleads": interchanged.misleads,
-        "border_mends": interchanged.mends,
+        **attention.border_to_blame(interchanged, cases["y_true"].to_numpy()),
     }
 
     def probability(levels: np.ndarray) -> np.ndarray:
@@ -203,6 +209,7 @@ def answer(
         seen.maps,
         target,
         blank.maps * np.where(blank.logit > 0, 1, -1)[:, None, None],
+        interchanged,
         levels.assign(series=name),
         drawn.assign(series=[f"{name} {series}" for series in drawn["series"]]),
     )

@@ -180,12 +180,12 @@ def gather(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """All evidence of every case outside train but the answers of a model, and the confident joint."""
     per_member = {
-        "explanations": ["border_flips", *TRIED, "border", *lungs_known(members)],
+        "explanations": ["border_flips", "border", *lungs_known(members)],
         "uncertainty": ["expected_entropy", "mutual_information"],
         "stability": ["instability"],
     }
     names = {stage: [f"{kind}_{name}" for kind in kinds for name in members] for stage, kinds in per_member.items()}
-    names["explanations"].append("map_agreement")
+    names["explanations"] += ["map_agreement", *(f"{kind}_{name}" for kind in TRIED for name in [*members, "ensemble"])]
     cases = join(
         everything[everything["split"] != "train"].reset_index(drop=True),
         read_csv("data/calibration/cases.csv", ["image_id", *(f"logit_{name}" for name in members)]),
@@ -223,8 +223,8 @@ def lungs_known(members: list[str]) -> list[str]:
 def answers(cases: pd.DataFrame, probs: np.ndarray, members: list[str]) -> pd.DataFrame:
     """The evidence of every answer, right or wrong, a row a model and case; probs (n, members) decide at 0.5.
 
-    What a member's border, map or dropout tells is, for the ensemble, the mean over the members that have it; hiding
-    the border flips the ensemble where it flips every member. Borders were changed for the members as shipped.
+    What a member's map or dropout tells is, for the ensemble, the mean over the members that have it; hiding the
+    border flips the ensemble where it flips every member. Borders were changed for the members as shipped.
     """
     decided = probs > 0.5
     shared = cases[["image_id", "patient_id", "split", "y_true"]].assign(
@@ -234,7 +234,7 @@ def answers(cases: pd.DataFrame, probs: np.ndarray, members: list[str]) -> pd.Da
         members_mutual_information=entropy_decomposition(probs.T).mutual_information,
         map_agreement=cases["map_agreement"],
     )
-    kinds = [kind for kind in (*TRIED, *failures.BESIDE) if f"{kind}_{members[0]}" in cases]
+    kinds = [kind for kind in failures.BESIDE if f"{kind}_{members[0]}" in cases]
     own = {kind: cases[[f"{kind}_{name}" for name in members]].set_axis(members, axis=1) for kind in kinds}
     flips = cases[[f"border_flips_{name}" for name in members]].to_numpy(dtype=bool)
     said = {
@@ -245,7 +245,14 @@ def answers(cases: pd.DataFrame, probs: np.ndarray, members: list[str]) -> pd.Da
     said["ensemble"] = (probs.mean(axis=1), flips.all(axis=1), together)
     y_true = cases["y_true"].to_numpy()
     rows = [
-        shared.assign(model=model, y_prob=y_prob, border_flips=flipped, **beside, wrong=(y_prob > 0.5) != y_true)
+        shared.assign(
+            model=model,
+            y_prob=y_prob,
+            border_flips=flipped,
+            **{kind: cases[f"{kind}_{model}"] for kind in TRIED},
+            **beside,
+            wrong=(y_prob > 0.5) != y_true,
+        )
         for model, (y_prob, flipped, beside) in said.items()
     ]
     return pd.concat(rows, ignore_index=True)

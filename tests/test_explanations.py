@@ -9,6 +9,7 @@ import torch
 import yaml
 from captum.attr import IntegratedGradients, LayerGradCam
 from pytorch_grad_cam.utils.image import scale_cam_image
+from scipy.special import expit
 from torch import nn
 
 from stages.explanations import ExplanationsParams, Material, by_marker, verdict, where_it_looks
@@ -16,6 +17,7 @@ from studies import shuffled_labels
 from tmv_lib import explanations, network
 from tmv_lib.attention import (
     border,
+    border_to_blame,
     by_rule,
     ceiling,
     chance,
@@ -666,12 +668,16 @@ def test_who_reads_the_marker_is_misled_by_it_and_mended_by_another_border(plant
         y_true, np.arange(50), y_true - 0.5, asked=everybody, among=clear, number=4, rng=np.random.default_rng(0)
     )
     read = reader(reads(channel), batch_size=16, precision="float32")
-    found = interchange(lambda mixed: read(mixed) > 0, images, y_true, donors, share=0.15)
-    np.testing.assert_array_equal(found.misleads, np.where(conflict & caught, 1.0, 0.0))
-    np.testing.assert_array_equal(found.mends, np.where(faint & (not caught), 0.0, 1.0))
+
+    def found() -> dict[str, np.ndarray]:
+        said = interchange(lambda mixed: expit(read(mixed)), images, donors, share=0.15)
+        return border_to_blame(said, y_true)
+
+    np.testing.assert_array_equal(found()["border_misleads"], np.where(conflict & caught, 1.0, 0.0))
+    np.testing.assert_array_equal(found()["border_mends"], np.where(faint & (not caught), 0.0, 1.0))
     donors[0] = -1
-    found = interchange(lambda mixed: read(mixed) > 0, images, y_true, donors, share=0.15)
-    assert np.isnan(found.misleads).tolist() == np.isnan(found.mends).tolist() == [True] + [False] * 49
+    for share in found().values():
+        assert np.isnan(share).tolist() == [True] + [False] * 49
 
 
 def test_figures_and_their_chance_rest_on_the_same_cases():

@@ -67,13 +67,14 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
         np.save(folder / f"data/explanations/maps_{name}.npy", rng.normal(size=(len(later), 7, 7)))
         explained[f"border_effect_{name}"] = rng.normal(size=len(later))
         explained[f"border_flips_{name}"] = rng.random(len(later)) < 0.1
-        explained[[f"border_misleads_{name}", f"border_mends_{name}"]] = rng.integers(0, 9, (len(later), 2)) / 8
         moved[f"instability_{name}"] = rng.random(len(later))
         for perturbation in ("blur", "noise"):
             shaken = predictions.loc[later.index, ["image_id", "logit"]].assign(member=name, perturbation=perturbation)
             changed.append(shaken.assign(logit=shaken["logit"] + rng.normal(0, 0.3, len(later))))
     moved.loc[moved.index[0], "instability_net"] = np.nan  # a constant map
     explained[["map_agreement", *(f"border_{name}" for name in MEMBERS)]] = rng.random((len(later), 1 + len(MEMBERS)))
+    for name in (*MEMBERS, "ensemble"):
+        explained[[f"border_misleads_{name}", f"border_mends_{name}"]] = rng.integers(0, 9, (len(later), 2)) / 8
     explained.to_csv(folder / "data/explanations/cases.csv", index=False)
     pd.concat(changed).to_csv(folder / "data/stability/logits.csv", index=False)
     moved.to_csv(folder / "data/stability/cases.csv", index=False)

@@ -91,40 +91,49 @@ def clear_donors(
 
 
 class Interchanged(NamedTuple):
-    """What becomes of the answers when insides and frames are interchanged, each (n,) in [0, 1], NaN without donors.
+    """What is said of images whose insides and frames were interchanged with donors', each (n, k), NaN without a donor.
 
-    misleads: share of the donors' insides that are misread in this image's frame. mends: share of the donors' frames in
-    which this image's inside is read rightly.
+    inside: of the donor's inside in this image's frame. frame: of this image's inside in the donor's frame.
     """
 
-    misleads: np.ndarray
-    mends: np.ndarray
+    inside: np.ndarray
+    frame: np.ndarray
 
 
 def interchange(
-    called: Callable[[np.ndarray], np.ndarray],
+    read: Callable[[np.ndarray], np.ndarray],
     images: np.ndarray,
-    y_true: np.ndarray,
     donors: np.ndarray,
     *,
     share: float,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Interchanged:
-    """Interchange insides and frames of images with those of their donors, one after the other.
+    """Interchange insides and frames of images (n, side, side) with those of their donors, one after the other.
 
-    called: images (m, side, side) to boolean (m,), called positive or not. y_true (n,): the label of each image, and of
-    its donors, rows (n, k) of the images, -1 for none.
+    read: images (m, side, side) to a number each, (m,). donors: rows (n, k) of the images, -1 for none.
     """
-    right = np.full((2, *donors.shape), np.nan)
+    said = Interchanged(*(np.full(donors.shape, np.nan) for _ in Interchanged._fields))
     for place, donor in enumerate(progress(list(donors.T))):
         there = donor >= 0
         if there.any():
-            own, other, positive = images[there], images[donor[there]], y_true[there] == 1
-            right[0, there, place] = called(change_inside(own, other, share=share)) == positive
-            right[1, there, place] = called(change_inside(other, own, share=share)) == positive
-    number = (donors >= 0).sum(axis=1)
-    kept, mends = np.divide(np.nansum(right, axis=2), number, out=np.full((2, len(images)), np.nan), where=number > 0)
-    return Interchanged(1 - kept, mends)
+            own, other = images[there], images[donor[there]]
+            said.inside[there, place] = read(change_inside(own, other, share=share))
+            said.frame[there, place] = read(change_inside(other, own, share=share))
+    return said
+
+
+def border_to_blame(said: Interchanged, y_true: np.ndarray) -> dict[str, np.ndarray]:
+    """How far an image's frame makes a network wrong, by probabilities of interchanged images; shares (n,), or NaN.
+
+    y_true (n,): the label of each image, and of its donors. border_misleads: share of the donors' insides that are
+    misread in this frame. border_mends: share of the donors' frames in which this inside is read rightly.
+    """
+    right = [np.where(np.isnan(probs), np.nan, (probs > 0.5) == (y_true == 1)[:, None]) for probs in said]
+    number = (~np.isnan(said.inside)).sum(axis=1)
+    kept, mends = (
+        np.divide(np.nansum(of, axis=1), number, out=np.full(len(y_true), np.nan), where=number > 0) for of in right
+    )
+    return {"border_misleads": 1 - kept, "border_mends": mends}
 
 
 def shares(
