@@ -44,6 +44,7 @@ class FailuresParams(Params):
     unusual: Share
     neighbours: Annotated[int, Field(ge=1)]
     folds: Annotated[int, Field(ge=2, le=20)]
+    components: Annotated[int, Field(ge=1)]
     gap: Share
     false_negative: Annotated[float, Field(gt=0)]
     false_positive: Annotated[float, Field(gt=0)]
@@ -199,7 +200,10 @@ def gather(
     seen = read_rows("data/reference/features.npy", image_id=ids, wanted=everything["image_id"])
     distance = nearest_neighbour_distance(seen[~train], seen[train], k=params.neighbours)
     normals = images[train & (everything["y_true"] == 0).to_numpy()]
-    oddity = failures.local_oddity(images[~train], normals, side=56, rng=np.random.default_rng(params.seed))
+    oddity = failures.patch_oddity(images[~train], normals, side=56, rng=np.random.default_rng(params.seed))
+    options = {"components": params.components, "side": 56, "seed": params.seed}
+    residual = failures.residual_oddity(images[~train], normals, **options)
+    healthy = val & (y_true == 0)
     groups = cases["patient_id"].to_numpy()
     out_of_fold = failures.out_of_fold_probs(seen[~train], y_true, groups=groups, n_folds=params.folds, rng=rng)
     cases = cases.assign(
@@ -209,7 +213,8 @@ def gather(
             seen[~train], y_true, seen[train], everything["y_true"].to_numpy()[train], k=params.neighbours
         ),
         distance_rank=rank_among(distance, distance[val]),
-        oddity_rank=rank_among(oddity, oddity[val & (y_true == 0)]),
+        oddity_rank=rank_among(oddity, oddity[healthy]),
+        residual_rank=rank_among(residual, residual[healthy]),
     )
     return cases, failures.confident_joint(y_true, out_of_fold)
 

@@ -30,6 +30,7 @@ PLAIN = {
     "neighbour_agreement": 0.6,
     "distance_rank": 0.5,
     "oddity_rank": 0.5,
+    "residual_rank": 0.5,
 }
 LABELLED = ("y_prob", "ensemble_prob", "reference_prob", "out_of_fold_prob")
 
@@ -75,7 +76,7 @@ def clear_errors(n: int) -> tuple[pd.DataFrame, np.ndarray]:
     rng = np.random.default_rng(0)
     cause = np.repeat(list(CLEAR), n)
     table = pd.DataFrame([PLAIN | CLEAR[kind] for kind in cause])
-    for name in (*LABELLED, "neighbour_agreement", "distance_rank", "oddity_rank"):
+    for name in (*LABELLED, "neighbour_agreement", "distance_rank", "oddity_rank", "residual_rank"):
         table[name] = (table[name] + rng.normal(0, 0.03, len(table))).clip(0, 1)
     turned = rng.random(len(table)) < 0.5
     table.loc[turned, list(LABELLED)] = 1 - table.loc[turned, list(LABELLED)]
@@ -255,10 +256,14 @@ def normal_films(n: int) -> np.ndarray:
     return (waves + rng.normal(0, 3, (n, 56, 56))).clip(0, 255).astype(np.uint8)
 
 
-def test_a_spot_that_no_normal_has_is_odd():
+@pytest.mark.parametrize("kind", ["patch", "residual"])
+def test_a_spot_that_no_normal_has_is_odd(kind):
     images = normal_films(20)
     images[0, 30:36, 10:16] += 30
-    odd = failures.local_oddity(images, normal_films(100), side=56, rng=np.random.default_rng(0))
+    if kind == "patch":
+        odd = failures.patch_oddity(images, normal_films(100), side=56, rng=np.random.default_rng(0))
+    else:
+        odd = failures.residual_oddity(images, normal_films(100), components=10, side=56, seed=0)
     assert odd.argmax() == 0
     assert odd[0] > 3 * odd[1:].max()
 
@@ -266,13 +271,13 @@ def test_a_spot_that_no_normal_has_is_odd():
 def test_what_every_normal_has_in_one_place_is_odd_in_another():
     images = normal_films(20)
     images[0] = np.roll(images[0], 14, axis=1)  # the edge, and its mate that comes in from the side
-    odd = failures.local_oddity(images, normal_films(100), side=56, rng=np.random.default_rng(0))
+    odd = failures.patch_oddity(images, normal_films(100), side=56, rng=np.random.default_rng(0))
     assert odd[0] > 3 * odd[1:].max()
 
 
-def test_oddity_is_the_distance_to_the_nearest_patch_of_a_normal():
+def test_patch_oddity_is_the_distance_to_the_nearest_patch_of_a_normal():
     images, normals = normal_films(6), normal_films(30)
-    found = failures.local_oddity(images, normals, side=56, rng=np.random.default_rng(0))
+    found = failures.patch_oddity(images, normals, side=56, rng=np.random.default_rng(0))
     fine = [stack - gaussian_filter(stack.astype(np.float32), (0, 6, 6)) for stack in (images, normals)]
     places = range(1, 56 - 10, 4)
 

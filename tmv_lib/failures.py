@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, uniform_filter
 from scipy.special import logit, softmax
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
@@ -49,7 +50,8 @@ EVIDENCE = (
     "out_of_fold_prob",  # probability by heads fitted on the witness's features of other patients
     "neighbour_agreement",  # share of the nearest training cases, as the witness sees them, that bear the given label
     "distance_rank",  # how far from the training cases, as the witness sees them
-    "oddity_rank",  # how odd the oddest spot is against training normals
+    "oddity_rank",  # how far the oddest spot is from any training normal's in that place
+    "residual_rank",  # how far it is from what the components of training normals can make
 )
 BORDER = ("border_misleads", "border_mends", "border_flips", "members_disagree")
 BESIDE = (  # evidence that the frozen score does not read, each of it NaN where there is none
@@ -152,7 +154,7 @@ def signals(evidence: pd.DataFrame) -> pd.DataFrame:
     table = _of_label(evidence).drop(columns="y_prob")
     table = table.apply(logit).clip(-LARGEST, LARGEST).rename(columns=lambda name: name.replace("_prob", "_logit"))
     table["neighbour_agreement"] = evidence["neighbour_agreement"].astype(float)
-    for name in ("distance_rank", "oddity_rank"):
+    for name in ("distance_rank", "oddity_rank", "residual_rank"):
         table[name] = -np.log(1.01 - evidence[name])  # the unusual images are in the last hundredths of a rank
     return table.assign(missed=evidence["y_true"].astype(float))
 
@@ -442,7 +444,28 @@ def neighbour_agreement(
     return (reference_y[nearest] == y_true[:, None]).mean(axis=1)
 
 
-def local_oddity(images: np.ndarray, normals: np.ndarray, *, side: int, rng: np.random.Generator) -> np.ndarray:
+def residual_oddity(images: np.ndarray, normals: np.ndarray, *, components: int, side: int, seed: int) -> np.ndarray:
+    """How odd the oddest spot of an image is against training normals, (n,): peak of a smoothed residual, squared.
+
+    images, normals: uint8 (n, height, width). Both are averaged down to about `side` pixels, described by the
+    principal components of the normals, and what these leave unexplained is averaged over 3 x 3 pixels in units of
+    its spread among the normals. (Reconstruction error as novelty; Hoffmann 2007.)
+    """
+    step = max(1, images.shape[1] // side)
+    small, reference = (_averaged(stack, step) for stack in (images, normals))
+    model = PCA(min(components, len(reference) - 1), svd_solver="randomized", random_state=seed)
+    model.fit(reference.reshape(len(reference), -1))
+
+    def residual(stack: np.ndarray) -> np.ndarray:
+        flat = stack.reshape(len(stack), -1)
+        left = (flat - model.inverse_transform(model.transform(flat))).reshape(stack.shape)
+        return uniform_filter(left, size=(0, 3, 3))
+
+    spread = residual(reference).std(axis=0) + 1e-6
+    return ((residual(small) / spread) ** 2).max(axis=(1, 2))
+
+
+def patch_oddity(images: np.ndarray, normals: np.ndarray, *, side: int, rng: np.random.Generator) -> np.ndarray:
     """How odd the oddest spot of an image is against training normals, (n,).
 
     images, normals: uint8 (n, height, width). All are averaged down to about `side` pixels and freed of slow changes of
