@@ -33,7 +33,8 @@ WITHOUT: dict[int, tuple[str, dict[str, Any]]] = {
     43: ("model blindness", {"blind": 0.0}),
     44: ("spurious feature", {"marker_train": [0.0, 0.0], "marker_rest": [0.0, 0.0]}),
 }
-ENOUGH = 0.6  # the probability that the best kind must reach
+# The probability that the best kind must reach: by cross-validation over the fitted phantoms kappa is 0.8 there.
+ENOUGH = 0.7
 # Errors of the prototype of the phantom, when the aim was set.
 AIMED = {"clinical ambiguity": 17, "annotation noise": 8, "model blindness": 17, "spurious feature": 31}
 # Faster, and not asked about: neither sanity checks of maps nor what the site's labels buy is evidence.
@@ -188,7 +189,7 @@ def page(
             f"Here it is asked, with what was tried on each network, about phantoms {phantoms(FRESH)}: other patients,",
             "other trainings, test.",
             "Errors of the two members and of their mean; intervals over patients. kappa takes the most likely kind of",
-            "every error that a repair mends; where it decides, that kind has a probability of 0.6 or more.",
+            f"every error that a repair mends; where it decides, that kind has a probability of {ENOUGH} or more.",
             "",
             *lines,
             "",

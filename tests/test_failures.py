@@ -99,9 +99,7 @@ def test_a_score_finds_again_what_it_was_taught_and_abstains_between():
 def test_the_score_is_the_logistic_model_that_it_says():
     table, cause = clear_errors(20)
     score = failures.fit_score(table, cause, enough=0.6, provenance={})
-    signals = failures.signals(table).iloc[3]
-    turned = (2 * signals["missed"] - 1) * signals.drop("missed")
-    row = np.concatenate([signals, turned])
+    row = failures.signals(table).iloc[3].to_numpy()
     utility = np.array(score.coefficients) @ ((row - score.mean) / score.scale) + score.intercept
     by_hand = dict(zip(score.kinds, np.exp(utility)))
     lost = 0.05 * (by_hand["clinical ambiguity"] + by_hand["model blindness"])  # no try misled, every one mended

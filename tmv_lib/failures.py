@@ -130,8 +130,7 @@ def reason(row: Any) -> str:
 class Score(NamedTuple):
     """A frozen multinomial logistic model of what an image is: `softmax(intercept + coefficients (x - mean) / scale)`.
 
-    x are the signals, and each once more with its sign turned in false alarms: either side has weights of its own.
-    kinds: (k,), in the order of the rows of coefficients (k, d). names: (d,) of x. mean, scale: (d,). intercept: (k,).
+    kinds: (k,). names: (d,) of the signals x. mean, scale: (d,). coefficients: (k, d). intercept: (k,).
     enough: the probability that the best kind must reach. provenance: what it was fitted on.
     """
 
@@ -177,11 +176,11 @@ def fit_score(evidence: pd.DataFrame, planted: ArrayLike, *, enough: float, prov
     if min(number.values()) < 5:
         raise ValueError(f"every kind needs at least five errors to fit a score, found {number}")
     known = np.isin(planted, kinds)
-    table = _by_side(signals(evidence)[known])
+    table = signals(evidence)[known]
     scaler = StandardScaler().fit(table)
     weight = np.array([number[kind] ** -0.5 for kind in planted[known]])
     # As strong as cross-validation over the phantoms that it was fitted on asked for.
-    model = LogisticRegression(C=0.1, max_iter=2000)
+    model = LogisticRegression(C=0.3, max_iter=2000)
     model.fit(scaler.transform(table), planted[known], sample_weight=weight / weight.mean())
     return Score(
         kinds=[str(kind) for kind in model.classes_],
@@ -206,7 +205,7 @@ def sort_errors(evidence: pd.DataFrame, *, score: Score, rules: Rules) -> pd.Dat
     best where it reaches `score.enough` and otherwise undetermined; `rule`, what the rules say; `reason`, a sentence.
     Raises ValueError where a column of `EVIDENCE` is missing, and where the score was fitted to other signals.
     """
-    table = _by_side(signals(evidence))
+    table = signals(evidence)
     if list(table.columns) != score.names:
         raise ValueError(f"the score was fitted to other signals: {sorted(set(table.columns) ^ set(score.names))}")
     standard = (table.to_numpy() - score.mean) / score.scale
@@ -220,12 +219,6 @@ def sort_errors(evidence: pd.DataFrame, *, score: Score, rules: Rules) -> pd.Dat
     found["rule"] = sort_by_rules(evidence, rules=rules)
     rows = evidence.assign(kind=found["kind"]).itertuples()
     return found.assign(reason=[reason(row) for row in rows])
-
-
-def _by_side(table: pd.DataFrame) -> pd.DataFrame:
-    """Signals (n, d), and each but `missed` again, its sign turned in false alarms."""
-    side = 2 * table["missed"] - 1
-    return table.join(table.drop(columns="missed").mul(side, axis=0).add_suffix("_by_side"))
 
 
 def _as_far_as_mended(
