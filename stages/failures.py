@@ -1,6 +1,7 @@
 """What kinds of mistakes are these, and what does each need?"""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 from scipy.special import expit
+from tqdm import tqdm
 
 from tmv_lib import failures, figures
 from tmv_lib.calibration import fit_calibrator
@@ -32,6 +34,7 @@ PLANTED = {
 }
 REPAIRS = {"spurious": "spurious feature", "blind": "model blindness", "ambiguous": "clinical ambiguity"}
 TRIED = ["border_misleads", "border_mends"]  # on cases that a member misreads alone
+SIDE = 56  # pixels, about, to which an image is averaged down where its oddity is measured
 SCORE = Path(failures.__file__).with_name("taxonomy.json")
 SITE = "data/site/cases.csv"
 NO_SITE = f"{SITE}: no such file; the stage `site` makes it"
@@ -200,9 +203,13 @@ def gather(
     seen = read_rows("data/reference/features.npy", image_id=ids, wanted=everything["image_id"])
     distance = nearest_neighbour_distance(seen[~train], seen[train], k=params.neighbours)
     normals = images[train & (everything["y_true"] == 0).to_numpy()]
-    oddity = failures.patch_oddity(images[~train], normals, side=56, rng=np.random.default_rng(params.seed))
-    options = {"components": params.components, "side": 56, "seed": params.seed}
-    residual = failures.residual_oddity(images[~train], normals, **options)
+    odd = partial(tqdm, desc="oddity")
+    oddity = failures.patch_oddity(
+        images[~train], normals, side=SIDE, rng=np.random.default_rng(params.seed), progress=odd
+    )
+    residual = failures.residual_oddity(
+        images[~train], normals, components=params.components, side=SIDE, seed=params.seed
+    )
     healthy = val & (y_true == 0)
     groups = cases["patient_id"].to_numpy()
     out_of_fold = failures.out_of_fold_probs(seen[~train], y_true, groups=groups, n_folds=params.folds, rng=rng)

@@ -5,6 +5,8 @@ The evidence is a table with one row an error and the columns of `EVIDENCE`; ran
 that lie below.
 """
 
+from collections.abc import Callable, Iterable
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -458,13 +460,20 @@ def residual_oddity(images: np.ndarray, normals: np.ndarray, *, components: int,
     return ((residual(small) / spread) ** 2).max(axis=(1, 2))
 
 
-def patch_oddity(images: np.ndarray, normals: np.ndarray, *, side: int, rng: np.random.Generator) -> np.ndarray:
+def patch_oddity(
+    images: np.ndarray,
+    normals: np.ndarray,
+    *,
+    side: int,
+    rng: np.random.Generator,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> np.ndarray:
     """How odd the oddest spot of an image is against training normals, (n,).
 
     images, normals: uint8 (n, height, width). All are averaged down to about `side` pixels and freed of slow changes of
     brightness. Every patch is as odd as it is far from the nearest one of the normals at the same place, give or take a
     pixel, in units of that distance's spread among the normals themselves. (A memory of normal patches: Roth et al.
-    2022, here on pixels.) Of very many normals some are drawn.
+    2022, here on pixels.) Of very many normals some are drawn. progress may wrap the places (`tqdm`).
     """
     if len(normals) > MOST_NORMALS:
         normals = normals[rng.permutation(len(normals))[:MOST_NORMALS]]
@@ -472,8 +481,7 @@ def patch_oddity(images: np.ndarray, normals: np.ndarray, *, side: int, rng: np.
     small, known = (_detail(_averaged(stack, step)) for stack in (images, normals))
     own = np.arange(0, len(known), 4)  # enough of them to know the spread
     worst = np.full(len(small), -np.inf)
-    for top, left in np.ndindex(*(len(range(1, extent - PATCH, PATCH_STEP)) for extent in small.shape[1:])):
-        y, x = 1 + top * PATCH_STEP, 1 + left * PATCH_STEP
+    for y, x in progress(list(product(*(range(1, extent - PATCH, PATCH_STEP) for extent in small.shape[1:])))):
         bank = np.stack([_patches(known, y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)], axis=1)
         usual = _to_nearest(_patches(known[own], y, x), bank, leave_out=own)
         found = _to_nearest(_patches(small, y, x), bank)
