@@ -119,7 +119,8 @@ def _with_bar(figure: Figure, title: str) -> Figure:
     """The title (of any number of lines), the note and the colour bar of every sheet of maps, measured in inches."""
     figure.set_figheight(figure.get_figheight() + 0.18 * title.count("\n"))
     width, height = figure.get_size_inches()
-    figure.suptitle(title, fontsize=10.5, x=0.1 / width, ha="left", y=1 - 0.08 / height, va="top")
+    head = figure.suptitle(title, fontsize=10.5, x=0.1 / width, ha="left", y=1 - 0.08 / height, va="top")
+    head.set_in_layout(False)  # its room is kept below, once
     figure.text(0.1 / width, 0.08 / height, MAP_NOTE, fontsize=9)
     figure.tight_layout(
         rect=(0, 0.25 / height, 1 - 0.75 / width, 1 - (0.35 + 0.18 * title.count("\n")) / height), pad=0.4, h_pad=0.9
