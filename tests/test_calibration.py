@@ -12,8 +12,7 @@ from sklearn.isotonic import IsotonicRegression
 from torchmetrics.functional.classification import binary_calibration_error
 
 from stages import calibration as stage
-from stages import ensemble
-from tmv_lib import calibration
+from tmv_lib import calibration, policy
 from tmv_lib.calibration import (
     CALIBRATORS,
     at_prevalence,
@@ -787,10 +786,8 @@ def test_a_thinned_curve_keeps_its_corners():
 def test_calibration_after_deferral_is_that_of_the_decided():
     cases = made_test_split(np.random.default_rng(5), 300)
     cases = cases.assign(y_prob=expit(cases["logit"] - 1), deferred=cases["logit"].abs() < 1)
-    params = ensemble.EnsembleParams(
-        combine="mean_logit", folds=5, foldings=1, prevalences=[0.5], resamples=100, seed=0
-    )
-    found = ensemble.calibration_of_decided(cases, params, np.random.default_rng(0))
+    resampling = {"n_resamples": 100, "rng": np.random.default_rng(0)}
+    found = policy.calibration_of_decided(cases, **resampling)
     decided = cases[~cases["deferred"]]
     for name, part in (("decided", decided), ("all", cases)):
         assert found[name]["n"] == len(part)
@@ -798,7 +795,7 @@ def test_calibration_after_deferral_is_that_of_the_decided():
         assert found[name]["ece"] == pytest.approx(ece, abs=1e-12)
         large = calibration_in_the_large(part["y_true"], part["logit"] - 1)
         assert found[name]["in_the_large"] == pytest.approx(large, abs=1e-3)  # probabilities are clipped
-    nobody = ensemble.calibration_of_decided(cases.assign(deferred=True), params, np.random.default_rng(0))
+    nobody = policy.calibration_of_decided(cases.assign(deferred=True), **resampling)
     assert nobody["decided"]["ece_absent"] == "there is no such case"
 
 

@@ -6,9 +6,9 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import confusion_matrix, precision_score
 
-from tmv_lib import deferral, policy
-from tmv_lib.selective import cases_needed
-from tmv_lib.statistics import wilson_interval
+from tmv_lib import deferral, fitted_policy, guarantee, policy
+from tmv_lib.selective import augrc, cases_needed
+from tmv_lib.statistics import auroc, wilson_interval
 
 PRICES = policy.Prices(5.0, 1.0, 0.25)
 HUMAN = policy.Prices(5.0, 1.0, 0.25, sensitivity=0.9, specificity=0.8)
@@ -252,9 +252,66 @@ def test_a_baseline_without_errors_cannot_be_undercut(rng):
     assert rows["reduction"].isna().all()
 
 
+def test_what_is_decided_and_what_it_costs_agree_with_the_summary(rng, resampling):
+    cases = made(rng, prices=HUMAN).assign(y_prob_baseline=0.4)
+    told = policy.summary(cases, HUMAN, **resampling)
+    said = policy.decisions(cases, HUMAN, threshold=0.4, budget=None, prevalences=[0.1], **resampling)
+    cost = policy.costs(cases, HUMAN, **resampling)
+    assert said["errors_left"] == told["errors_left"]
+    assert said["errors_avoided"] == told["errors_deciding_all"] - told["errors_left"]
+    assert said["coverage"] == told["coverage"] == 1 - said["deferral_rate"]
+    assert said["at_prevalence"].keys() == {"0.1"}
+    assert cost["failure_cost"] == pytest.approx(told["failure_cost"], abs=1e-12)
+    assert cost["oracle_deferral_cost"] <= cost["failure_cost"] <= cost["random_deferral_cost"]
+    positives = cases["y_true"].mean()
+    assert cost["baseline_at_half_decides_all"]["cost"] == pytest.approx(5 * positives)  # it calls nobody positive
+    assert cost["net_benefit"] == pytest.approx(positives - cost["failure_cost"] / 5)
+    nobody = cases.assign(deferred=False)
+    assert policy.costs(nobody, HUMAN, **resampling)["ensemble_decides_all"]["reduction"] == 0
+
+
+def test_no_certainty_ranks_better_than_the_oracle(rng, resampling):
+    cases = made(rng)
+    scores = {"margin": cases["kappa"].to_numpy(), "learned": rng.random(len(cases))}
+    found = policy.rankings(cases, scores, **resampling)
+    assert found["oracle"]["eaurc"] == pytest.approx(0, abs=1e-12)
+    assert found["oracle"]["augrc"] < found["margin"]["augrc"] < found["learned"]["augrc"]
+    difference = augrc(wrong(cases), scores["learned"]) - augrc(wrong(cases), scores["margin"])
+    assert found["augrc_learned_minus_margin"] == pytest.approx(difference)
+    ends = policy.risk_coverage(cases, scores).groupby("series")["selective_risk"].last()
+    np.testing.assert_allclose(ends, wrong(cases).mean())  # whoever sorts, all cases hold the same errors
+
+
+def test_a_stack_that_fits_noise_does_not_know_other_patients(rng):
+    y_true, groups = np.arange(120) // 2 % 2, np.arange(120) // 2
+    logits = np.repeat(rng.normal(size=(60, 30)), 2, axis=0)  # both images of a patient say the same
+    fitted = fitted_policy.combine(logits, stack=fitted_policy.fit_stack(y_true, logits))
+    cross_fitted = {
+        way: fitted_policy.cross_fitted_prob(y_true, logits, groups=groups, way=way, n_folds=5, rng=rng)
+        for way in fitted
+    }
+    for way in ("mean_logit", "mean_probability"):
+        np.testing.assert_array_equal(cross_fitted[way], fitted[way])
+    assert auroc(y_true, fitted["stacking"]) > 0.8
+    assert auroc(y_true, cross_fitted["stacking"]) < 0.6
+
+
+def test_a_promise_is_held_against_the_test_split(rng):
+    cal, other, test = made(rng, 1200, spread=4), made(rng, 400, spread=4), made(rng, 300, spread=4)
+    found, _ = guarantee.promised(
+        cal, other, test, words="it may.", risk=0.1, delta=0.1, draws=500, n_resamples=100, rng=rng
+    )
+    told = found["pooled"]["ltt"]
+    accepted = test[test["kappa"] >= told["threshold"]]
+    assert told["test_coverage"] == len(accepted) / 300
+    assert told["test_selective_risk"] == pytest.approx(wrong(accepted).mean())
+    assert (found["ltt"], found["words"]) == (told, "it may.")
+    assert {"cal", "test"} <= found["audit"].keys()
+
+
 def test_certificates_look_at_one_image_of_a_patient_and_split_delta(rng):
     cal, other = made(rng, 1200, spread=4), made(rng, 400, spread=4)
-    found, promises, drawn = policy.certified(cal, other, risk=0.1, delta=0.1, rng=rng)
+    found, promises, drawn = guarantee.certified(cal, other, risk=0.1, delta=0.1, rng=rng)
     assert found["n_patients"] == len(drawn) == drawn["patient_id"].nunique() == 600
     assert [found[side]["delta"] for side in ("pooled", "positive", "negative")] == [0.1, 0.05, 0.05]
     assert found["positive"]["n_patients"] + found["negative"]["n_patients"] == 600
@@ -273,15 +330,15 @@ def test_certificates_look_at_one_image_of_a_patient_and_split_delta(rng):
 
 def test_too_few_cases_say_how_many_it_would_take(rng):
     cal = made(rng, 60)
-    found, _, _ = policy.certified(cal, made(rng, 400), risk=0.05, delta=0.1, rng=rng)
+    found, _, _ = guarantee.certified(cal, made(rng, 400), risk=0.05, delta=0.1, rng=rng)
     words = found["pooled"]["ltt"]["words"]
     assert "Nothing can be certified with 30 calibration patients" in words
     assert "needs 45 without an error" in words
     hopeless = cal.assign(decision=1 - cal["y_true"])
-    found, _, _ = policy.certified(hopeless, made(rng, 400), risk=0.05, delta=0.1, rng=rng)
+    found, _, _ = guarantee.certified(hopeless, made(rng, 400), risk=0.05, delta=0.1, rng=rng)
     assert "No number of such patients would do" in found["pooled"]["sgr"]["words"]
     one_sided = cal.assign(decision=1)
-    found, promises, _ = policy.certified(one_sided, made(rng, 400), risk=0.05, delta=0.1, rng=rng)
+    found, promises, _ = guarantee.certified(one_sided, made(rng, 400), risk=0.05, delta=0.1, rng=rng)
     assert found["negative"]["words"] == "Nothing can be certified: there is no such decision."
     assert "negative" not in promises
 
@@ -297,7 +354,7 @@ def test_promises_fail_no_more_often_than_delta_when_images_of_a_patient_err_tog
         cal.loc[1::2, ["y_true", "y_prob", "kappa", "decision"]] = cal.loc[
             ::2, ["y_true", "y_prob", "kappa", "decision"]
         ].to_numpy()
-        _, promises, _ = policy.certified(cal, made(world, 200, spread=4), risk=limit, delta=delta, rng=world)
+        _, promises, _ = guarantee.certified(cal, made(world, 200, spread=4), risk=limit, delta=delta, rng=world)
         for name in broken:
             certificate = getattr(promises["pooled"], name)
             accepted = population["kappa"] >= certificate.threshold
@@ -308,10 +365,10 @@ def test_promises_fail_no_more_often_than_delta_when_images_of_a_patient_err_tog
 
 def test_an_audit_judges_each_place(rng):
     cal, other = made(rng, 1200, spread=4), made(rng, 400, spread=4)
-    _, promises, drawn = policy.certified(cal, other, risk=0.1, delta=0.1, rng=rng)
+    _, promises, drawn = guarantee.certified(cal, other, risk=0.1, delta=0.1, rng=rng)
     worse = made(rng, 600, spread=4)
     worse["decision"] = np.where(rng.random(600) < 0.4, 1 - worse["decision"], worse["decision"])
-    audit = partial(policy.audited, drawn, promise=promises["pooled"], risk=0.1, delta=0.1, draws=500, rng=rng)
+    audit = partial(guarantee.audited, drawn, promise=promises["pooled"], risk=0.1, delta=0.1, draws=500, rng=rng)
     told, plotted = audit({"cal": drawn, "elsewhere": worse})
     for name in ("ltt", "sgr"):
         home, away = told["cal"][name], told["elsewhere"][name]

@@ -25,6 +25,7 @@ from tmv_lib.trust_card import (
     digest,
     figure,
     of_hundred,
+    read_stages,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -318,6 +319,17 @@ def test_sources_carry_the_digest_that_dvc_has(tmp_path, metrics, facts):
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_a_stage_that_has_not_run_is_no_source(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("site.json", '{"site": {"n": 3}}'), ("shift.json", '{"shift": {}}'), ("cases.csv", "a")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    files = {"site": ["cases.csv", "shift.json", "site.json"], "stability": ["stability.json"], "ensemble": []}
+    metrics, sources = read_stages(files, {"site": {"draws": 20}})
+    assert metrics == {"site": {"n": 3}}  # of what else lies there the digest alone is told
+    assert [(source.stage, source.params) for source in sources] == [("site", {"draws": 20}), ("ensemble", {})]
+    assert sources[0].files == {path: digest(path) for path in files["site"]}
+
+
 @pytest.mark.parametrize("size", ["A4", "letter"])
 def test_it_prints_as_a_page_and_the_crosswalk(tmp_path, metrics, facts, size):
     html, _ = told(metrics, facts)

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from tmv_lib import deferral
 from tmv_lib.files import whole
-from tmv_lib.statistics import FloatArray, as_binary, rank_among
+from tmv_lib.statistics import FloatArray, as_binary, patient_folds, rank_among
 
 REASONS = {
     "disagreement": "members disagree",
@@ -84,6 +84,25 @@ def combine(logits: ArrayLike, *, stack: list[float]) -> dict[str, FloatArray]:
         "mean_logit": expit(z.mean(axis=1)),
         "stacking": expit(stack[0] + z @ np.array(stack[1:])),
     }
+
+
+def cross_fitted_prob(
+    y_true: ArrayLike, logits: ArrayLike, *, groups: ArrayLike, way: str, n_folds: int, rng: np.random.Generator
+) -> FloatArray:
+    """The ensemble's probability (n,) of the cases that a stack is fitted on, each by what other patients fitted.
+
+    logits: (n, members), calibrated on other patients' cases. groups: (n,) patients. way: a key of `combine`; the means
+    fit nothing, and draw no folds.
+    """
+    y_true, z = as_binary(y_true), np.asarray(logits, dtype=float)
+    if way != "stacking":
+        return combine(z, stack=[0.0] * (1 + z.shape[1]))[way]
+    fold = patient_folds(y_true, groups, n_folds=n_folds, rng=rng)
+    stacked = np.empty(len(z))
+    for k in range(n_folds):
+        stack = fit_stack(y_true[fold != k], z[fold != k])
+        stacked[fold == k] = combine(z[fold == k], stack=stack)["stacking"]
+    return stacked
 
 
 def unusual(signals: pd.DataFrame, reference: pd.DataFrame, *, kind: str, above: float = UNUSUAL) -> np.ndarray:

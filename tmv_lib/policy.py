@@ -1,6 +1,7 @@
-"""What a deferral policy does on the cases of one split: figures with intervals, for whom, and what is guaranteed.
+"""What a deferral policy does on the cases of one split: figures with intervals, for whom, and what it is worth.
 
 `cases` has a row an image: `patient_id`, `y_true`, `y_prob`, `kappa`, `decision` (0 or 1), `deferred` (boolean).
+Where it is compared with the first member, `y_prob_baseline` and `baseline` are that one's probability and decision.
 `resampling` holds `n_resamples` and `rng` of `tmv_lib.statistics.bootstrap`.
 """
 
@@ -10,12 +11,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import logit
+from scipy.stats import rankdata
 
 from tmv_lib import deferral, selective
-from tmv_lib.calibration import prevalence_weights
-from tmv_lib.classification import accuracy
-from tmv_lib.reporting import figure, mean
-from tmv_lib.statistics import FloatArray, wilson_interval
+from tmv_lib.calibration import (
+    calibration_in_the_large,
+    calibration_test,
+    expected_calibration_error,
+    prevalence_weights,
+)
+from tmv_lib.classification import accuracy, negative_log_likelihood
+from tmv_lib.reporting import by_class, counts, curve, figure, mean
+from tmv_lib.statistics import FloatArray, auroc, wilson_interval
+
+_LEAST_PROBABILITY = 1e-6  # log odds stay finite
 
 
 class Prices(NamedTuple):
@@ -39,6 +49,11 @@ class Prices(NamedTuple):
         """`cost_fn`, `cost_fp` and the `review` of each case, the doctor's expected errors in it."""
         return self.errors | {"review": deferral.referral_cost(y_true, **self._asdict())}
 
+    def named(self) -> dict[str, dict[str, float]]:
+        """The prices under `cost` and the doctor under `reader`, in full words."""
+        cost = {"false_negative": self.cost_fn, "false_positive": self.cost_fp, "review": self.review}
+        return {"cost": cost, "reader": {"sensitivity": self.sensitivity, "specificity": self.specificity}}
+
     def verdict(self) -> str:
         """Whether deferral can pay at these prices, in words."""
         if self.chow_threshold > 0:
@@ -48,6 +63,178 @@ class Prices(NamedTuple):
             f"deferral never pays: a review costs {self.review:g}, an automatic decision is expected to cost at most"
             f" {most:.3g}, and the doctor reads with sensitivity {self.sensitivity:g}, specificity {self.specificity:g}"
         )
+
+
+def decide(
+    cases: pd.DataFrame, y_prob: np.ndarray, kappa: np.ndarray, prices: Prices, *, threshold: float
+) -> pd.DataFrame:
+    """The cases with `y_prob`, `kappa`, the cheapest `decision`, and whether each is `deferred`."""
+    return cases.assign(
+        y_prob=y_prob,
+        kappa=kappa,
+        decision=deferral.cheapest_decision(y_prob, **prices.errors),
+        deferred=deferral.decide(kappa, threshold=threshold),
+    )
+
+
+def ways_to_combine(
+    cases: pd.DataFrame, probs: dict[str, np.ndarray], *, combine: str, **resampling: Any
+) -> dict[str, Any]:
+    """How well each probability (n,), of a member or of a way to combine them, reads the cases; `combine` is in use."""
+    y_true, groups = cases["y_true"].to_numpy(), cases["patient_id"].to_numpy()
+    resampled: Callable[..., dict[str, Any]] = partial(figure, groups=groups, **resampling)
+    found: dict[str, Any] = counts(y_true, groups) | {"combine": combine}
+    for name, prob in probs.items():
+        found[name] = {"ece": expected_calibration_error(y_true, prob)}
+        found[name] |= resampled("auroc", auroc, y_true, prob, stratify=y_true)
+        found[name] |= resampled("nll", negative_log_likelihood, y_true, _log_odds(prob))
+        found[name] |= resampled("accuracy", accuracy, y_true, (prob > 0.5).astype(int))
+    return found
+
+
+def _log_odds(prob: np.ndarray) -> FloatArray:
+    return np.asarray(logit(np.clip(prob, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)))
+
+
+def decisions(
+    cases: pd.DataFrame,
+    prices: Prices,
+    *,
+    threshold: float,
+    budget: float | None,
+    prevalences: list[float],
+    **resampling: Any,
+) -> dict[str, Any]:
+    """What the policy decides at the threshold, how well, and what its calls are worth at each prevalence in (0, 1).
+
+    budget: the share of referrals that the threshold was chosen for, None where it was given.
+    """
+    y_true, decision = cases["y_true"].to_numpy(), cases["decision"].to_numpy()
+    groups, decided = cases["patient_id"].to_numpy(), ~cases["deferred"].to_numpy()
+    wrong = decision != y_true
+    of_decided: dict[str, Any] = {"groups": groups[decided], **resampling}
+    found: dict[str, Any] = counts(y_true, groups) | {"threshold": threshold}
+    found |= figure("coverage", mean, decided.astype(float), groups=groups, **resampling)
+    found["deferral_rate"] = 1 - found["coverage"]
+    found |= {"chow_threshold": prices.chow_threshold, "words": prices.verdict(), **prices.named()}
+    found |= {} if budget is None else {"budget": budget}
+    found |= figure("selective_risk", mean, wrong[decided].astype(float), **of_decided)
+    found |= by_class(y_true[decided], decision[decided], prefix="decided_", **of_decided)
+    found |= by_class(y_true, decision, prefix="deciding_all_", groups=groups, **resampling)
+    found["of_the_cases"] = decided_counts(cases)
+    found["at_prevalence"] = {
+        f"{prevalence:g}": predictive_values(cases, prevalence=prevalence, **resampling) for prevalence in prevalences
+    }
+    found["errors_deciding_all"] = int(wrong.sum())
+    found["errors_left"] = int(wrong[decided].sum())
+    found["errors_avoided"] = found["errors_deciding_all"] - found["errors_left"]
+    return found
+
+
+def costs(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str, Any]:
+    """What a case costs with the policy, with the first member or the ensemble deciding all, and with as many referrals
+    by lot, by |2p - 1| and by an oracle; the review price that pays, and the net benefit.
+    """
+    y_true, decision, deferred, baseline = (
+        cases[name].to_numpy().astype(int) for name in ("y_true", "decision", "deferred", "baseline")
+    )
+    of_case = prices.of(y_true)
+    resampled: Callable[..., dict[str, Any]] = partial(figure, groups=cases["patient_id"].to_numpy(), **resampling)
+
+    def cost(y_true: np.ndarray, *, weights: np.ndarray | None = None) -> Any:
+        return deferral.failure_cost(y_true, decision, deferred=deferred, weights=weights, **of_case)
+
+    rivals = {
+        "baseline": baseline,
+        "baseline_at_half": (cases["y_prob_baseline"].to_numpy() > 0.5).astype(int),
+        "ensemble": decision,
+    }
+    found = resampled("failure_cost", cost, y_true)
+    for name, y_pred in rivals.items():
+
+        def everything(y_true: np.ndarray, *, weights: np.ndarray | None = None, y_pred: np.ndarray = y_pred) -> Any:
+            return deferral.failure_cost(y_true, y_pred, weights=weights, **of_case)
+
+        def reduction(y_true: np.ndarray, *, weights: np.ndarray | None = None, rival: Any = everything) -> Any:
+            return 1 - cost(y_true, weights=weights) / rival(y_true, weights=weights)
+
+        found[f"{name}_decides_all"] = resampled("cost", everything, y_true) | resampled("reduction", reduction, y_true)
+    rate = [1 - mean((deferred == 0).astype(float))]
+    for name, rival in (("random", deferral.random_deferral_cost), ("oracle", deferral.oracle_deferral_cost)):
+        found[f"{name}_deferral_cost"] = float(rival(y_true, decision, deferral_rate=rate, **of_case)[0])
+    plain = _plain_rank(cases) <= deferred.sum()
+    found["plain_margin_deferral_cost"] = deferral.failure_cost(y_true, decision, deferred=plain, **of_case)
+    if deferred.any():
+        found["break_even_review_price"] = deferral.break_even_review_price(
+            y_true, decision, deferred, sensitivity=prices.sensitivity, specificity=prices.specificity, **prices.errors
+        )
+    else:
+        found["break_even_review_price_absent"] = "nobody is deferred"
+    found["doctor_reads_all_cost"] = float(np.mean(of_case["review"]))
+    benefit = partial(deferral.net_benefit, odds=prices.cost_fp / prices.cost_fn)
+
+    def with_referrals(y: np.ndarray, decision: Any, deferred: Any, referral: Any, *, weights: Any = None) -> Any:
+        return benefit(y, decision, deferred=deferred, referral=referral, weights=weights)
+
+    referral = of_case["review"] / prices.cost_fn
+    found |= resampled("net_benefit", with_referrals, y_true, decision, deferred, referral)
+    return found | resampled("net_benefit_deciding_all", benefit, y_true, decision)
+
+
+def _plain_rank(cases: pd.DataFrame) -> np.ndarray:
+    """Rank of each case by |2p - 1| from 1, the least certain first."""
+    return np.asarray(rankdata(np.abs(2 * cases["y_prob"].to_numpy() - 1), method="ordinal"))
+
+
+def calibration_of_decided(cases: pd.DataFrame, **resampling: Any) -> dict[str, Any]:
+    """Whether the probabilities hold among the cases that are decided, beside the same of all cases.
+
+    Deferral keeps the extreme probabilities: what is true of all need not be true of these.
+    """
+    found: dict[str, Any] = {}
+    for name, part in (("decided", cases[~cases["deferred"]]), ("all", cases)):
+        y_true, y_prob, groups = (part[column].to_numpy() for column in ("y_true", "y_prob", "patient_id"))
+        found[name] = counts(y_true, groups)
+        if part.empty:
+            found[name]["ece_absent"] = "there is no such case"
+            continue
+        found[name] |= calibration_test(y_true, y_prob, rng=resampling["rng"])._asdict()
+        found[name] |= figure(
+            "in_the_large", calibration_in_the_large, y_true, _log_odds(y_prob), groups=groups, **resampling
+        )
+    return found
+
+
+def rankings(cases: pd.DataFrame, scores: dict[str, np.ndarray], **resampling: Any) -> dict[str, Any]:
+    """How well each certainty (n,) sorts errors last: AURC, its excess over the oracle, AUGRC; and `learned` minus
+    `margin`, which must be among the scores.
+    """
+    error, groups = (cases["decision"] != cases["y_true"]).astype(int).to_numpy(), cases["patient_id"].to_numpy()
+    resampled: Callable[..., dict[str, Any]] = partial(figure, groups=groups, **resampling)
+    found: dict[str, Any] = {"n_errors": int(error.sum())}
+    for name, kappa in {**scores, "random": np.zeros(len(error)), "oracle": -error.astype(float)}.items():
+        found[name] = {}
+        for metric in (selective.aurc, selective.eaurc, selective.augrc):
+            found[name] |= resampled(metric.__name__, metric, error, kappa)
+
+    def difference(error: np.ndarray, *, weights: np.ndarray | None = None) -> Any:
+        return selective.augrc(error, scores["learned"], weights=weights) - selective.augrc(
+            error, scores["margin"], weights=weights
+        )
+
+    return found | resampled("augrc_learned_minus_margin", difference, error)
+
+
+def risk_coverage(cases: pd.DataFrame, scores: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Risk-coverage curves of each certainty (n,), of a lottery and of an oracle, as rows to draw."""
+    error = (cases["decision"] != cases["y_true"]).astype(int).to_numpy()
+    rows = [curve(name, **selective.risk_coverage_curve(error, kappa)._asdict()) for name, kappa in scores.items()]
+    n, n_errors = len(error), int(error.sum())
+    coverage = np.linspace(1 / n, 1, n)
+    rows.append(curve("random", coverage=coverage, selective_risk=np.full(n, n_errors / n)))
+    left = np.maximum(0, np.arange(1, n + 1) - (n - n_errors))
+    rows.append(curve("oracle", coverage=coverage, selective_risk=left / np.arange(1, n + 1)))
+    return pd.concat(rows)
 
 
 def summary(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str, Any]:
@@ -233,127 +420,32 @@ def sweep(cases: pd.DataFrame, prices: Prices, *, thresholds: FloatArray) -> pd.
     )
 
 
-class Promise(NamedTuple):
-    """The certificates of one side by both methods, and the grid that Learn-then-Test walked."""
+def cost_optimal(sweeps: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """The threshold that is cheapest on validation, what it promised there, and what it costs on test; a sweep each."""
+    found: dict[str, Any] = {"threshold": deferral.cost_optimal_threshold(sweeps["validation"])}
+    for name, rows in sweeps.items():
+        row = rows.loc[rows["threshold"] == found["threshold"]].iloc[0]
+        found |= {f"{name}_{key}": float(row[key]) for key in ("failure_cost", "coverage")}
+    return found
 
-    ltt: selective.Certificate
-    sgr: selective.Certificate
-    grid: FloatArray
 
-
-def certified(
-    cal: pd.DataFrame, other: pd.DataFrame, *, risk: float, delta: float, rng: np.random.Generator
-) -> tuple[dict[str, Any], dict[str, Promise], pd.DataFrame]:
-    """Certify pooled decisions at delta, and the positive and the negative ones each at delta / 2, from `cal`.
-
-    other: cases that chose the grid, none of them in `cal`. Images of one patient are not independent: one of each is
-    drawn by lot. Returns the figures, the promises by side, and the drawn cases.
+def swept(sweeps: dict[str, pd.DataFrame], test: pd.DataFrame, prices: Prices) -> pd.DataFrame:
+    """The sweeps, named, as rows to draw; beside `test`, one of them, what random, plain-margin and oracle deferral of
+    these cases cost at the same rate.
     """
-    drawn = cal.sample(frac=1, random_state=rng).drop_duplicates("patient_id")
-    found: dict[str, Any] = {"risk": risk, "delta": delta, "n_patients": len(drawn)}
-    found["population"] = "cases exchangeable with the cal split, one image a patient"
-    promises = {}
-    for side, level in (("pooled", delta), ("positive", delta / 2), ("negative", delta / 2)):
-        own, before = (
-            rows if side == "pooled" else rows[rows["decision"] == (side == "positive")] for rows in (drawn, other)
-        )
-        needed = selective.cases_needed(risk, level)
-        entry: dict[str, Any] = {"n_patients": len(own), "delta": level, "cases_needed_without_error": needed}
-        if own.empty or before.empty:
-            found[side] = entry | {"words": "Nothing can be certified: there is no such decision."}
-            continue
-        error, kappa = (own["decision"] != own["y_true"]).to_numpy(dtype=float), own["kappa"].to_numpy()
-        wrong = (before["decision"] != before["y_true"]).to_numpy(dtype=float)
-        limits = {"risk": risk, "delta": level}
-        start = selective.best_start(wrong, before["kappa"], n=len(own), **limits)
-        grid = selective.coverage_grid(before["kappa"], start=start, n_steps=20)
-        promises[side] = Promise(
-            selective.certify_ltt(error, kappa, grid=grid, **limits),
-            selective.certify_sgr(error, kappa, **limits),
-            grid,
-        )
-        both = {name: getattr(promises[side], name) for name in ("ltt", "sgr")}
-        words = "" if all(one.certified for one in both.values()) else _nothing(error, kappa, **limits)
-        found[side] = entry | {name: _told(one, words) for name, one in both.items()}
-    return found, promises, drawn
-
-
-def _told(certificate: selective.Certificate, words: str) -> dict[str, Any]:
-    if not certificate.certified:
-        return {"certified": False, "words": words}
-    return {
-        "certified": True,
-        "threshold": certificate.threshold,
-        "cal_coverage": certificate.coverage,
-        "cal_errors": certificate.errors,
-        "cal_accepted": certificate.n_accepted,
+    y_true, decision = test["y_true"].to_numpy(), test["decision"].to_numpy()
+    of_case, least = prices.of(y_true), _plain_rank(test)
+    like = sweeps["test"][["threshold", "coverage", "deferral_rate"]]
+    rate = like["deferral_rate"].to_numpy()
+    rivals = {
+        "random": deferral.random_deferral_cost(y_true, decision, deferral_rate=rate, **of_case),
+        "plain margin": [
+            deferral.failure_cost(y_true, decision, deferred=least <= count, **of_case)
+            for count in np.round(rate * len(test))
+        ],
+        "oracle": deferral.oracle_deferral_cost(y_true, decision, deferral_rate=rate, **of_case),
     }
-
-
-def _nothing(error: FloatArray, kappa: FloatArray, *, risk: float, delta: float) -> str:
-    """Why nothing is certified, and how many patients it would take, in words."""
-    ordered = error[np.argsort(-kappa, kind="stable")]
-    without_error = int(ordered.argmax()) if ordered.any() else len(ordered)
-    wanted = selective.cases_wanted(error, kappa, risk=risk, delta=delta)
-    words = (
-        f"Nothing can be certified with {len(error)} calibration patients: the surest {without_error} of them hold no"
-        f" error, and at most {risk:.0%} errors with {1 - delta:.4g} confidence needs"
-        f" {selective.cases_needed(risk, delta)} without an error at a threshold fixed beforehand. "
+    rows = [sweep.assign(series=name) for name, sweep in sweeps.items()]
+    return pd.concat(
+        [*rows, *(like.assign(failure_cost=cost, series=f"test, {name}") for name, cost in rivals.items())]
     )
-    words += (
-        "No number of such patients would do: even the surest err too often."
-        if wanted is None
-        else f"If their error rates stay what they are, it would take about {wanted} patients."
-    )
-    return words + " Who needs a guarantee sends every case to a doctor."
-
-
-def audited(
-    source: pd.DataFrame,
-    populations: dict[str, pd.DataFrame],
-    promise: Promise,
-    *,
-    risk: float,
-    delta: float,
-    draws: int,
-    rng: np.random.Generator,
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """How often certificates drawn from `source` are violated in each population, and the sorted true risks to plot."""
-    error, kappa = ((source["decision"] != source["y_true"]).to_numpy(dtype=float), source["kappa"].to_numpy())
-    found: dict[str, Any] = {"draws": draws, "n": len(source)}
-    plotted = []
-    for place, cases in populations.items():
-        truth = ((cases["decision"] != cases["y_true"]).to_numpy(dtype=float), cases["kappa"].to_numpy())
-        audits = selective.audit_certificates(
-            error,
-            kappa,
-            risk=risk,
-            delta=delta,
-            grid=promise.grid,
-            n=len(source),
-            draws=draws,
-            rng=rng,
-            population=truth,
-        )
-        found[place] = {}
-        for name, audit in audits.items():
-            violated = int(audit.violated.sum())
-            low, high = (float(end) for end in wilson_interval(violated, draws))
-            found[place][name] = {
-                "violation_rate": violated / draws,
-                "violation_rate_low": low,
-                "violation_rate_high": high,
-                "certified_share": float(np.isfinite(audit.threshold).mean()),
-                "mean_coverage": float(audit.coverage.mean()),
-            }
-            plotted.append(
-                pd.DataFrame(
-                    {
-                        "series": f"{name}, used on {place}",
-                        "share_of_draws": np.arange(1, draws + 1) / draws,
-                        "true_risk": np.sort(audit.risk),
-                    }
-                )
-            )
-    limit = pd.DataFrame({"series": "limit", "share_of_draws": [0.0, 1.0], "true_risk": [risk, risk]})
-    return found, pd.concat([*plotted, limit])

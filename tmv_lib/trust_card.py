@@ -7,6 +7,7 @@ missing. Every figure on the card is read from it. A field says one of three thi
 
 import csv
 import hashlib
+import json
 import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,10 +18,12 @@ from string import Template
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 from pydantic import StringConstraints
 
-from tmv_lib.params import Params
+from tmv_lib.files import whole
+from tmv_lib.params import Member, Params
 
 NOT_MEASURED = "not measured"
 QUESTIONS = (
@@ -222,6 +225,49 @@ def of_hundred(counts: Mapping[str, int]) -> dict[str, int]:
     for name in most[: 100 - sum(found.values())]:
         found[name] += 1
     return found
+
+
+def read_stages(
+    files: Mapping[str, Sequence[str]], params: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Any], list[Source]]:
+    """The metrics of the stages that have run, and where they come from.
+
+    files: what is read of each stage, in the order of the pipeline; its metrics are in `<stage>.json`. A stage of whose
+    files none is there has not run. params: what each stage was told.
+    """
+    metrics: dict[str, Any] = {}
+    sources = []
+    for stage, paths in files.items():
+        found = [path for path in paths if Path(path).exists()]
+        if paths and not found:
+            continue
+        for path in (path for path in found if Path(path).name == f"{stage}.json"):
+            metrics |= json.loads(Path(path).read_text(encoding="utf-8"))
+        sources.append(Source(stage, params.get(stage, {}), {path: digest(path) for path in found}))
+    return metrics, sources
+
+
+def in_words(member: Member | None) -> str:
+    """What a member is; None where there is no network to ask."""
+    if member is None:
+        return "known by its predictions alone"
+    origin = f"{'trained here' if member.train else 'taken as it is'} from weights {member.weights}"
+    return f"{member.architecture}, {origin}, dropout {member.dropout:g}, seed {member.seed}"
+
+
+def examples(errors: pd.DataFrame, images: np.ndarray, cases: pd.DataFrame, *, sheets: str) -> list[Picture]:
+    """A picture of each error, with what the policy does with it.
+
+    errors: `image_id`, `kind`, `y_true`; images: (n, height, width) uint8, in the same order. cases: the policy's
+    `image_id`, `y_prob` and `deferred`. sheets: the folder of each kind's sheet, as seen from the card.
+    """
+    policies = cases.set_index("image_id").loc[errors["image_id"]]
+    pictures = []
+    for error, image, case in zip(errors.itertuples(), images, policies.itertuples(), strict=True):
+        truth, done = ("negative", "positive")[error.y_true], "to a doctor" if case.deferred else "decided"
+        caption = f"{error.kind}: {truth}, p {case.y_prob:.2f}, {done}"
+        pictures.append(Picture(png(image), caption, f"{sheets}/{str(error.kind).replace(' ', '_')}.png"))
+    return pictures
 
 
 def digest(path: str | Path) -> str:
@@ -625,6 +671,13 @@ CROSSWALK_NOTE = (
     " et al. 2024), Model Facts (Sendak et al. 2020; its label has no numbers, these are ours). They ask about a study,"
     " and this card answers for a model: what belongs into a paper is missing."
 )
+
+
+def write(folder: str | Path, told: Card) -> None:
+    """The card as `trust_card.html` and `trust_card.md` in a folder."""
+    for ending, text in (("html", as_html(told)), ("md", as_markdown(told))):
+        with whole(Path(folder) / f"trust_card.{ending}") as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
 def as_html(told: Card) -> str:
