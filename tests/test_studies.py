@@ -330,7 +330,8 @@ def test_the_study_runs_from_the_layout_to_the_table_on_a_tiny_phantom(tmp_path,
     found = errors.join(failures.sort_errors(errors, score=score, rules=failures.Rules(0.2, 0.25, 0.3, 0.9, 0.3)))
     row = taxonomy.measured(found, n_resamples=100, rng=np.random.default_rng(0))
     assert row["n_errors"] == len(errors) > 20
-    assert -1 <= row["kappa"] <= 1
+    assert ("kappa" in row) != ("kappa_absent" in row)  # so few errors may be of one kind in a resample
+    assert -1 <= row.get("kappa", 0) <= 1
 
 
 def tiny(params: dict) -> dict:
