@@ -33,7 +33,6 @@ PLANTED = {
     "none": "undetermined",
 }
 REPAIRS = {"spurious": "spurious feature", "blind": "model blindness", "ambiguous": "clinical ambiguity"}
-TRIED = ["border_misleads", "border_mends"]  # on cases that a member misreads alone
 SIDE = 56  # pixels, about, to which an image is averaged down where its oddity is measured
 SCORE = Path(failures.__file__).with_name("taxonomy.json")
 SITE = "data/site/cases.csv"
@@ -68,7 +67,7 @@ def main() -> None:
     columns = {name: answers(cases, expit(of_column.to_numpy()), members) for name, of_column in logits.items()}
     evidence = columns["as_shipped"]
     if phantom:
-        evidence["planted"], evidence["cause"] = oracle(evidence, members)
+        evidence["cause"] = oracle(evidence, members)
     errors = {name: sorted_errors(of_column, params) for name, of_column in columns.items()}
     shipped = errors["as_shipped"]
 
@@ -109,8 +108,8 @@ def sorted_errors(evidence: pd.DataFrame, params: FailuresParams) -> pd.DataFram
     return errors.assign(needs=errors["kind"].map(failures.NEEDS))
 
 
-def oracle(evidence: pd.DataFrame, members: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """What was planted, and the cause of every answer, were it wrong, by the phantom's repairs; as rows of evidence."""
+def oracle(evidence: pd.DataFrame, members: list[str]) -> np.ndarray:
+    """The cause of every answer, were it wrong, by the phantom's repairs, a row of evidence each."""
     truth = read_csv("data/prepare/cases.csv", ["image_id", "cause", "y_clean"]).set_index("image_id")
     probs = {}
     for name in members:
@@ -120,16 +119,15 @@ def oracle(evidence: pd.DataFrame, members: list[str]) -> tuple[np.ndarray, np.n
         again = recalibrated(expit(repairs["logit"]), raw=expit(raw["logit"]), calibrated=own["y_prob"])
         probs[name] = repairs.assign(y_prob=again).pivot_table(values="y_prob", index="image_id", columns="repair")
     probs["ensemble"] = sum(probs.values()) / len(members)
-    planted, causes = [], []
+    causes = []
     for model, own in evidence.groupby("model", sort=False):
         known, y_true = truth.loc[own["image_id"]], own["y_true"].to_numpy()
         answers = probs[model].reindex(index=own["image_id"], columns=list(REPAIRS)).to_numpy()
         right = ((answers > 0.5) == y_true[:, None]) & ~np.isnan(answers)
         mended = pd.DataFrame(right, columns=list(REPAIRS.values()))
         mended.insert(0, "annotation noise", known["y_clean"].to_numpy() != y_true)
-        planted.append(known["cause"].map(PLANTED).to_numpy(dtype=object))
-        causes.append(failures.cause_of_errors(planted[-1], mended))
-    return np.concatenate(planted), np.concatenate(causes)
+        causes.append(failures.cause_of_errors(known["cause"].map(PLANTED), mended))
+    return np.concatenate(causes)
 
 
 def subgroups(evidence: pd.DataFrame, params: FailuresParams, rng: np.random.Generator) -> dict[str, Any]:
@@ -184,12 +182,13 @@ def gather(
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """All evidence of every case outside train but the answers of a model, and the confident joint."""
     per_member = {
-        "explanations": ["border_flips", "border", *lungs_known(members)],
+        "explanations": ["border_effect", "border_flips", "border", *lungs_known(members)],
         "uncertainty": ["expected_entropy", "mutual_information"],
         "stability": ["instability"],
     }
     names = {stage: [f"{kind}_{name}" for kind in kinds for name in members] for stage, kinds in per_member.items()}
-    names["explanations"] += ["map_agreement", *(f"{kind}_{name}" for kind in TRIED for name in [*members, "ensemble"])]
+    tried = [f"{kind}_{name}" for kind in failures.TRIED for name in [*members, "ensemble"]]
+    names["explanations"] += ["map_agreement", *tried]
     cases = join(
         everything[everything["split"] != "train"].reset_index(drop=True),
         read_csv("data/calibration/cases.csv", ["image_id", *(f"logit_{name}" for name in members)]),
@@ -214,6 +213,7 @@ def gather(
     groups = cases["patient_id"].to_numpy()
     out_of_fold = failures.out_of_fold_probs(seen[~train], y_true, groups=groups, n_folds=params.folds, rng=rng)
     cases = cases.assign(
+        inside_prob=inside_prob(cases, members),
         reference_prob=expit(fit_calibrator("platt", y_true[val], cases["logit"][val])(cases["logit"])),
         out_of_fold_prob=out_of_fold,
         neighbour_agreement=failures.neighbour_agreement(
@@ -224,6 +224,16 @@ def gather(
         residual_rank=rank_among(residual, residual[healthy]),
     )
     return cases, failures.confident_joint(y_true, out_of_fold)
+
+
+def inside_prob(cases: pd.DataFrame, members: list[str]) -> np.ndarray:
+    """Mean of the members' calibrated probabilities with the border hidden, (n,)."""
+    probs = []
+    for name in members:
+        raw = join(cases[["image_id"]], read_csv(f"data/train/{name}/predictions.csv", ["image_id", "logit"]))["logit"]
+        hidden = expit(raw - cases[f"border_effect_{name}"])
+        probs.append(recalibrated(hidden, raw=expit(raw), calibrated=expit(cases[f"logit_{name}"])))
+    return np.asarray(np.mean(probs, axis=0))
 
 
 def lungs_known(members: list[str]) -> list[str]:
@@ -261,7 +271,7 @@ def answers(cases: pd.DataFrame, probs: np.ndarray, members: list[str]) -> pd.Da
             model=model,
             y_prob=y_prob,
             border_flips=flipped,
-            **{kind: cases[f"{kind}_{model}"] for kind in TRIED},
+            **{kind: cases[f"{kind}_{model}"] for kind in failures.TRIED},
             **beside,
             wrong=(y_prob > 0.5) != y_true,
         )
@@ -320,7 +330,7 @@ def priced(missed: dict[str, Any], params: FailuresParams) -> dict[str, Any]:
 def queues(errors: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The ensemble's errors by where they are sent, the likeliest of their kind first; undetermined: nearest to one."""
     own = errors[errors["model"] == "ensemble"]
-    likely = own.filter(regex="^p_").max(axis=1)
+    likely = own[[f"p_{kind.replace(' ', '_')}" for kind in failures.KINDS[:4]]].max(axis=1)
     others = errors[errors["model"] != "ensemble"].groupby("image_id")["model"].agg(" ".join)
     table = own.assign(probability=likely, members_that_err=own["image_id"].map(others).fillna("none"))
     table = table.sort_values("probability", ascending=False, kind="stable")

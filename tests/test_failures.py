@@ -25,6 +25,7 @@ PLAIN = {
     "border_flips": False,
     "border_misleads": 0.0,
     "border_mends": 1.0,
+    "inside_prob": 0.1,
     "reference_prob": 0.1,
     "out_of_fold_prob": 0.6,
     "neighbour_agreement": 0.6,
@@ -32,7 +33,7 @@ PLAIN = {
     "oddity_rank": 0.5,
     "residual_rank": 0.5,
 }
-LABELLED = ("y_prob", "ensemble_prob", "reference_prob", "out_of_fold_prob")
+LABELLED = ("y_prob", "ensemble_prob", "inside_prob", "reference_prob", "out_of_fold_prob")
 
 
 @pytest.mark.parametrize(
@@ -65,10 +66,11 @@ def test_missing_evidence_is_named(sort):
 
 # What each kind looks like when it is clear.
 CLEAR = {
-    "spurious feature": {"reference_prob": 0.95, "border_flips": True},
+    "spurious feature": {"reference_prob": 0.95, "inside_prob": 0.9, "border_flips": True, "border_misleads": 1.0},
     "clinical ambiguity": {"y_prob": 0.45, "ensemble_prob": 0.48, "members_disagree": True},
     "model blindness": {"oddity_rank": 0.99, "distance_rank": 0.95},
     "annotation noise": {"out_of_fold_prob": 0.02, "neighbour_agreement": 0.0, "reference_prob": 0.02},
+    "undetermined": {"border_mends": 0.0},  # no border, and nothing else, mends a plain mistake
 }
 
 
@@ -84,13 +86,16 @@ def clear_errors(n: int) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def test_a_score_finds_again_what_it_was_taught_and_abstains_between():
-    table, cause = clear_errors(30)
-    score = failures.fit_score(table[::2], cause[::2], enough=0.6, provenance={})
+    table, cause = clear_errors(100)
+    score = failures.fit_score(table[::2], cause[::2], enough=0.5, provenance={})
     found = failures.sort_errors(table[1::2], score=score, rules=RULES)
-    assert failures.kappa(cause[1::2], found["best"]) > 0.9
+    four = cause[1::2] != "undetermined"
+    assert failures.kappa(cause[1::2][four], found["best"][four]) > 0.9
     probs = found.filter(like="p_")
-    assert probs.shape[1] == 4
+    assert probs.shape[1] == 5
     np.testing.assert_allclose(probs.sum(axis=1), 1)
+    assert "undetermined" not in {*found["best"], *found["runner_up"]}
+    assert failures.kappa(cause[1::2], found["kind"]) > 0.9  # of five: a plain mistake is none of the four
     assert (found["best"] != found["runner_up"]).all()
     strict = failures.sort_errors(table, score=score._replace(enough=1.01), rules=RULES)
     assert set(strict["kind"]) == {"undetermined"}
@@ -99,36 +104,42 @@ def test_a_score_finds_again_what_it_was_taught_and_abstains_between():
 def test_the_score_is_the_logistic_model_that_it_says():
     table, cause = clear_errors(20)
     score = failures.fit_score(table, cause, enough=0.6, provenance={})
-    row = failures.signals(table).iloc[3].to_numpy()
-    utility = np.array(score.coefficients) @ ((row - score.mean) / score.scale) + score.intercept
-    by_hand = dict(zip(score.kinds, np.exp(utility)))
-    lost = 0.05 * (by_hand["clinical ambiguity"] + by_hand["model blindness"])  # no try misled, every one mended
-    by_hand |= {kind: 0.95 * by_hand[kind] for kind in ("clinical ambiguity", "model blindness")}
-    by_hand["spurious feature"] = 0.95 * (by_hand["spurious feature"] + lost)
-    by_hand = np.array(list(by_hand.values())) / sum(by_hand.values())
-    found = failures.sort_errors(table, score=score, rules=RULES).iloc[3]
-    np.testing.assert_allclose([found[f"p_{kind.replace(' ', '_')}"] for kind in score.kinds], by_hand, rtol=1e-12)
+    found = failures.sort_errors(table, score=score, rules=RULES)
+    missed = table["y_true"].to_numpy() == 1
+    for place in (np.flatnonzero(missed)[0], np.flatnonzero(~missed)[0]):
+        row = failures.signals(table).iloc[place].to_numpy()
+        x = np.concatenate([row, row if missed[place] else 0 * row])
+        utility = np.array(score.coefficients) @ ((x - score.mean) / score.scale) + score.intercept
+        by_hand = np.exp(utility) / np.exp(utility).sum()
+        columns = [f"p_{kind.replace(' ', '_')}" for kind in score.kinds]
+        np.testing.assert_allclose(found.iloc[place][columns].astype(float), by_hand, rtol=1e-12)
 
 
-def test_a_kind_counts_as_far_as_its_repair_mends():
+def shipped() -> failures.Score:
+    path = Path(failures.__file__).with_name("taxonomy.json")
+    return failures.Score(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def test_a_border_that_misleads_is_blamed_and_one_that_others_do_not_mend_is_not():
+    table, _ = clear_errors(30)
+
+    def blamed(**tried: float) -> np.ndarray:
+        return failures.sort_errors(table.assign(**tried), score=shipped(), rules=RULES)["p_spurious_feature"]
+
+    assert (np.diff([blamed(border_misleads=share) for share in (0, 0.5, 1)], axis=0) > 0).all()
+    assert (np.diff([blamed(border_mends=share) for share in (0, 0.5, 1)], axis=0) > 0).all()
+
+
+def test_what_was_not_tried_counts_for_nothing():
     table, cause = clear_errors(20)
     score = failures.fit_score(table, cause, enough=0.6, provenance={})
-
-    def odds(kind: str, against: str, **tried: float) -> np.ndarray:
-        found = failures.sort_errors(table.assign(**tried), score=score, rules=RULES)
-        np.testing.assert_allclose(found.filter(like="p_").sum(axis=1), 1)
-        return (found[f"p_{kind}"] / found[f"p_{against}"]).to_numpy()
-
-    for kind in ("clinical_ambiguity", "model_blindness"):  # a clear finding is read in half of the tries
-        free, half = (odds(kind, "annotation_noise", border_misleads=share) for share in (0.1, 0.55))
-        np.testing.assert_allclose(half, free / 2)
-    free, half = (odds("spurious_feature", "annotation_noise", border_mends=share) for share in (0.8, 0.4))
-    np.testing.assert_allclose(half, free / 2)
-    assert (odds("spurious_feature", "annotation_noise", border_misleads=0.9) > free).all()  # what those lose it gets
-    # What was not tried takes nothing away, and what never mended is not impossible.
-    untried = odds("spurious_feature", "model_blindness", border_misleads=np.nan, border_mends=np.nan)
-    np.testing.assert_allclose(untried, odds("spurious_feature", "model_blindness", border_misleads=0, border_mends=1))
-    assert (odds("spurious_feature", "model_blindness", border_misleads=0.0, border_mends=0.0) > 0).all()
+    usual = dict(zip(score.names, score.mean))
+    untried, as_usual = (
+        failures.sort_errors(table.assign(**tried), score=score, rules=RULES).filter(like="p_")
+        for tried in (dict.fromkeys(failures.TRIED, np.nan), {name: usual[name] for name in failures.TRIED})
+    )
+    pd.testing.assert_frame_equal(untried, as_usual)
+    assert untried.notna().all(axis=None)
 
 
 def test_a_score_of_other_signals_is_refused_and_so_is_a_kind_without_errors():
@@ -137,7 +148,7 @@ def test_a_score_of_other_signals_is_refused_and_so_is_a_kind_without_errors():
     with pytest.raises(ValueError, match="fitted to other signals"):
         failures.sort_errors(table, score=score._replace(names=score.names[:-1]), rules=RULES)
     with pytest.raises(ValueError, match="at least five errors"):
-        failures.fit_score(table[:34], cause[:34], enough=0.6, provenance={})
+        failures.fit_score(table[:44], cause[:44], enough=0.6, provenance={})
 
 
 def test_no_error_at_all_has_no_kind():
@@ -147,10 +158,10 @@ def test_no_error_at_all_has_no_kind():
 
 
 def test_the_shipped_score_belongs_to_the_code():
-    score = failures.Score(**json.loads(Path(failures.__file__).with_name("taxonomy.json").read_text(encoding="utf-8")))
     table, cause = clear_errors(30)
-    assert failures.kappa(cause, failures.sort_errors(table, score=score, rules=RULES)["best"]) > 0.4
-    assert score.provenance["phantom_seeds"]
+    four = cause != "undetermined"
+    assert failures.kappa(cause[four], failures.sort_errors(table[four], score=shipped(), rules=RULES)["best"]) > 0.4
+    assert shipped().provenance["phantom_seeds"]
 
 
 @pytest.mark.parametrize(

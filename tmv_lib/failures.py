@@ -48,6 +48,7 @@ EVIDENCE = (
     "border_flips",  # with the image's border hidden the model decides otherwise
     "border_misleads",  # share of others' clear cases of the label that the model misreads in this border
     "border_mends",  # share of their borders in which it reads this image rightly
+    "inside_prob",  # mean of the members' calibrated probabilities with the image's border hidden
     "reference_prob",  # calibrated probability of a network that never sees the border, the witness
     "out_of_fold_prob",  # probability by heads fitted on the witness's features of other patients
     "neighbour_agreement",  # share of the nearest training cases, as the witness sees them, that bear the given label
@@ -55,8 +56,8 @@ EVIDENCE = (
     "oddity_rank",  # how far the oddest spot is from any training normal's in that place
     "residual_rank",  # how far it is from what the components of training normals can make
 )
-BORDER = ("border_misleads", "border_mends", "border_flips", "members_disagree")
-BESIDE = (  # evidence that the frozen score does not read, each of it NaN where there is none
+TRIED = ("border_misleads", "border_mends")  # on cases that a member misreads alone
+BESIDE = (  # more that is known, where it is: NaN where it is not; neither score nor rules read any of it
     "expected_entropy",  # doubt of the image, by dropout in the head, nats
     "mutual_information",  # doubt of the model, by the same, nats
     "members_mutual_information",  # what the members dispute, nats
@@ -105,7 +106,7 @@ def sort_by_rules(evidence: pd.DataFrame, *, rules: Rules) -> pd.Series:
 
 
 def reason(row: Any) -> str:
-    """The sentence of evidence for the kind of one error; row has the columns of `EVIDENCE` and `kind`."""
+    """The sentence of evidence for one error; row has the columns of `EVIDENCE`, `kind` and `p_undetermined`."""
 
     def given(prob: float) -> str:
         return f"{prob if row.y_true == 1 else 1 - prob:.0%}"
@@ -124,16 +125,19 @@ def reason(row: Any) -> str:
         "model blindness": f"the model gives the label {given(row.y_prob)} on an image {odd}",
         "annotation noise": f"other patients' cases give the label {given(row.out_of_fold_prob)},"
         f" and {row.neighbour_agreement:.0%} of the neighbours bear it",
-        "undetermined": f"no kind reaches its evidence; out of fold the label has {given(row.out_of_fold_prob)}; {odd}",
+        "undetermined": f"no kind reaches its evidence, a plain mistake has {row.p_undetermined:.0%}; out of fold the"
+        f" label has {given(row.out_of_fold_prob)}; {odd}",
     }
     return said[row.kind]
 
 
 class Score(NamedTuple):
-    """A frozen multinomial logistic model of what an image is: `softmax(intercept + coefficients (x - mean) / scale)`.
+    """A frozen multinomial logistic model of what would mend an error.
 
-    kinds: (k,). names: (d,) of the signals x. mean, scale: (d,). coefficients: (k, d). intercept: (k,).
-    enough: the probability that the best kind must reach. provenance: what it was fitted on.
+    kinds: (k,). names: (d,) of the signals. mean, scale: (2d,) of the inputs x, which are the signals and each signal
+    once more where the error is a missed positive. coefficients: (k, 2d). intercept: (k,). The probabilities are
+    `softmax(intercept + coefficients (x - mean) / scale)`. enough: the one that the best kind must reach. provenance:
+    what it was fitted on.
     """
 
     kinds: list[str]
@@ -147,43 +151,40 @@ class Score(NamedTuple):
 
 
 def signals(evidence: pd.DataFrame) -> pd.DataFrame:
-    """What the score reads of the evidence, a row an error: logits of the given label, ranks and flags, as floats.
+    """What the score reads of the evidence, a row an error: logits of the given label, ranks and shares, as floats.
 
-    Nothing of it is about the border: what the image is, and what the model makes of it, are two questions.
-    Raises ValueError where a column of `EVIDENCE` is missing.
+    What was tried is NaN where it was not. Raises ValueError where a column of `EVIDENCE` is missing.
     """
     table = _of_label(evidence).drop(columns="y_prob")
     table = table.apply(logit).clip(-LARGEST, LARGEST).rename(columns=lambda name: name.replace("_prob", "_logit"))
     table["neighbour_agreement"] = evidence["neighbour_agreement"].astype(float)
     for name in ("distance_rank", "oddity_rank", "residual_rank"):
         table[name] = -np.log(1.01 - evidence[name])  # the unusual images are in the last hundredths of a rank
-    return table.assign(missed=evidence["y_true"].astype(float))
+    return table.join(evidence[list(TRIED)].astype(float)).assign(missed=evidence["y_true"].astype(float))
 
 
 def all_signals(evidence: pd.DataFrame) -> pd.DataFrame:
-    """The signals that the score reads, what is known of the border, and what else is there and is not read."""
-    others = [name for name in (*BORDER, *BESIDE) if name in evidence]
+    """The signals that the score reads, and what else is there and is not read."""
+    others = [name for name in ("border_flips", "members_disagree", *BESIDE) if name in evidence]
     return signals(evidence).join(evidence[others].astype(float))
 
 
-def fit_score(evidence: pd.DataFrame, planted: ArrayLike, *, enough: float, provenance: dict[str, Any]) -> Score:
-    """Fit the score to errors on images in which a known cause was planted, (n,); those of no such cause are left out.
+def fit_score(evidence: pd.DataFrame, cause: ArrayLike, *, enough: float, provenance: dict[str, Any]) -> Score:
+    """Fit the score to errors whose cause (n,) is known, `undetermined` where no repair mends them: plain mistakes.
 
-    A kind weighs as the root of its frequency, so that the rare ones are seen. Raises ValueError where one of the four
+    A kind weighs as the root of its frequency, so that the rare ones are seen. Raises ValueError where one of the five
     has fewer than five errors.
     """
-    planted = np.asarray(planted)
-    kinds = [kind for kind in KINDS if kind != "undetermined"]
-    number = {kind: int((planted == kind).sum()) for kind in kinds}
+    cause = np.asarray(cause)
+    number = {kind: int((cause == kind).sum()) for kind in KINDS}
     if min(number.values()) < 5:
         raise ValueError(f"every kind needs at least five errors to fit a score, found {number}")
-    known = np.isin(planted, kinds)
-    table = signals(evidence)[known]
-    scaler = StandardScaler().fit(table)
-    weight = np.array([number[kind] ** -0.5 for kind in planted[known]])
+    table = signals(evidence)
+    scaler = StandardScaler().fit(_by_side(table))
+    weight = np.array([number[kind] ** -0.5 for kind in cause])
     # As strong as cross-validation over the phantoms that it was fitted on asked for.
-    model = LogisticRegression(C=0.3, max_iter=2000)
-    model.fit(scaler.transform(table), planted[known], sample_weight=weight / weight.mean())
+    model = LogisticRegression(C=0.03, max_iter=2000)
+    model.fit(scaler.transform(_by_side(table)), cause, sample_weight=weight / weight.mean())
     return Score(
         kinds=[str(kind) for kind in model.classes_],
         names=list(table.columns),
@@ -199,49 +200,39 @@ def fit_score(evidence: pd.DataFrame, planted: ArrayLike, *, enough: float, prov
 def sort_errors(evidence: pd.DataFrame, *, score: Score, rules: Rules) -> pd.DataFrame:
     """Sort errors by the score, with the ordered rules beside it.
 
-    The score says what an image is. That explains the error only as far as a repair mends it, which is tried on the
-    model. A finding that is faint, or was never shown, is to blame as far as a clear one is read in this border; the
-    rest (`border_misleads`) is the border's. The border is to blame as far as others' borders mend (`border_mends`).
-
-    Returns, with the index of `evidence`: four columns `p_<kind>` that sum to 1; `best` and `runner_up`; `kind`, the
-    best where it reaches `score.enough` and otherwise undetermined; `rule`, what the rules say; `reason`, a sentence.
+    Returns, with the index of `evidence`: five columns `p_<kind>` that sum to 1, `p_undetermined` that of an error
+    which nothing would mend; `best` and `runner_up` of the four kinds; `kind`, the best where it reaches
+    `score.enough` and otherwise undetermined; `rule`, what the rules say; `reason`, a sentence.
     Raises ValueError where a column of `EVIDENCE` is missing, and where the score was fitted to other signals.
     """
     table = signals(evidence)
     if list(table.columns) != score.names:
         raise ValueError(f"the score was fitted to other signals: {sorted(set(table.columns) ^ set(score.names))}")
-    standard = (table.to_numpy() - score.mean) / score.scale
+    tried = table.fillna(dict(zip(score.names, score.mean)))  # what was not counts for nothing
+    standard = (_by_side(tried) - score.mean) / score.scale
     probs = softmax(standard @ np.transpose(score.coefficients) + score.intercept, axis=1)
-    probs = _as_far_as_mended(probs, score.kinds, evidence["border_misleads"], evidence["border_mends"])
-    order, kinds = np.argsort(-probs, axis=1, kind="stable"), np.array(score.kinds, dtype=object)
-    columns = {f"p_{kind.replace(' ', '_')}": probs[:, place] for place, kind in enumerate(kinds)}
-    found = pd.DataFrame(columns, index=evidence.index)
-    found["best"], found["runner_up"] = kinds[order[:, 0]], kinds[order[:, 1]]
-    found["kind"] = found["best"].where(probs.max(axis=1) >= score.enough, "undetermined")
-    found["rule"] = sort_by_rules(evidence, rules=rules)
-    rows = evidence.assign(kind=found["kind"]).itertuples()
-    return found.assign(reason=[reason(row) for row in rows])
+    found = pd.DataFrame(probs, columns=score.kinds, index=evidence.index)
+    four = found[list(KINDS[:4])]
+    order = np.argsort(-four.to_numpy(), axis=1, kind="stable")
+    columns = found.rename(columns=lambda kind: f"p_{kind.replace(' ', '_')}")
+    columns["best"], columns["runner_up"] = (np.array(KINDS[:4], dtype=object)[order[:, place]] for place in (0, 1))
+    columns["kind"] = columns["best"].where(four.max(axis=1) >= score.enough, "undetermined")
+    columns["rule"] = sort_by_rules(evidence, rules=rules)
+    rows = evidence.assign(kind=columns["kind"], p_undetermined=columns["p_undetermined"]).itertuples()
+    return columns.assign(reason=[reason(row) for row in rows])
 
 
-def _as_far_as_mended(
-    probs: np.ndarray, kinds: list[str], misleads: pd.Series, mends: pd.Series
-) -> NDArray[np.floating]:
-    """Probabilities (n, k) of what an image is, as those of why it was misread; misleads and mends (n,)."""
-    # A few tries make no certainty, and where none was made nothing is taken away.
-    misled, mended = (share.fillna(none).clip(0.05, 0.95).to_numpy() for share, none in ((misleads, 0.0), (mends, 1.0)))
-    found = probs.copy()
-    for kind in ("clinical ambiguity", "model blindness"):
-        found[:, kinds.index(kind)] *= 1 - misled
-    found[:, kinds.index("spurious feature")] += (probs - found).sum(axis=1)
-    found[:, kinds.index("spurious feature")] *= mended
-    return np.asarray(found / found.sum(axis=1, keepdims=True))
+def _by_side(table: pd.DataFrame) -> NDArray[np.float64]:
+    """Signals (n, d) and each of them once more where a positive is missed, (n, 2d): a side may read them otherwise."""
+    values = table.to_numpy(dtype=float)
+    return np.hstack([values, values * table[["missed"]].to_numpy()])
 
 
 def _of_label(evidence: pd.DataFrame) -> pd.DataFrame:
     """Every probability as one of the given label."""
     if missing := [name for name in EVIDENCE if name not in evidence]:
         raise ValueError(f"evidence column {missing[0]} is missing; it has {', '.join(evidence.columns)}")
-    probs = evidence[["y_prob", "ensemble_prob", "reference_prob", "out_of_fold_prob"]]
+    probs = evidence[["y_prob", "ensemble_prob", "inside_prob", "reference_prob", "out_of_fold_prob"]]
     return probs.where(evidence["y_true"] == 1, 1 - probs)
 
 
