@@ -208,8 +208,9 @@ def sort_errors(evidence: pd.DataFrame, *, score: Score, rules: Rules) -> pd.Dat
     table = signals(evidence)
     if list(table.columns) != score.names:
         raise ValueError(f"the score was fitted to other signals: {sorted(set(table.columns) ^ set(score.names))}")
-    tried = table.fillna(dict(zip(score.names, score.mean)))  # what was not counts for nothing
-    standard = (_by_side(tried) - score.mean) / score.scale
+    usual = dict(zip(score.names, score.mean))
+    table = table.fillna({name: usual[name] for name in TRIED})  # what was not tried counts for nothing
+    standard = (_by_side(table) - score.mean) / score.scale
     probs = softmax(standard @ np.transpose(score.coefficients) + score.intercept, axis=1)
     found = pd.DataFrame(probs, columns=score.kinds, index=evidence.index)
     four = found[list(KINDS[:4])]
