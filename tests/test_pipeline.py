@@ -14,6 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from scipy.special import expit
 
 from stages import ensemble
 from tmv_lib import deferral, prediction
@@ -255,6 +256,25 @@ def test_an_image_is_judged_as_the_test_split_was_by_the_learned_certainty(scrat
     save_file(stored | {"head.bias": stored["head.bias"] + 1}, weights)
     with pytest.raises(ValueError, match=r"logit_densenet121 of image .* on record"):
         prediction.check(prediction.load(scratch))
+
+
+def test_calibrated_at_a_site_an_image_is_read_by_the_update_from_all_its_cases(scratch, monkeypatch):
+    changed(scratch, "deferral", threshold=0.4, calibration="site")
+    monkeypatch.chdir(scratch)
+    ensemble.main()
+    system, (cases, images) = prediction.load(scratch), of_test(scratch)
+    prediction.check(system)
+    scored = prediction.score(system, images).cases
+    calibrated = pd.read_csv("data/calibration/cases.csv").set_index("image_id").loc[cases["image_id"]]
+    measured = json.loads(Path("metrics/site.json").read_text(encoding="utf-8"))["site"]
+    for name in system.readers:
+        update = measured[name]["update"]
+        by_hand = expit(update["intercept"] + update["slope"] * calibrated[f"logit_{name}"])
+        np.testing.assert_allclose(scored[f"y_prob_{name}"], by_hand, atol=1e-5)
+    np.testing.assert_allclose(scored["y_prob"], scored[[f"y_prob_{name}" for name in system.readers]].mean(axis=1))
+    # The policy was made with updates from the other patients: near, but not these.
+    cross_fitted = cases_of(scratch).loc[cases["image_id"], "y_prob"].to_numpy()
+    assert 0 < np.abs(scored["y_prob"] - cross_fitted).mean() < 0.1
 
 
 def test_a_batch_that_looks_unlike_the_cases_calibrated_on_is_told(project):
