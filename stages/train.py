@@ -149,10 +149,11 @@ def body_passes(model: network.Classifier, images: np.ndarray, member: Member, p
 
 
 def digest(member: Member, params: TrainParams, cases: pd.DataFrame, images: np.ndarray) -> str:
-    """Name of a checkpoint: the same for the same data, code and parameters, and for no others."""
+    """Name of a checkpoint: the same for the same data to train on, code and parameters, and for no others."""
     made_of = hashlib.sha256(f"{member!r} {params.model_dump(exclude={'body'})} torch {torch.__version__}".encode())
-    made_of.update(cases[["image_id", "split", "y_true"]].to_csv().encode())
-    made_of.update(images.tobytes())
+    seen = cases["split"].isin(["train", "val"]).to_numpy()  # other cases that are to be read make no other training
+    made_of.update(cases.loc[seen, ["image_id", "split", "y_true"]].to_csv(index=False).encode())
+    made_of.update(images[seen].tobytes())
     made_of.update(inspect.getsource(train).encode())
     sources = [network.__file__, training.__file__]
     for path in [*sources, *([member.weights] if Path(member.weights).is_file() else [])]:

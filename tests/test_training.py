@@ -1,10 +1,13 @@
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from stages import train as stage
 from tmv_lib import network, training
+from tmv_lib.params import read, read_members
 from tmv_lib.training import Augmentation, augment
 
 STILL = Augmentation(rotation=0, translation=0, scale=0, brightness=0, contrast=0)
@@ -110,3 +113,22 @@ def test_augmentation_moves_by_at_most_its_share():
     rows, columns = (moved.sum(axis) @ np.arange(40) / moved.sum((1, 2)) for axis in (2, 1))
     assert np.abs(rows - 20).max() <= 4.01
     assert np.abs(columns - 20).max() > 2
+
+
+def test_a_training_is_the_same_whatever_else_is_there_to_be_read():
+    images, y_true = bright_or_dark(12)
+    splits = np.repeat(["train", "val", "cal", "test"], 3)
+    cases = pd.DataFrame({"image_id": list("abcdefghijkl"), "split": splits, "y_true": y_true})
+    member, params = read_members("params.yaml")["densenet121"], read("params.yaml", "train", stage.TrainParams)
+
+    def name(*, rows: slice = slice(None), turned: int | None = None, brighter: int | None = None) -> str:
+        labels, levels = y_true.copy(), images.copy()
+        if turned is not None:
+            labels[turned] = 1 - labels[turned]
+        if brighter is not None:
+            levels[brighter, 0, 0] += 1
+        return stage.digest(member, params, cases.assign(y_true=labels)[rows], levels[rows])
+
+    assert name() == name(rows=slice(9)) == name(turned=8) == name(brighter=11)  # cal, test, and none of test at all
+    others = {name(), name(rows=slice(1, None)), name(turned=0), name(turned=4), name(brighter=2), name(brighter=5)}
+    assert len(others) == 6
