@@ -62,6 +62,7 @@ sites: $(BIN)/.installed  ## does `site` name planted shifts? docs/sites.md; nee
 
 $(BIN)/.installed: requirements.txt
 	$(PYTHON) -m venv .venv
+	@echo "Installing about 5 GB, two minutes or more. After its list of packages pip says nothing until all are unpacked."
 	$(BIN)/python -m pip install --requirement requirements.txt
 	touch $@
 

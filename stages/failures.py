@@ -330,7 +330,7 @@ def priced(missed: dict[str, Any], params: FailuresParams) -> dict[str, Any]:
 def queues(errors: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The ensemble's errors by where they are sent, the likeliest of their kind first; undetermined: nearest to one."""
     own = errors[errors["model"] == "ensemble"]
-    likely = own[[f"p_{kind.replace(' ', '_')}" for kind in failures.KINDS[:4]]].max(axis=1)
+    likely = own.filter(regex="^p_").drop(columns="p_undetermined").max(axis=1)
     others = errors[errors["model"] != "ensemble"].groupby("image_id")["model"].agg(" ".join)
     table = own.assign(probability=likely, members_that_err=own["image_id"].map(others).fillna("none"))
     table = table.sort_values("probability", ascending=False, kind="stable")
