@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -10,13 +9,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 from scipy.special import expit
 
-from tmv_lib import deferral, fitted_policy, policy, trust_card
+from tmv_lib import combination, deferral, doubt, fitted_policy, guarantee, policy, trust_card, verdict
 from tmv_lib.files import join, read_csv, read_rows, write_csv, write_metrics
 from tmv_lib.fitted_policy import FittedPolicy
-from tmv_lib.guarantee import promised
 from tmv_lib.params import Member, Params, named_members, read
 from tmv_lib.signals import read_calibrations, read_signals
 from tmv_lib.stage import run
@@ -28,7 +26,7 @@ NO_SITE = f"{SITE}: no such file; the stage `site` makes it"
 NO_NETWORK = "not measured: the kinds of failure need images and networks, here only predictions are known"
 THRESHOLDS = np.linspace(0, 1, 101)
 THRESHOLD_PROBS = np.arange(1, 100) / 100
-KEPT = ["image_id", "y_prob", "kappa", "decision", "deferred", "reason"]
+KEPT = ["image_id", "y_prob", "kappa", "decision", "out_of_distribution", "deferred", "reason"]
 # What is read of each stage, and what it was told: the card says so with the digest of each file.
 FILES: dict[str, list[str]] = {
     "prepare": ["data/prepare/cases.csv", "data/prepare/images.npy", "metrics/prepare.json"],
@@ -46,7 +44,7 @@ FILES: dict[str, list[str]] = {
 
 
 class EnsembleParams(Params):
-    combine: Literal["mean_probability", "mean_logit", "stacking"]
+    combine: Literal["choose", "first_member", "mean_probability", "mean_logit", "stacking"]
     folds: Annotated[int, Field(ge=2, le=20)]
     foldings: Annotated[int, Field(ge=1, le=50)]
     prevalences: list[Annotated[float, Field(gt=0, lt=1)]]
@@ -65,15 +63,35 @@ class Reader(Params):
     specificity: Annotated[float, Field(gt=0, le=1)]
 
 
+class Promised(Params):
+    missed_positives: Annotated[float, Field(gt=0, lt=1)]
+    false_alarms: Annotated[float, Field(gt=0, lt=1)]
+    sensitivity: Annotated[float, Field(gt=0, lt=1)]
+    delta: Annotated[float, Field(gt=0, lt=1)]
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The largest share of errors of each promise."""
+        return {
+            "missed_positives": self.missed_positives,
+            "false_alarms": self.false_alarms,
+            "sensitivity": 1 - self.sensitivity,
+        }
+
+
 class DeferralParams(Params):
-    threshold: Annotated[float, Field(ge=0, le=1)]
+    threshold: Annotated[float, Field(ge=0, le=1)] | None
     budget: Annotated[float, Field(ge=0, le=1)] | None
     calibration: Literal["shipped", "site"]
     cost: Cost
     reader: Reader
-    risk: Annotated[float, Field(gt=0, lt=1)]
-    delta: Annotated[float, Field(gt=0, lt=1)]
-    audit: Annotated[int, Field(ge=500)]
+    promise: Promised
+
+    @model_validator(mode="after")
+    def one_threshold(self) -> "DeferralParams":
+        if self.threshold is not None and self.budget is not None:
+            raise ValueError("threshold and budget both set the threshold: one of them must be null")
+        return self
 
     @property
     def prices(self) -> policy.Prices:
@@ -95,76 +113,60 @@ class Material(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """What validation taught: signals without gaps, the certainty learned from them, a policy for each calibration.
+    """What validation taught: how to combine, what doubt weighs, a policy for each calibration.
 
-    chosen: the cases of validation, each judged by what other patients fitted, nobody deferred: where a threshold is
-    chosen.
+    validation: its cases as the policy judges them, each by what other patients fitted.
     """
 
-    signals: deferral.CompleteSignals
-    learned: deferral.LearnedCertainty
+    choice: combination.Choice
+    learned: doubt.LearnedDoubt
     policies: dict[str, FittedPolicy]
-    chosen: pd.DataFrame
-
-
-class Judged(NamedTuple):
-    """The test cases as the policy that is used judges them, and what it is compared with.
-
-    scores: certainties by name, (n,). probs: of each member and of each way to combine them, by name, (n,). sweeps:
-    over thresholds, of validation and of test.
-    """
-
-    cases: pd.DataFrame
-    scores: dict[str, np.ndarray]
-    probs: dict[str, np.ndarray]
-    sweeps: dict[str, pd.DataFrame]
+    validation: pd.DataFrame
 
 
 def main() -> None:
     params = read("params.yaml", "ensemble", EnsembleParams)
     knobs = read("params.yaml", "deferral", DeferralParams)
     members = named_members("params.yaml")
-    rng = np.random.default_rng(params.seed)
-    lots = rng.spawn(1)[0]  # which image of a patient certifies must not hang on what else is drawn
     used = "site_calibrated" if knobs.calibration == "site" else "as_shipped"
+    rng = np.random.default_rng(params.seed)
+    lots = rng.spawn(1)[0]  # what a promise rests on must not hang on what else is drawn
+    resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
     material = read_material(members, used)
 
     fitted = fit(material, list(members), params, knobs, rng)
-    said = {name: judge(material, fitted, name) for name in material.logits}
-    test = compare(material, fitted, said[used], used, knobs.prices)
-    resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
-    summaries = {name: policy.summary(cases[material.test], knobs.prices, **resampling) for name, cases in said.items()}
-    guarantee, audit = promised(
-        said[used][material.cal],
-        fitted.chosen,
-        test.cases,
-        words=standing(knobs),
-        risk=knobs.risk,
-        delta=knobs.delta,
-        draws=knobs.audit,
-        n_resamples=params.resamples,
-        rng=lots,
-    )
-    bought = answers(test, fitted, members, params, knobs, resampling)
-    bought |= summaries if len(summaries) > 1 else summaries | {"site_calibrated_absent": NO_SITE}
-    metrics = {
-        "ensemble": policy.ways_to_combine(test.cases, test.probs, combine=params.combine, **resampling),
-        "deferral": bought,
-        "guarantee": guarantee,
+    judged = {name: judge(material, fitted, name) for name in material.logits}
+    test = judged[used][material.test]
+    summaries = {
+        name: policy.summary(cases[material.test], knobs.prices, **resampling) for name, cases in judged.items()
     }
+    by = fitted.policies[used]
+    probs = {name: expit(material.logits[used].loc[material.test, name].to_numpy()) for name in members}
+    ways = {
+        way: combination.combine(pd.DataFrame(material.logits[used][material.test]), way=way, stack=by.stack)
+        for way in combination.WAYS[1:]
+    }
+    sweep = partial(policy.sweep, prices=knobs.prices, thresholds=THRESHOLDS)
+    sweeps = {"validation": sweep(fitted.validation), "test": sweep(test)}
+    metrics = {
+        "ensemble": policy.ways_to_combine(test, probs | ways | {"in_use": test["y_prob"].to_numpy()}, **resampling)
+        | combined(fitted.choice, by.combine),
+        "deferral": answers(test, sweeps, probs, fitted, members, params, knobs, resampling) | summaries,
+        "guarantee": promises(judged[used][material.cal], test, fitted, knobs, lots),
+        "verdict": verdict.judge(test, knobs.prices, **resampling),
+    }
+    if len(summaries) == 1:
+        metrics["deferral"]["site_calibrated_absent"] = NO_SITE
 
-    write_csv("data/ensemble/cases.csv", said[used][KEPT])
-    write_csv(
-        "data/ensemble/validation.csv", fitted.signals.table[material.val].assign(image_id=fitted.chosen["image_id"])
-    )
-    fitted_policy.write_policy("data/ensemble/policy.json", fitted.policies[used])
-    write_csv("plots/ensemble/threshold.csv", policy.swept(test.sweeps, test.cases, knobs.prices))
-    write_csv("plots/ensemble/risk_coverage.csv", policy.risk_coverage(test.cases, test.scores))
-    write_csv("plots/ensemble/audit.csv", audit)
-    net_benefits = policy.net_benefits(test.cases, knobs.prices, threshold_probs=THRESHOLD_PROBS)
+    write_csv("data/ensemble/cases.csv", judged[used][KEPT])
+    fitted_policy.write_policy("data/ensemble/policy.json", by)
+    write_csv("plots/ensemble/threshold.csv", policy.swept(sweeps, test, knobs.prices))
+    scores = policy.margins(test, knobs.prices) | {"this policy": test["kappa"].to_numpy()}
+    write_csv("plots/ensemble/risk_coverage.csv", policy.risk_coverage(test, scores))
+    net_benefits = policy.net_benefits(test, knobs.prices, threshold_probs=THRESHOLD_PROBS)
     write_csv("plots/ensemble/net_benefit.csv", net_benefits)
     write_metrics("metrics/ensemble.json", metrics)
-    draw_card(metrics, members, test.cases)
+    draw_card(metrics, members, test)
 
 
 def read_material(members: dict[str, Member | None], used: str) -> Material:
@@ -183,112 +185,112 @@ def read_material(members: dict[str, Member | None], used: str) -> Material:
 
 
 def gather(members: list[str], *, networks: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The cases outside train with calibrated probabilities, and every signal that the earlier stages left.
+    """The cases outside train with calibrated probabilities, and every signal of doubt that the earlier stages left.
 
     networks: whether there are networks to explain; of models that are known by their predictions these fields are
     empty.
     """
     cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
     cases = cases[cases["split"] != "train"].reset_index(drop=True)
-    columns = [f"{kind}_{name}" for name in members for kind in ("mutual_information", "distance")]
-    # A field may be empty: an empty map has no share in the border. What is missing is said, and never made up.
-    doubt = read_signals("data/uncertainty/cases.csv", ["disagreement", *columns])
-    looked = {"explanations": ("border_effect", "border"), "stability": ("instability",)}
-    wanted = {stage: [f"{kind}_{name}" for kind in kinds for name in members] for stage, kinds in looked.items()}
-    wanted["explanations"].append("map_agreement")
-    explained, moved = (
-        read_signals(f"data/{stage}/cases.csv", columns)
-        if networks
-        else cases[["image_id"]].assign(**dict.fromkeys(columns, np.nan))
-        for stage, columns in wanted.items()
-    )
     kinds = ("y_prob", "logit", "cross_fitted_logit")
     calibrated = read_csv("data/calibration/cases.csv", ["image_id", *(f"{k}_{m}" for m in members for k in kinds)])
-    table = join(cases, calibrated, doubt, explained, moved)
-    names = ["disagreement", "map_agreement"]
-    for kind in ("mutual_information", "distance", "border_effect", "border", "instability"):
-        names += [f"{kind}_{name}" for name in members]
-    return table, table[names]
+    of_members = [f"{kind}_{name}" for kind in ("mutual_information", "distance") for name in members]
+    doubts = read_signals("data/uncertainty/cases.csv", ["out_of_distribution", "disagreement", *of_members])
+    asked = {"explanations": "border_effect", "stability": "instability"} if networks else {}
+    tables = [
+        read_signals(f"data/{stage}/cases.csv", [f"{kind}_{name}" for name in members]) for stage, kind in asked.items()
+    ]
+    table = join(cases, calibrated, doubts, *tables)
+    names = ["disagreement", *of_members, *(name for part in tables for name in part.columns[1:])]
+    return table.assign(out_of_distribution=table["out_of_distribution"] == 1), table[names]
 
 
 def fit(
     material: Material, members: list[str], params: EnsembleParams, knobs: DeferralParams, rng: np.random.Generator
 ) -> Fitted:
-    """All that is learned, from the cases of validation alone."""
+    """All that is learned, from the cases of validation alone, each judged by what other patients fitted."""
     val, prices = material.cases[material.val], knobs.prices
-    signals = deferral.complete_signals(material.signals, fitted=material.val)
-    out_of_fold = val[[f"cross_fitted_logit_{name}" for name in members]]
-    y_true, groups = val["y_true"], val["patient_id"]
-    y_prob = fitted_policy.cross_fitted_prob(
-        y_true, out_of_fold, groups=groups, way=params.combine, n_folds=params.folds, rng=rng
+    out_of_fold = val[[f"cross_fitted_logit_{name}" for name in members]].to_numpy()
+    y_true, groups = val["y_true"].to_numpy(), val["patient_id"].to_numpy()
+    folds = {"groups": groups, "n_folds": params.folds, "rng": rng}
+    choice = combination.choose(y_true, out_of_fold, n_foldings=params.foldings, **folds)
+    way = choice.way if params.combine == "choose" else params.combine
+    y_prob = combination.cross_fitted(y_true, out_of_fold, way=way, **folds)
+    margin = deferral.certainty(y_prob, **prices.errors)
+    foreign = val["out_of_distribution"].to_numpy()
+    threshold = set_threshold(knobs, np.where(foreign, deferral.NEVER, margin))
+
+    signals = fitted_policy.reliance(
+        material.signals[material.val], decision=deferral.cheapest_decision(y_prob, **prices.errors)
     )
-    learned = deferral.learned_certainty(
-        y_true,
-        y_prob,
-        signals.table[material.val].to_numpy(),
-        groups=groups,
-        n_folds=params.folds,
+    ranges = doubt.ranges_of(signals)
+    learned = doubt.learn(
+        y_true[~foreign],
+        y_prob[~foreign],
+        doubt.doubts(signals, ranges)[~foreign],
+        **folds | {"groups": groups[~foreign]},
         n_foldings=params.foldings,
-        rng=rng,
+        threshold=threshold,
+        review=prices.of(y_true)["review"][~foreign],
         **prices.errors,
     )
-    # Where a threshold is chosen: no case of validation is judged by what its own patient fitted.
-    kappa = learned.out_of_fold if learned.beats_margin else deferral.certainty(y_prob, **prices.errors)
-    chosen = policy.decide(val, y_prob, kappa, prices, threshold=0)
-    chosen["baseline"] = deferral.cheapest_decision(expit(out_of_fold.iloc[:, 0]), **prices.errors)
-    threshold = knobs.threshold
+    kappa = margin.copy()
+    kappa[~foreign] = learned.certainty
     if knobs.budget is not None:
-        threshold = deferral.threshold_for_budget(kappa, budget=knobs.budget)
+        threshold = set_threshold(knobs, np.where(foreign, deferral.NEVER, kappa))
+    decisions = fitted_policy.decide(y_prob, kappa, foreign, threshold=threshold, prices=prices.errors)
+    baseline = deferral.cheapest_decision(expit(out_of_fold[:, 0]), **prices.errors)
+    weights = learned.weights if learned.used else {}
     policies = {
         name: FittedPolicy(
             members,
             knobs.calibration,
-            params.combine,
-            fitted_policy.fit_stack(y_true, logits[material.val]),
+            way,
+            combination.fit_stack(y_true, out_of_fold).tolist(),
             **prices.errors,
             threshold=threshold,
-            weights=by_name(learned.weights.tolist(), signals.table) if learned.beats_margin else {},
-            medians=signals.medians,
-            gaps=signals.gaps,
+            weights=weights,
+            ranges={name: ends for name, ends in ranges.items() if weights},
         )
-        for name, logits in material.logits.items()
+        for name in material.logits
     }
-    return Fitted(signals, learned, policies, chosen)
+    validation = val[["patient_id", "y_true"]].assign(baseline=baseline, **decisions.set_axis(val.index))
+    return Fitted(choice, learned, policies, validation)
 
 
-def by_name(weights: Iterable[float], signals: pd.DataFrame) -> dict[str, float]:
-    """Weights or coefficients of the learned certainty, by the name of what each belongs to."""
-    return dict(zip(["constant", "log_odds_of_error", *signals], weights, strict=True))
+def set_threshold(knobs: DeferralParams, kappa: np.ndarray) -> float:
+    """The threshold in force: the one given, that of the budget on these certainties, or what the prices ask for."""
+    if knobs.budget is not None:
+        return deferral.threshold_for_budget(kappa, budget=knobs.budget)
+    return knobs.prices.chow_threshold if knobs.threshold is None else knobs.threshold
 
 
 def judge(material: Material, fitted: Fitted, calibration: str) -> pd.DataFrame:
     """The cases with what the policy says of each in this calibration, and what the first member alone says."""
     by, logits = fitted.policies[calibration], material.logits[calibration]
-    said = fitted_policy.judge(by, logits, material.signals, fitted.signals.table[material.val])
+    foreign = material.cases["out_of_distribution"]
+    said = fitted_policy.judge(by, logits, material.signals, foreign)
     alone = expit(logits[by.members[0]])
-    return material.cases.join(said).assign(
-        y_prob_baseline=alone, baseline=deferral.cheapest_decision(alone, **by.prices)
+    return (
+        material.cases.drop(columns="out_of_distribution")
+        .join(said)
+        .assign(y_prob_baseline=alone, baseline=deferral.cheapest_decision(alone, **by.prices))
     )
 
 
-def compare(material: Material, fitted: Fitted, said: pd.DataFrame, used: str, prices: policy.Prices) -> Judged:
-    """The test cases of the policy that is used, beside other certainties, probabilities and thresholds."""
-    by, logits, y_prob = fitted.policies[used], material.logits[used], said["y_prob"].to_numpy()
-    scores = {
-        "margin": deferral.certainty(y_prob, **by.prices),
-        "learned": fitted.learned.kappa(y_prob, fitted.signals.table.to_numpy()),
-        "plain": np.abs(2 * y_prob - 1),
+def combined(choice: combination.Choice, way: str) -> dict[str, Any]:
+    """Which way to combine is in use, what validation prefers, and what choosing gained there."""
+    gain = {
+        f"nll_minus_first_member{end}": value for end, value in zip(("", "_low", "_high"), choice.gain, strict=True)
     }
-    probs = {name: expit(logits[name].to_numpy()) for name in by.members}
-    probs |= fitted_policy.combine(logits, stack=by.stack)
-    scores, probs = ({name: values[material.test] for name, values in each.items()} for each in (scores, probs))
-    test = said[material.test]
-    sweep = partial(policy.sweep, prices=prices, thresholds=THRESHOLDS)
-    return Judged(test, scores, probs, {"validation": sweep(fitted.chosen), "test": sweep(test)})
+    nested = {"times_chosen": {name: count for name, count in choice.times_chosen.items() if count}}
+    return {"combine": way, "validation": {"prefers": choice.way, "nll": choice.nll, **nested, **gain}}
 
 
 def answers(
-    test: Judged,
+    test: pd.DataFrame,
+    sweeps: dict[str, pd.DataFrame],
+    probs: dict[str, np.ndarray],
     fitted: Fitted,
     members: dict[str, Member | None],
     params: EnsembleParams,
@@ -296,29 +298,52 @@ def answers(
     resampling: dict[str, Any],
 ) -> dict[str, Any]:
     """What the policy decides and costs, by which certainty, how well that ranks, for whom, and what it catches."""
-    cases, prices, learned = test.cases, knobs.prices, fitted.learned
-    found = policy.decisions(
-        cases,
-        prices,
-        threshold=fitted.policies["as_shipped"].threshold,
-        budget=knobs.budget,
-        prevalences=params.prevalences,
-        **resampling,
-    )
-    found |= policy.costs(cases, prices, **resampling)
-    found["score"] = "learned" if learned.beats_margin else "margin"
-    found["learned"] = {"verdict": learned.reason, "coefficients": by_name(learned.coefficients, fitted.signals.table)}
-    found["signals_missing"] = fitted.signals.n_missing
-    found["signals_left_out"] = ", ".join(fitted.signals.absent) or "none"
-    found["cost_optimal"] = policy.cost_optimal(test.sweeps)
-    found["ranking"] = policy.rankings(cases, test.scores, **resampling)
-    found["calibration_of_decided"] = policy.calibration_of_decided(cases, **resampling)
-    votes = np.column_stack([deferral.cheapest_decision(test.probs[name], **prices.errors) for name in members])
-    found["disagreement"] = policy.disagreement(cases, votes, **resampling)
-    found["subgroups"] = subgroups(cases, resampling)
+    prices, learned = knobs.prices, fitted.learned
+    threshold = fitted.policies["as_shipped"].threshold
+    result = policy.decisions(test, prices, threshold=threshold, prevalences=params.prevalences, **resampling)
+    source = "budget" if knobs.budget is not None else "prices" if knobs.threshold is None else "params"
+    result |= {"threshold_from": source} | ({} if knobs.budget is None else {"budget": knobs.budget})
+    result |= policy.costs(test, prices, **resampling)
+    result["learned"] = {"used": learned.used, "n_errors": learned.n_errors, "weights": learned.weights}
+    for rival, difference in learned.against.items():
+        ends = zip(("", "_low", "_high"), difference, strict=True)
+        result["learned"] |= {f"validation_cost_minus_{rival}{end}": value for end, value in ends}
+    result["cost_optimal"] = policy.cost_optimal(sweeps)
+    scores = policy.margins(test, prices) | {"policy": test["kappa"].to_numpy()}
+    result["ranking"] = policy.rankings(test, scores, **resampling)
+    result["calibration_of_decided"] = policy.calibration_of_decided(test, **resampling)
+    votes = np.column_stack([deferral.cheapest_decision(prob, **prices.errors) for prob in probs.values()])
+    result["disagreement"] = policy.disagreement(test, votes, **resampling)
+    result["subgroups"] = subgroups(test, resampling)
     networks = None not in members.values()
-    found["failures"] = policy.caught(cases, kinds(cases), **resampling) if networks else {"absent": NO_NETWORK}
-    return found
+    result["failures"] = policy.caught(test, kinds(test), **resampling) if networks else {"absent": NO_NETWORK}
+    return result
+
+
+def promises(
+    cal: pd.DataFrame, test: pd.DataFrame, fitted: Fitted, knobs: DeferralParams, rng: np.random.Generator
+) -> dict[str, Any]:
+    """What is promised of the policy by `cal`, and whether each promise holds among the labelled cases of test."""
+    by, delta = fitted.policies["as_shipped"], knobs.promise.delta
+    made = guarantee.promise(
+        cal, fitted.validation, threshold=by.threshold, limits=knobs.promise.limits, delta=delta, rng=rng
+    )
+    result: dict[str, Any] = {"delta": delta, "lapses": knobs.calibration == "site"}
+    for name, promise in made.items():
+        entry = {key: value for key, value in promise._asdict().items() if value is not None}
+        at = by.threshold if promise.threshold is None else promise.threshold
+        if promise.status in ("vacuous", "no_case"):
+            result[name] = entry
+            continue
+        try:
+            standing = guarantee.stand(name, test, threshold=at, limit=promise.limit, delta=delta, rng=rng)
+            entry["on_test"] = {key: value for key, value in standing._asdict().items() if value is not None}
+        except ValueError as error:
+            entry["on_test_absent"] = str(error)
+        result[name] = entry
+    if Path(SHIFT).exists():
+        result["site_looks_different"] = json.loads(Path(SHIFT).read_text(encoding="utf-8"))["shifted"]
+    return result
 
 
 def subgroups(test: pd.DataFrame, resampling: dict[str, Any]) -> dict[str, Any]:
@@ -334,21 +359,6 @@ def kinds(test: pd.DataFrame) -> pd.Series:
     errors = read_csv("data/failures/errors.csv", ["image_id", "model", "kind"])
     own = errors[errors["model"] == "ensemble"].set_index("image_id")["kind"]
     return test["image_id"].map(own.astype(object)).astype(object).fillna("")
-
-
-def standing(knobs: DeferralParams) -> str:
-    """Whether the guarantee can hold on test, in words."""
-    if knobs.calibration == "site":
-        return (
-            "The guarantee lapses on test: its probabilities were cross-fitted there, which describes a procedure and"
-            " not one policy, and carries no certificate."
-        )
-    if not Path(SHIFT).exists():
-        return f"Whether test is a place like the calibration split was not measured ({SHIFT}: no such file)."
-    shift = json.loads(Path(SHIFT).read_text(encoding="utf-8"))
-    if shift["shifted"]:
-        return f"The guarantee lapses here, the site is another place than the source: {shift['words']}"
-    return f"{shift['words']} The guarantee holds if its cases are exchangeable."
 
 
 def draw_card(own: dict[str, Any], members: dict[str, Member | None], test: pd.DataFrame) -> None:

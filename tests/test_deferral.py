@@ -1,25 +1,20 @@
 from itertools import pairwise
 
 import numpy as np
-import pandas as pd
 import pytest
-from scipy.special import expit
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
-from sklearn.preprocessing import StandardScaler
 
 from tmv_lib.deferral import (
+    NEVER,
     break_even_review_price,
     certainty,
     cheapest_decision,
     chow_review_price,
     chow_threshold,
-    complete_signals,
     cost_optimal_threshold,
     decide,
     error_cost,
     failure_cost,
-    learned_certainty,
     net_benefit,
     oracle_deferral_cost,
     random_deferral_cost,
@@ -41,15 +36,6 @@ def rng():
 def calibrated_cases(rng, n):
     p = rng.beta(0.5, 0.8, n)
     return (rng.random(n) < p).astype(int), p
-
-
-def cases_with_signals(rng, n, costs, *, informative):
-    """Calibrated cases with two signals, of which the first, where informative, differs between errors and the rest."""
-    p = expit(rng.normal(0, 2, n))
-    y_true = (rng.random(n) < p).astype(int)
-    signals = rng.normal(size=(n, 2))
-    signals[:, 0] += 1.5 * informative * (cheapest_decision(p, **costs) != y_true)
-    return y_true, p, signals
 
 
 def test_equal_costs_give_the_margin(rng):
@@ -201,133 +187,6 @@ def test_oracle_known_answer():
     assert cost == pytest.approx([(5 + 1) / 5, (1 + 0.25) / 5, 2 * 0.25 / 5, 0.25])
 
 
-@pytest.mark.parametrize("costs", [EQUAL, COSTS])
-def test_learned_certainty_uses_an_informative_signal(costs, rng):
-    y_true, p, signals = cases_with_signals(rng, 1500, costs, informative=True)
-    learned = learned_certainty(
-        y_true, p, signals, groups=np.arange(1500) // 2, n_folds=5, n_foldings=2, rng=rng, **costs
-    )
-    assert learned.beats_margin is True
-    assert learned.cost_difference < -learned.standard_error < 0
-    assert learned.coefficients[2] > 5 * abs(learned.coefficients[3])
-    assert "beats the margin" in learned.reason
-
-    y_true, p, signals = cases_with_signals(rng, 20_000, costs, informative=True)
-    y_pred = cheapest_decision(p, **costs)
-    kappa = learned.kappa(p, signals)
-    cost = {
-        name: threshold_sweep(y_true, p, k, thresholds=[0.3, 0.5], review=0.3, **costs)["failure_cost"]
-        for name, k in (("learned", kappa), ("margin", certainty(p, **costs)))
-    }
-    assert (cost["learned"] < cost["margin"]).all()
-    # on the same scale: the expected cost is the realised one
-    realised = error_cost(y_true, y_pred, **costs)[kappa > 0].mean()
-    assert chow_review_price(0, **costs) * (1 - kappa[kappa > 0]).mean() == pytest.approx(realised, rel=0.1)
-
-
-def test_learned_certainty_keeps_the_margin_where_signals_are_noise():
-    kept = []
-    for seed in range(20):
-        rng = np.random.default_rng(seed)
-        y_true, p, signals = cases_with_signals(rng, 300, EQUAL, informative=False)
-        learned = learned_certainty(
-            y_true, p, signals, groups=np.arange(300), n_folds=5, n_foldings=2, rng=rng, **EQUAL
-        )
-        kept.append(not learned.beats_margin)
-    assert np.mean(kept) >= 0.8
-
-
-def test_preference_is_by_the_cost_averaged_over_review_prices(rng):
-    alike = (np.repeat(part, 2, axis=0) for part in cases_with_signals(rng, 200, COSTS, informative=True))
-    y_true, p, signals = alike  # the two cases of a patient add no evidence over one
-    groups = np.arange(400) // 2
-    learned = learned_certainty(y_true, p, signals, groups=groups, n_folds=5, n_foldings=1, rng=rng, **COSTS)
-
-    thresholds = (np.arange(2000) + 0.5) / 2000
-    cost = error_cost(y_true, cheapest_decision(p, **COSTS), **COSTS)
-    per_case = [
-        np.mean([np.where(decide(k, threshold=t), chow_review_price(t, **COSTS), cost) for t in thresholds], axis=0)
-        for k in (learned.out_of_fold, certainty(p, **COSTS))
-    ]
-    difference = per_case[0] - per_case[1]
-    assert learned.cost_difference == pytest.approx(difference.mean(), abs=1e-4)
-    assert learned.standard_error == pytest.approx(difference[::2].std(ddof=1) / np.sqrt(200), rel=1e-2)
-
-
-def test_the_verdict_is_the_mean_of_several_ways_to_cut_the_folds(rng):
-    y_true, p, signals = cases_with_signals(rng, 200, COSTS, informative=True)
-
-    def learn(n_foldings, rng):
-        groups = np.arange(200) // 2
-        return learned_certainty(y_true, p, signals, groups=groups, n_folds=5, n_foldings=n_foldings, rng=rng, **COSTS)
-
-    one_by_one = np.random.default_rng(1)
-    single = [learn(1, one_by_one) for _ in range(4)]
-    together = learn(4, np.random.default_rng(1))
-    assert together.cost_difference == pytest.approx(np.mean([one.cost_difference for one in single]))
-    np.testing.assert_allclose(together.out_of_fold, np.mean([one.out_of_fold for one in single], axis=0))
-    assert together.beats_margin == (together.cost_difference < -together.standard_error)
-    np.testing.assert_array_equal(together.coefficients, single[0].coefficients)
-    with pytest.raises(ValueError, match="n_foldings must be at least 1"):
-        learn(0, rng)
-
-
-@pytest.mark.parametrize("n_errors", [0, 1, 3, 97, 100])
-def test_learned_certainty_with_few_errors_says_that_the_margin_is_kept(n_errors, rng):
-    p = np.tile([0.9, 0.1], 50)
-    y_true = (p > 0.5).astype(int)
-    y_true[:n_errors] = 1 - y_true[:n_errors]
-    signals = rng.normal(size=(100, 3))
-    learned = learned_certainty(y_true, p, signals, groups=np.arange(100), n_folds=5, n_foldings=2, rng=rng, **COSTS)
-    assert learned.beats_margin is False
-    assert learned.cost_difference is None
-    assert "the margin is kept" in learned.reason
-    np.testing.assert_array_equal(learned.out_of_fold, certainty(p, **COSTS))
-    np.testing.assert_allclose(learned.kappa(p, signals), certainty(p, **COSTS), atol=1e-5)
-
-
-def test_learned_certainty_equals_scikit_learn_where_both_fit_the_same_model(rng):
-    # a constant probability of 1/2 makes the offset 0; the constant is the only coefficient that sklearn leaves free
-    n = 4000
-    signals = rng.normal(size=(n, 2)) * [1, 20]
-    y_true = (rng.random(n) < expit(signals @ [1, 0.05])).astype(int)
-    learned = learned_certainty(
-        y_true, np.full(n, 0.5), signals, groups=np.arange(n), n_folds=2, n_foldings=1, rng=rng, **EQUAL
-    )
-    x = np.column_stack([np.ones(n), StandardScaler().fit_transform(signals)])
-    peer = LogisticRegression(C=1, fit_intercept=False, tol=1e-10).fit(x, y_true).coef_[0]
-    np.testing.assert_allclose(np.delete(learned.coefficients, 1), peer, atol=1e-5)
-
-
-def test_out_of_fold_certainty_never_sees_its_own_patient(rng):
-    y_true, p, signals = cases_with_signals(rng, 200, EQUAL, informative=True)
-    groups = np.arange(200) // 4
-
-    def out_of_fold(labels):
-        folds = np.random.default_rng(3)
-        return learned_certainty(
-            labels, p, signals, groups=groups, n_folds=4, n_foldings=2, rng=folds, **EQUAL
-        ).out_of_fold
-
-    wrong = (p > 0.5) != y_true
-    half_wrong = np.flatnonzero(np.bincount(groups, weights=wrong) == 2)[0]
-    patient = groups == half_wrong
-    changed = np.where(patient, 1 - y_true, y_true)  # half of the four are wrong as before: the folds stay
-    np.testing.assert_array_equal(out_of_fold(changed)[patient], out_of_fold(y_true)[patient])
-    assert (out_of_fold(changed)[~patient] != out_of_fold(y_true)[~patient]).any()
-
-
-def test_order_of_cases_is_immaterial(rng):
-    y_true, p = calibrated_cases(rng, 100)
-    kappa = certainty(p, **COSTS)
-    order = rng.permutation(100)
-    sweeps = [
-        threshold_sweep(y_true[rows], p[rows], kappa[rows], thresholds=[0, 0.4, 0.8], **PRICED)
-        for rows in (order, np.arange(100))
-    ]
-    assert sweeps[0].equals(sweeps[1])
-
-
 @pytest.mark.parametrize("costs", [{"cost_fn": 0}, {"cost_fp": -1}, {"cost_fn": np.inf}, {"cost_fp": np.nan}])
 def test_bad_costs(costs):
     costs = COSTS | costs
@@ -349,7 +208,7 @@ def test_bad_costs(costs):
         (lambda: certainty([1.2], **COSTS), "y_prob must lie"),
         (lambda: certainty([np.nan], **COSTS), "y_prob must be finite"),
         (lambda: decide([0.5], threshold=1.1), "threshold must lie"),
-        (lambda: decide([-0.1], threshold=0.5), "kappa must lie"),
+        (lambda: decide([1.1], threshold=0.5), "kappa must lie"),
         (lambda: threshold_for_budget([0.5], budget=-0.1), "budget must lie"),
         (lambda: chow_review_price(-1, **COSTS), "threshold must lie"),
         (lambda: failure_cost([1], [0], review=-1, **COSTS), "review must be"),
@@ -364,14 +223,6 @@ def test_bad_costs(costs):
 def test_bad_values(call, words):
     with pytest.raises(ValueError, match=words):
         call()
-
-
-def test_bad_signals(rng):
-    for signals in (np.ones(4), np.ones((3, 2)), np.full((4, 2), np.nan)):
-        with pytest.raises(ValueError, match="signals must be finite"):
-            learned_certainty(
-                [0, 1, 0, 1], np.full(4, 0.4), signals, groups=range(4), n_folds=2, n_foldings=1, rng=rng, **COSTS
-            )
 
 
 def test_a_doctor_who_errs_makes_a_referral_dearer(rng):
@@ -408,24 +259,19 @@ def test_net_benefit_is_prevalence_less_the_failure_cost_of_a_missed_positive(rn
     assert net_benefit(y_true, y_pred, odds=0.2) == pytest.approx(tp / 400 - 0.2 * fp / 400)
 
 
-def test_a_missing_signal_is_said_and_not_made_up():
-    signals = pd.DataFrame({"a": [1.0, np.nan, 3.0, np.nan], "b": [np.nan, np.nan, np.nan, 2.0], "c": [1.0, 2, 3, 4]})
-    found = complete_signals(signals, fitted=np.array([True, True, True, False]))
-    assert found.absent == ["b"]
-    assert found.n_missing == {"a": 2}
-    assert found.table["a"].tolist() == [1, 2, 3, 2]
-    assert found.table["missing_a"].tolist() == [0, 1, 0, 1]
-    assert list(found.table) == ["a", "c", "missing_a"]
-
-
-def test_rounding_is_no_signal():
-    rounding = 1e-9 * np.random.default_rng(0).normal(size=4)
-    signals = pd.DataFrame({"same_of_every_image": -0.5 + rounding, "varies": [0.1, 0.1001, 0.1, 0.1002]})
-    found = complete_signals(signals, fitted=np.ones(4, dtype=bool))
-    assert found.absent == ["same_of_every_image"]
-    assert list(found.table) == ["varies"]
-
-
 def test_the_cost_optimal_threshold_defers_fewest_of_the_cheapest():
     sweep = threshold_sweep([1, 0], [0.9, 0.1], [0.9, 0.95], thresholds=[0, 0.5, 0.92], **PRICED)
     assert cost_optimal_threshold(sweep) == 0
+
+
+def test_what_is_never_decided_is_deferred_at_any_threshold_and_counts_towards_a_budget(rng):
+    y_true, y_prob = calibrated_cases(rng, 200)
+    kappa = certainty(y_prob, **COSTS)
+    kappa[:10] = NEVER
+    for threshold in (0.0, 0.5, 1.0):
+        assert decide(kappa, threshold=threshold)[:10].all()
+    rows = threshold_sweep(y_true, y_prob, kappa, thresholds=[0.0], **PRICED)
+    assert rows["deferral_rate"].tolist() == [0.05]
+    for budget in (0.0, 0.05, 0.3):
+        threshold = threshold_for_budget(kappa, budget=budget)
+        assert decide(kappa, threshold=threshold).mean() <= max(budget, 0.05) + 1e-12

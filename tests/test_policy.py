@@ -1,14 +1,11 @@
-from functools import partial
-
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.special import expit
 from sklearn.metrics import confusion_matrix, precision_score
 
-from tmv_lib import deferral, fitted_policy, guarantee, policy
-from tmv_lib.selective import augrc, cases_needed
-from tmv_lib.statistics import auroc, wilson_interval
+from tmv_lib import deferral, policy
+from tmv_lib.statistics import wilson_interval
 
 PRICES = policy.Prices(5.0, 1.0, 0.25)
 HUMAN = policy.Prices(5.0, 1.0, 0.25, sensitivity=0.9, specificity=0.8)
@@ -41,6 +38,7 @@ def made(
             "kappa": kappa,
             "decision": deferral.cheapest_decision(y_prob, **prices.errors),
             "deferred": deferral.decide(kappa, threshold=threshold),
+            "out_of_distribution": False,
             "baseline": (expit(rng.normal(0, 2, n)) > 0.5).astype(int),
         }
     )
@@ -255,7 +253,7 @@ def test_a_baseline_without_errors_cannot_be_undercut(rng):
 def test_what_is_decided_and_what_it_costs_agree_with_the_summary(rng, resampling):
     cases = made(rng, prices=HUMAN).assign(y_prob_baseline=0.4)
     told = policy.summary(cases, HUMAN, **resampling)
-    said = policy.decisions(cases, HUMAN, threshold=0.4, budget=None, prevalences=[0.1], **resampling)
+    said = policy.decisions(cases, HUMAN, threshold=0.4, prevalences=[0.1], **resampling)
     cost = policy.costs(cases, HUMAN, **resampling)
     assert said["errors_left"] == told["errors_left"]
     assert said["errors_avoided"] == told["errors_deciding_all"] - told["errors_left"]
@@ -272,111 +270,48 @@ def test_what_is_decided_and_what_it_costs_agree_with_the_summary(rng, resamplin
 
 def test_no_certainty_ranks_better_than_the_oracle(rng, resampling):
     cases = made(rng)
-    scores = {"margin": cases["kappa"].to_numpy(), "learned": rng.random(len(cases))}
+    scores = {"margin": cases["kappa"].to_numpy(), "drawn": rng.random(len(cases))}
     found = policy.rankings(cases, scores, **resampling)
     assert found["oracle"]["eaurc"] == pytest.approx(0, abs=1e-12)
-    assert found["oracle"]["augrc"] < found["margin"]["augrc"] < found["learned"]["augrc"]
-    difference = augrc(wrong(cases), scores["learned"]) - augrc(wrong(cases), scores["margin"])
-    assert found["augrc_learned_minus_margin"] == pytest.approx(difference)
+    assert found["oracle"]["augrc"] < found["margin"]["augrc"] < found["drawn"]["augrc"]
     ends = policy.risk_coverage(cases, scores).groupby("series")["selective_risk"].last()
     np.testing.assert_allclose(ends, wrong(cases).mean())  # whoever sorts, all cases hold the same errors
 
 
-def test_a_stack_that_fits_noise_does_not_know_other_patients(rng):
-    y_true, groups = np.arange(120) // 2 % 2, np.arange(120) // 2
-    logits = np.repeat(rng.normal(size=(60, 30)), 2, axis=0)  # both images of a patient say the same
-    fitted = fitted_policy.combine(logits, stack=fitted_policy.fit_stack(y_true, logits))
-    cross_fitted = {
-        way: fitted_policy.cross_fitted_prob(y_true, logits, groups=groups, way=way, n_folds=5, rng=rng)
-        for way in fitted
-    }
-    for way in ("mean_logit", "mean_probability"):
-        np.testing.assert_array_equal(cross_fitted[way], fitted[way])
-    assert auroc(y_true, fitted["stacking"]) > 0.8
-    assert auroc(y_true, cross_fitted["stacking"]) < 0.6
+def test_the_margin_at_the_same_referral_rate_is_no_rival_of_itself(rng, resampling):
+    cases = made(rng, 600).assign(y_prob_baseline=0.4)
+    found = policy.costs(cases, PRICES, **resampling)
+    assert found["cost_minus_margin"] == pytest.approx(0, abs=1e-12)
+    plain = np.abs(2 * cases["y_prob"] - 1)
+    like = plain.rank(method="first") <= cases["deferred"].sum()
+    rival = deferral.failure_cost(cases["y_true"], cases["decision"], deferred=like, review=0.25, **PRICES.errors)
+    assert found["plain_margin_deferral_cost"] == pytest.approx(rival)
+    assert found["cost_minus_plain_margin"] == pytest.approx(found["failure_cost"] - rival)
+    assert found["cost_minus_plain_margin_low"] < found["cost_minus_plain_margin"]
 
 
-def test_a_promise_is_held_against_the_test_split(rng):
-    cal, other, test = made(rng, 1200, spread=4), made(rng, 400, spread=4), made(rng, 300, spread=4)
-    found, _ = guarantee.promised(
-        cal, other, test, words="it may.", risk=0.1, delta=0.1, draws=500, n_resamples=100, rng=rng
-    )
-    told = found["pooled"]["ltt"]
-    accepted = test[test["kappa"] >= told["threshold"]]
-    assert told["test_coverage"] == len(accepted) / 300
-    assert told["test_selective_risk"] == pytest.approx(wrong(accepted).mean())
-    assert (found["ltt"], found["words"]) == (told, "it may.")
-    assert {"cal", "test"} <= found["audit"].keys()
+def test_the_price_at_which_reviews_break_even_carries_its_interval(rng, resampling):
+    cases = made(rng, 600).assign(y_prob_baseline=0.4)
+    found = policy.costs(cases, PRICES, **resampling)
+    deferred = cases["deferred"].to_numpy()
+    avoided = deferral.error_cost(cases["y_true"], cases["decision"], **PRICES.errors)[deferred]
+    assert found["break_even_review_price"] == pytest.approx(avoided.mean())
+    assert found["break_even_review_price_low"] < avoided.mean() < found["break_even_review_price_high"]
+    nobody = policy.costs(cases.assign(deferred=False), PRICES, **resampling)
+    assert "no case is deferred" in nobody["break_even_review_price_absent"]
 
 
-def test_certificates_look_at_one_image_of_a_patient_and_split_delta(rng):
-    cal, other = made(rng, 1200, spread=4), made(rng, 400, spread=4)
-    found, promises, drawn = guarantee.certified(cal, other, risk=0.1, delta=0.1, rng=rng)
-    assert found["n_patients"] == len(drawn) == drawn["patient_id"].nunique() == 600
-    assert [found[side]["delta"] for side in ("pooled", "positive", "negative")] == [0.1, 0.05, 0.05]
-    assert found["positive"]["n_patients"] + found["negative"]["n_patients"] == 600
-    for side, promise in promises.items():
-        own = drawn if side == "pooled" else drawn[drawn["decision"] == (side == "positive")]
-        assert found[side]["cases_needed_without_error"] == cases_needed(0.1, found[side]["delta"])
-        for name in ("ltt", "sgr"):
-            certificate = getattr(promise, name)
-            assert found[side][name]["certified"] == certificate.certified
-            if certificate.certified:
-                accepted = own[own["kappa"] >= certificate.threshold]
-                assert found[side][name]["cal_errors"] == wrong(accepted).sum()
-                assert found[side][name]["cal_accepted"] == len(accepted)
-    assert found["pooled"]["ltt"]["certified"]
+def test_what_is_out_of_distribution_is_deferred_first_by_every_margin(rng):
+    cases = made(rng, 100)
+    surest = cases["y_prob"].idxmax()
+    cases.loc[surest, "out_of_distribution"] = True
+    for margin in policy.margins(cases, PRICES).values():
+        assert policy.least_certain(cases, margin)[surest] == 1
 
 
-def test_too_few_cases_say_how_many_it_would_take(rng):
-    cal = made(rng, 60)
-    found, _, _ = guarantee.certified(cal, made(rng, 400), risk=0.05, delta=0.1, rng=rng)
-    words = found["pooled"]["ltt"]["words"]
-    assert "Nothing can be certified with 30 calibration patients" in words
-    assert "needs 45 without an error" in words
-    hopeless = cal.assign(decision=1 - cal["y_true"])
-    found, _, _ = guarantee.certified(hopeless, made(rng, 400), risk=0.05, delta=0.1, rng=rng)
-    assert "No number of such patients would do" in found["pooled"]["sgr"]["words"]
-    one_sided = cal.assign(decision=1)
-    found, promises, _ = guarantee.certified(one_sided, made(rng, 400), risk=0.05, delta=0.1, rng=rng)
-    assert found["negative"]["words"] == "Nothing can be certified: there is no such decision."
-    assert "negative" not in promises
-
-
-def test_promises_fail_no_more_often_than_delta_when_images_of_a_patient_err_together():
-    """Both images of a patient are the same: counted as two they would certify too much."""
-    world = np.random.default_rng(5)
-    limit, delta, sites = 0.1, 0.1, 120
-    population = made(world, 50_000, spread=4)
-    broken = dict.fromkeys(("ltt", "sgr"), 0)
-    for _ in range(sites):
-        cal = made(world, 400, spread=4)
-        cal.loc[1::2, ["y_true", "y_prob", "kappa", "decision"]] = cal.loc[
-            ::2, ["y_true", "y_prob", "kappa", "decision"]
-        ].to_numpy()
-        _, promises, _ = guarantee.certified(cal, made(world, 200, spread=4), risk=limit, delta=delta, rng=world)
-        for name in broken:
-            certificate = getattr(promises["pooled"], name)
-            accepted = population["kappa"] >= certificate.threshold
-            broken[name] += bool(accepted.any()) and wrong(population[accepted]).mean() > limit
-    for count in broken.values():
-        assert count / sites <= delta + 3 * np.sqrt(delta * (1 - delta) / sites)
-
-
-def test_an_audit_judges_each_place(rng):
-    cal, other = made(rng, 1200, spread=4), made(rng, 400, spread=4)
-    _, promises, drawn = guarantee.certified(cal, other, risk=0.1, delta=0.1, rng=rng)
-    worse = made(rng, 600, spread=4)
-    worse["decision"] = np.where(rng.random(600) < 0.4, 1 - worse["decision"], worse["decision"])
-    audit = partial(guarantee.audited, drawn, promise=promises["pooled"], risk=0.1, delta=0.1, draws=500, rng=rng)
-    told, plotted = audit({"cal": drawn, "elsewhere": worse})
-    for name in ("ltt", "sgr"):
-        home, away = told["cal"][name], told["elsewhere"][name]
-        assert home["violation_rate"] <= 0.1 + 3 * np.sqrt(0.09 / 500)
-        assert away["violation_rate"] > 0.9 * away["certified_share"] > 0.5
-        assert home["violation_rate_low"] <= home["violation_rate"] <= home["violation_rate_high"]
-    curves = plotted.groupby("series")["true_risk"]
-    assert set(curves.groups) == {
-        f"{name}, used on {place}" for name in ("ltt", "sgr") for place in ("cal", "elsewhere")
-    } | {"limit"}
-    assert all(curve.is_monotonic_increasing for _, curve in curves)
+def test_threshold_and_prices_imply_one_another(rng, resampling):
+    found = policy.decisions(made(rng), PRICES, threshold=0.3, prevalences=[], **resampling)
+    assert found["chow_threshold"] == pytest.approx(0.7)  # 1 - 0.25 / (5 / 6)
+    assert found["chow_review_price"] == pytest.approx(0.7 * 5 / 6)
+    again = policy.decisions(made(rng), PRICES, threshold=found["chow_threshold"], prevalences=[], **resampling)
+    assert again["chow_review_price"] == pytest.approx(0.25)

@@ -8,7 +8,6 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
 from tmv_lib.selective import (
-    audit_certificates,
     augrc,
     aurc,
     best_start,
@@ -16,7 +15,6 @@ from tmv_lib.selective import (
     cases_needed,
     cases_wanted,
     certify_ltt,
-    certify_sgr,
     coverage_grid,
     eaurc,
     risk_coverage_curve,
@@ -193,35 +191,23 @@ def test_ltt_first_step_with_too_few_cases_certifies_nothing():
     assert certify_ltt(np.zeros(1000), confidence, risk=0.05, delta=0.05, grid=[0.9, 0.5, 0.0]).coverage == 1
 
 
-def test_sgr_known_answer():
-    # eight groups of 32: the first five without error, then all wrong; n = 256, so delta is divided by 8
-    confidence = np.repeat(np.arange(8, 0, -1.0), 32)
-    error = np.repeat([0, 0, 0, 0, 0, 1, 1, 1], 32)
-    found = certify_sgr(error, confidence, risk=0.05, delta=0.08)
-    assert found.certified is True
-    assert (found.threshold, found.errors, found.n_accepted) == (4.0, 0, 160)
-    assert found.risk_bound == pytest.approx(1 - 0.01 ** (1 / 160), abs=1e-14)
-
-
-@pytest.mark.parametrize("certify", [certify_ltt, certify_sgr])
-def test_certificate_describes_the_rule_that_it_hands_out(certify, rng):
+def test_certificate_describes_the_rule_that_it_hands_out(rng):
     error, confidence = sampled_site(rng, 500, lambda c: 0.3 * (1 - c) ** 2)
-    options = {"grid": np.linspace(0, 0.7, 30)} if certify is certify_ltt else {}
-    found = certify(error, confidence, risk=0.06, delta=0.1, **options)
+    options = {"grid": np.linspace(0, 0.7, 30)}
+    found = certify_ltt(error, confidence, risk=0.06, delta=0.1, **options)
     accepted = confidence >= found.threshold
     assert found.certified is True
     assert 0.3 < found.coverage == accepted.mean()
     assert (found.n_accepted, found.errors) == (accepted.sum(), error[accepted].sum())
     assert found.risk_bound <= 0.06
     order = rng.permutation(error.size)
-    assert certify(error[order], confidence[order], risk=0.06, delta=0.1, **options) == found
+    assert certify_ltt(error[order], confidence[order], risk=0.06, delta=0.1, **options) == found
 
 
-@pytest.mark.parametrize("certify", [certify_ltt, certify_sgr])
-def test_hopeless_or_few_cases_are_not_certified(certify):
-    options = {"grid": [0.0]} if certify is certify_ltt else {}
+def test_hopeless_or_few_cases_are_not_certified():
+    options = {"grid": [0.0]}
     for error in (np.zeros(1), np.zeros(40), np.ones(500)):
-        found = certify(error, np.linspace(0, 1, error.size), risk=0.05, delta=0.05, **options)
+        found = certify_ltt(error, np.linspace(0, 1, error.size), risk=0.05, delta=0.05, **options)
         assert found == (False, np.inf, 0, 0, 0, 1, 1)
 
 
@@ -233,12 +219,11 @@ WORLDS = {  # chance of an error at confidence c, and the true error rate of tho
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("certify", [certify_ltt, certify_sgr])
-def test_guarantee_fails_no_more_often_than_delta(certify, world, rng):
+def test_guarantee_fails_no_more_often_than_delta(world, rng):
     chance, risk_above = WORLDS[world]
     n_sites, delta, limit = 1000, 0.1, 0.1
-    options = {"grid": np.linspace(0, 0.75, 31)} if certify is certify_ltt else {}
-    found = [certify(*sampled_site(rng, 800, chance), risk=limit, delta=delta, **options) for _ in range(n_sites)]
+    options = {"grid": np.linspace(0, 0.75, 31)}
+    found = [certify_ltt(*sampled_site(rng, 800, chance), risk=limit, delta=delta, **options) for _ in range(n_sites)]
     violations = [one.certified and risk_above(one.threshold) > limit for one in found]
     assert np.mean(violations) <= delta + 3 * np.sqrt(delta * (1 - delta) / n_sites)
     if world != "just above the limit":
@@ -263,7 +248,6 @@ def test_grid_accepts_from_start_to_everybody(rng):
 )
 def test_bad_cases(error, confidence, words):
     calls = [*AREAS, risk_coverage_curve]
-    calls.append(lambda e, c: certify_sgr(e, c, risk=0.1, delta=0.1))
     calls.append(lambda e, c: certify_ltt(e, c, risk=0.1, delta=0.1, grid=[0.5]))
     for call in calls:
         with pytest.raises(ValueError, match=words):
@@ -273,8 +257,6 @@ def test_bad_cases(error, confidence, words):
 @pytest.mark.parametrize("outside", [0.0, 1.0, -0.1, np.nan])
 def test_risk_and_delta_out_of_range(outside):
     for risk, delta, name in ((outside, 0.1, "risk"), (0.1, outside, "delta")):
-        with pytest.raises(ValueError, match=name):
-            certify_sgr([0, 1], [0.1, 0.2], risk=risk, delta=delta)
         with pytest.raises(ValueError, match=name):
             certify_ltt([0, 1], [0.1, 0.2], risk=risk, delta=delta, grid=[0.5])
         with pytest.raises(ValueError, match=name):
@@ -294,42 +276,6 @@ def test_other_bad_values():
         coverage_grid([0.1, 0.2], start=0, n_steps=3)
     with pytest.raises(ValueError, match="n_steps"):
         coverage_grid([0.1, 0.2], start=0.5, n_steps=0)
-
-
-def test_the_audit_gives_what_each_drawn_set_certifies_on_its_own():
-    error, confidence = tied_cases(np.random.default_rng(1), 400)
-    options = {"risk": 0.25, "delta": 0.1}
-    grid = np.array([0.9, 0.7, 0.5, 0.3])
-    audits = audit_certificates(error, confidence, grid=grid, n=300, draws=40, rng=np.random.default_rng(5), **options)
-    counts = np.random.default_rng(5).multinomial(300, np.full(400, 1 / 400), size=40)
-    for k, row in enumerate(counts):
-        drawn = np.repeat(error, row), np.repeat(confidence, row)
-        one = {"ltt": certify_ltt(*drawn, grid=grid, **options), "sgr": certify_sgr(*drawn, **options)}
-        for name, certificate in one.items():
-            assert audits[name].threshold[k] == certificate.threshold
-            accepted = confidence >= certificate.threshold
-            risk = error[accepted].mean() if accepted.any() else 0
-            assert audits[name].risk[k] == pytest.approx(risk)
-            assert audits[name].violated[k] == (risk > 0.25)
-
-
-def test_the_audit_of_500_sets_is_quick_and_a_valid_guarantee_passes_it(rng):
-    error, confidence = sampled_site(rng, 624, lambda c: 0.3 * (1 - c))
-    grid = np.linspace(0, 0.7, 20)
-    start = perf_counter()
-    audits = audit_certificates(error, confidence, risk=0.1, delta=0.1, grid=grid, n=624, draws=500, rng=rng)
-    assert perf_counter() - start < 1
-    for audit in audits.values():
-        assert audit.violated.mean() <= 0.1 + 3 * np.sqrt(0.09 / 500)
-        assert (audit.coverage > 0).mean() > 0.8
-
-
-def test_a_certificate_used_at_a_worse_place_fails_the_audit(rng):
-    source, worse = sampled_site(rng, 600, lambda c: 0.1 * (1 - c)), sampled_site(rng, 600, lambda c: 0.4 * (1 - c))
-    audits = audit_certificates(
-        *source, risk=0.1, delta=0.1, grid=np.linspace(0, 0.7, 20), n=600, draws=500, rng=rng, population=worse
-    )
-    assert all(audit.violated.mean() > 0.5 for audit in audits.values())
 
 
 def test_cases_wanted_are_about_enough(rng):
@@ -366,6 +312,5 @@ def test_a_million_cases_take_seconds(rng):
     risk_coverage_curve(error, confidence)
     for area in AREAS:
         area(error, confidence)
-    assert certify_sgr(error, confidence, risk=0.05, delta=0.1).certified
     assert certify_ltt(error, confidence, risk=0.05, delta=0.1, grid=np.linspace(0, 0.9, 20)).certified
     assert perf_counter() - start < 10

@@ -10,21 +10,17 @@ decided at the higher price. With equal costs the two are the same. With unequal
 comes from this cut-off and not from referrals: the policy with threshold 0 shows how much.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
-from scipy.special import expit, logit
-from sklearn.preprocessing import StandardScaler
 
-from tmv_lib.statistics import FloatArray, as_binary, as_finite, as_weights, patient_folds
+from tmv_lib.statistics import FloatArray, as_binary, as_finite, as_weights
 
 BoolArray = NDArray[np.bool_]
 
-_LEAST_PROBABILITY = 1e-6  # log odds stay finite
-_LEAST_SPREAD = 1e-5  # of a signal: what single precision leaves of a logit
+NEVER = -1.0  # in place of a certainty: a case that no threshold lets through
 
 
 def certainty(y_prob: ArrayLike, *, cost_fn: float, cost_fp: float) -> FloatArray:
@@ -50,12 +46,14 @@ def cheapest_decision(y_prob: ArrayLike, *, cost_fn: float, cost_fp: float) -> N
 
 
 def decide(kappa: ArrayLike, *, threshold: float) -> BoolArray:
-    """True where the case is deferred: kappa < threshold, both in [0, 1]. Threshold 0 defers nobody.
+    """True where the case is deferred: kappa < threshold in [0, 1]. Threshold 0 defers nobody but those of `NEVER`.
 
-    >>> decide([0.2, 0.3, 0.4], threshold=0.3).tolist()
-    [True, False, False]
+    kappa (n,) in [0, 1], or `NEVER`.
+
+    >>> decide([NEVER, 0.2, 0.3, 0.4], threshold=0.3).tolist()
+    [True, True, False, False]
     """
-    kappa = as_finite(kappa, name="kappa", low=0, high=1)
+    kappa = as_finite(kappa, name="kappa", low=NEVER, high=1)
     _check_share("threshold", threshold)
     return kappa < threshold
 
@@ -150,19 +148,23 @@ def break_even_review_price(
     cost_fp: float,
     sensitivity: float = 1.0,
     specificity: float = 1.0,
-) -> float:
+    weights: ArrayLike | None = None,
+) -> Any:
     """The review price at which deferring these cases costs as much as deciding all: cost avoided per referral.
 
-    sensitivity, specificity: of the doctor who reads them. Below 0 where the doctor's errors on these cases cost more
-    than the automatic ones: no price pays then. Raises ValueError where nobody is deferred.
+    An average over the deferred: the case at the threshold breaks even at `chow_review_price`. sensitivity,
+    specificity: of the doctor who reads them. Below 0 where the doctor's errors on these cases cost more than the
+    automatic ones: no price pays then. weights: (n,) or (resamples, n), as in `tmv_lib.statistics`. Returns a float, or
+    an array (resamples,). Raises ValueError where nobody is deferred.
     """
     costs = {"cost_fn": cost_fn, "cost_fp": cost_fp}
     cost = error_cost(y_true, y_pred, **costs)
     cost = cost - referral_cost(y_true, review=0, sensitivity=sensitivity, specificity=specificity, **costs)
-    mask = as_binary(deferred, name="deferred", n=cost.size) == 1
-    if not mask.any():
+    mask = as_binary(deferred, name="deferred", n=cost.size)
+    counted = as_weights(weights, n=cost.size) * mask
+    if not counted.sum(axis=-1).all():
         raise ValueError("no case is deferred: there is no price at which referrals break even")
-    return float(cost[mask].mean())
+    return counted @ cost / counted.sum(axis=-1)
 
 
 def threshold_sweep(
@@ -183,7 +185,7 @@ def threshold_sweep(
     """
     y_true = as_binary(y_true)
     y_pred = cheapest_decision(as_finite(y_prob, name="y_prob", n=y_true.size), cost_fn=cost_fn, cost_fp=cost_fp)
-    kappa = as_finite(kappa, name="kappa", n=y_true.size, low=0, high=1)
+    kappa = as_finite(kappa, name="kappa", n=y_true.size, low=NEVER, high=1)
     thresholds = as_finite(thresholds, name="thresholds", low=0, high=1)
     price = _as_review(review, n=y_true.size)
 
@@ -217,11 +219,14 @@ def cost_optimal_threshold(sweep: pd.DataFrame) -> float:
 
 
 def threshold_for_budget(kappa: ArrayLike, *, budget: float) -> float:
-    """The largest threshold in [0, 1] that defers at most the share `budget` in [0, 1] of these cases."""
-    kappa = as_finite(kappa, name="kappa", low=0, high=1)
+    """The largest threshold in [0, 1] that defers at most the share `budget` in [0, 1] of these cases.
+
+    Those of `NEVER` are deferred whatever the budget, and count towards it.
+    """
+    kappa = as_finite(kappa, name="kappa", low=NEVER, high=1)
     _check_share("budget", budget)
     affordable = int(budget * kappa.size + 1e-9)  # 0.29 * 100 falls just short of 29
-    return 1.0 if affordable == kappa.size else float(np.sort(kappa)[affordable])
+    return 1.0 if affordable == kappa.size else max(0.0, float(np.sort(kappa)[affordable]))
 
 
 def random_deferral_cost(
@@ -290,221 +295,6 @@ def net_benefit(
         benefit = np.where(as_binary(deferred, name="deferred", n=y_true.size) == 1, y_true - price, benefit)
     weights = as_weights(weights, n=y_true.size)
     return weights @ benefit / weights.sum(axis=-1)
-
-
-class CompleteSignals(NamedTuple):
-    """Signals without gaps, and how many values each lacked.
-
-    table: the signals, a missing value replaced by the median of the cases fitted on, and behind them a column
-        `missing_<signal>` of 0 and 1 for each signal that is missing there for some.
-    n_missing: of each signal with gaps, among all cases.
-    absent: signals that no case fitted on has, or of which all have the same but for rounding; they are left out.
-    medians, gaps: what `fill_signals` needs to do the same to new cases.
-    """
-
-    table: pd.DataFrame
-    n_missing: dict[str, int]
-    absent: list[str]
-    medians: dict[str, float]
-    gaps: list[str]
-
-
-def complete_signals(signals: pd.DataFrame, *, fitted: BoolArray) -> CompleteSignals:
-    """Say where a signal is missing instead of guessing what it would have been; `fitted` (n,) marks the cases to learn
-    from.
-
-    Where a signal is missing for the reason that makes a case doubtful (a constant map has no stability), the extra
-    column lets `learned_certainty` find that out; where it is missing for no reason, its coefficient stays near 0.
-    """
-    # a network that says the same of every image differs by rounding alone, and a regression would blow that up
-    absent = [name for name in signals if not signals.loc[fitted, name].std(ddof=0) > _LEAST_SPREAD]
-    kept = signals.drop(columns=absent)
-    missing = kept.isna()
-    medians = {str(name): float(value) for name, value in kept[fitted].median().items()}
-    gaps = [str(name) for name in kept.columns[missing[fitted].any()]]
-    n_missing = {str(name): int(count) for name, count in missing.sum().items() if count}
-    return CompleteSignals(fill_signals(kept, medians=medians, gaps=gaps), n_missing, absent, medians, gaps)
-
-
-def fill_signals(signals: pd.DataFrame, *, medians: dict[str, float], gaps: list[str]) -> pd.DataFrame:
-    """The signals that `medians` names, a missing one replaced by its median, and a column `missing_<signal>` of 0 and
-    1 for each one in `gaps`.
-    """
-    kept = signals[list(medians)]
-    return kept.fillna(medians).assign(**{f"missing_{name}": kept[name].isna().astype(float) for name in gaps})
-
-
-class LearnedCertainty(NamedTuple):
-    """A certainty that looks at more than the probability, and whether that pays.
-
-    coefficients: (2 + signals,) what is added to the log odds of an error that the probability implies: a constant,
-        then per standard deviation of these log odds themselves and of each signal. All 0 is the margin, `certainty`.
-    out_of_fold: (n,) kappa of the cases fitted on, each from the other folds, averaged over the foldings.
-    cost_difference, standard_error: mean cost of a case, learned minus margin, averaged over the foldings and over all
-        review prices from 0 to R_max, and its standard error over patients; None where nothing could be fitted.
-    beats_margin: the difference lies more than one standard error below 0; where it does not, keep the margin.
-    reason: the same in words.
-    """
-
-    scaler: StandardScaler
-    coefficients: FloatArray
-    cost_fn: float
-    cost_fp: float
-    out_of_fold: FloatArray
-    cost_difference: float | None
-    standard_error: float | None
-    beats_margin: bool
-    reason: str
-
-    def kappa(self, y_prob: ArrayLike, signals: ArrayLike) -> FloatArray:
-        """The learned certainty of new cases, (n,) in [0, 1]."""
-        return learned_certainty_of(y_prob, signals, self.weights, cost_fn=self.cost_fn, cost_fp=self.cost_fp)
-
-    @property
-    def weights(self) -> FloatArray:
-        """The coefficients a unit of each regressor instead of a standard deviation, (2 + signals,)."""
-        slopes = self.coefficients[1:] / self.scaler.scale_
-        return np.append(self.coefficients[0] - slopes @ self.scaler.mean_, slopes)
-
-
-def learned_certainty_of(
-    y_prob: ArrayLike, signals: ArrayLike, weights: ArrayLike, *, cost_fn: float, cost_fp: float
-) -> FloatArray:
-    """kappa of new cases (n,) in [0, 1] by the weights (2 + k,) of a `LearnedCertainty`; signals (n, k), finite."""
-    cases = _describe(y_prob, signals, cost_fn=cost_fn, cost_fp=cost_fp)
-    constant, *slopes = np.asarray(weights, dtype=float)
-    if len(slopes) != cases.design.shape[1]:
-        raise ValueError(f"weights must be {1 + cases.design.shape[1]} numbers, found {1 + len(slopes)}")
-    return _kappa(cases, cases.log_odds + constant + cases.design @ slopes)
-
-
-def learned_certainty(
-    y_true: ArrayLike,
-    y_prob: ArrayLike,
-    signals: ArrayLike,
-    *,
-    groups: ArrayLike,
-    cost_fn: float,
-    cost_fp: float,
-    n_folds: int,
-    n_foldings: int,
-    rng: np.random.Generator,
-) -> LearnedCertainty:
-    """Learn from further signals how likely the cheapest decision is to be wrong, on the scale of `certainty`.
-
-    Logistic regression of the error with the log odds that the probability implies as offset, and a standard normal
-    prior on every coefficient of the standardised signals: with little evidence it falls back on the margin, with
-    much it recalibrates and goes beyond it. Cross-fitted by patient. Both certainties are compared by what Chow's
-    rule costs with them, averaged over all review prices, a proper score of the expected cost; the learned one is
-    preferred only if it is cheaper by more than one standard error (Breiman et al. 1984). How the folds are cut moves
-    that difference by as much as its standard error; it is averaged over several ways to cut them.
-
-    y_true, y_prob: (n,), y_prob calibrated on other cases or out-of-fold.
-    signals: (n, k) numbers, finite: disagreement, mutual information, distance to the training images, what the maps
-        tell.
-    groups: (n,) patients. With errors, or correct cases, from fewer patients than folds the margin is kept.
-    n_folds, n_foldings: folds by patient, and how many ways to cut them are averaged over; at least 2 and 1.
-
-    A certificate needs cases other than these: fitted and certified on the same ones it does not hold.
-    """
-    cases = _describe(y_prob, signals, cost_fn=cost_fn, cost_fp=cost_fp)
-    margin = certainty(y_prob, cost_fn=cost_fn, cost_fp=cost_fp)
-    y_pred = cheapest_decision(y_prob, cost_fn=cost_fn, cost_fp=cost_fp)
-    cost = error_cost(y_true, y_pred, cost_fn=cost_fn, cost_fp=cost_fp)
-    error = (cost > 0).astype(float)
-    if n_foldings < 1:
-        raise ValueError(f"n_foldings must be at least 1, found {n_foldings}")
-    foldings = [patient_folds(error, groups, n_folds=n_folds, rng=rng) for _ in range(n_foldings)]
-    patient, _ = pd.factorize(np.asarray(groups))
-
-    if lacking := _lacking(error, patient, n_folds=n_folds):
-        scaler, no_change = StandardScaler().fit(cases.design), np.zeros(1 + cases.design.shape[1])
-        return LearnedCertainty(scaler, no_change, cost_fn, cost_fp, margin, None, None, False, lacking)
-
-    most = cost_fn * _indifference(cost_fn, cost_fp)
-    kappas = np.empty((n_foldings, margin.size))
-    for kappa, fold in zip(kappas, foldings, strict=True):
-        for held_out in range(n_folds):
-            outside = fold == held_out
-            kappa[outside] = _learned_kappa(cases.rows(outside), *_fit(cases.rows(~outside), error[~outside]))
-    # the mean of the costs, not the cost of the mean: an average of certainties would be better than any one in use
-    costs = np.mean([_cost_over_prices(kappa, cost, most=most) for kappa in kappas], axis=0)
-    change, out_of_fold = costs - _cost_over_prices(margin, cost, most=most), kappas.mean(axis=0)
-    difference, deviation = _mean_over_patients(change, patient)
-    beats = difference < -deviation
-    reason = (
-        f"cost of a case {difference:+.4f} against the margin (standard error {deviation:.4f}): "
-        f"the {'learned certainty beats the margin' if beats else 'margin is kept'}"
-    )
-    return LearnedCertainty(*_fit(cases, error), cost_fn, cost_fp, out_of_fold, difference, deviation, beats, reason)
-
-
-class _Cases(NamedTuple):
-    """The cheapest decision of each case: implied log odds of its error, cost of it / R_max, (n, 1 + k) regressors."""
-
-    log_odds: FloatArray
-    stake: FloatArray
-    design: FloatArray
-
-    def rows(self, mask: BoolArray) -> "_Cases":
-        return _Cases(self.log_odds[mask], self.stake[mask], self.design[mask])
-
-
-def _describe(y_prob: ArrayLike, signals: ArrayLike, *, cost_fn: float, cost_fp: float) -> _Cases:
-    p = as_finite(y_prob, name="y_prob", low=0, high=1)
-    signals = np.asarray(signals, dtype=float)
-    if signals.ndim != 2 or len(signals) != p.size or not np.isfinite(signals).all():
-        raise ValueError(f"signals must be finite and of shape ({p.size}, k), found shape {signals.shape}")
-    positive = cheapest_decision(p, cost_fn=cost_fn, cost_fp=cost_fp) == 1
-    indifferent = _indifference(cost_fn, cost_fp)
-    p_error = np.clip(np.where(positive, 1 - p, p), _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
-    log_odds = logit(p_error)
-    stake = np.where(positive, 1 / (1 - indifferent), 1 / indifferent)
-    return _Cases(log_odds, stake, np.column_stack([log_odds, signals]))
-
-
-def _lacking(error: FloatArray, patient: NDArray[np.intp], *, n_folds: int) -> str:
-    """What there is too little of to learn from, in words; empty where there is enough."""
-    for kind, mask in (("errors", error == 1), ("correct cases", error == 0)):
-        found = np.unique(patient[mask]).size
-        if found < n_folds:
-            return f"{mask.sum()} {kind} from {found} patients, at least {n_folds} patients needed: the margin is kept"
-    return ""
-
-
-def _fit(cases: _Cases, error: FloatArray) -> tuple[StandardScaler, FloatArray]:
-    scaler = StandardScaler().fit(cases.design)
-    x = np.column_stack([np.ones(error.size), scaler.transform(cases.design)])
-
-    # sum_i [ln(1 + exp(eta_i)) - e_i eta_i] + |b|^2 / 2,  eta_i = log_odds_i + b.x_i
-    def loss(b: FloatArray) -> tuple[float, FloatArray]:
-        eta = cases.log_odds + x @ b
-        value = np.logaddexp(0, eta).sum() - error @ eta + b @ b / 2
-        return value, x.T @ (expit(eta) - error) + b
-
-    return scaler, minimize(loss, np.zeros(x.shape[1]), jac=True, method="BFGS").x
-
-
-def _learned_kappa(cases: _Cases, scaler: StandardScaler, coefficients: FloatArray) -> FloatArray:
-    return _kappa(cases, cases.log_odds + coefficients[0] + scaler.transform(cases.design) @ coefficients[1:])
-
-
-def _kappa(cases: _Cases, eta: FloatArray) -> FloatArray:
-    # kappa = 1 - (cost of the error / R_max) P(error),  eta the log odds of the error
-    return np.clip(1 - cases.stake * expit(eta), 0, 1)
-
-
-def _cost_over_prices(kappa: FloatArray, cost: FloatArray, *, most: float) -> FloatArray:
-    """Cost of each case under Chow's rule, averaged over review prices d = (1 - t) most with t uniform in [0, 1]."""
-    # int_0^1 [d(t) 1(kappa < t) + cost 1(kappa >= t)] dt
-    return most * (1 - kappa) ** 2 / 2 + cost * kappa
-
-
-def _mean_over_patients(values: FloatArray, patient: NDArray[np.intp]) -> tuple[float, float]:
-    """Mean of a case, and its standard error with the cases of one patient kept together."""
-    mean = values.mean()
-    totals = np.bincount(patient, weights=values - mean)
-    return float(mean), float(np.sqrt(totals.size / (totals.size - 1) * (totals**2).sum()) / values.size)
 
 
 def _indifference(cost_fn: float, cost_fp: float) -> float:

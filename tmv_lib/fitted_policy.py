@@ -11,31 +11,20 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import expit
-from sklearn.linear_model import LogisticRegression
 
-from tmv_lib import deferral
+from tmv_lib import combination, deferral, doubt
 from tmv_lib.files import whole
-from tmv_lib.statistics import FloatArray, as_binary, patient_folds, rank_among
 
-REASONS = {
-    "disagreement": "members disagree",
-    "mutual_information": "unsure under dropout",
-    "instability": "unstable explanation",
-    "distance": "unlike the training images",
-}
-UNUSUAL = 0.9  # rank among validation above which a signal is a reason
+OUT_OF_DISTRIBUTION = "unlike the training images"
 
 
 class FittedPolicy(NamedTuple):
     """What a policy is made of.
 
     members: names, in the order of their logits. calibration: `shipped` or `site`, which calibrated logits decide.
-    combine: `mean_probability`, `mean_logit` or `stacking`. stack: intercept and a weight a member, of stacking.
-    cost_fn, cost_fp: prices of the errors. threshold: certainty that a decision must reach, in [0, 1].
-    weights: of the learned certainty, by name: `constant`, `log_odds_of_error`, each signal; empty where the margin
-        decides.
-    medians, gaps: of the signals on validation, for `deferral.fill_signals`.
+    combine: one of `combination.WAYS`. stack: intercept and a weight per member, of stacking. cost_fn, cost_fp: prices
+    of the errors. threshold: certainty that a decision must reach, in [0, 1]. weights: of doubt, by kind; empty where
+    the margin alone decides. ranges: median and largest value on validation of each signal that has a weight.
     """
 
     members: list[str]
@@ -46,8 +35,7 @@ class FittedPolicy(NamedTuple):
     cost_fp: float
     threshold: float
     weights: dict[str, float]
-    medians: dict[str, float]
-    gaps: list[str]
+    ranges: dict[str, tuple[float, float]]
 
     @property
     def prices(self) -> dict[str, float]:
@@ -70,86 +58,58 @@ def read_policy(path: str | Path) -> FittedPolicy:
         raise ValueError(f"{path}: no policy of this version ({error}); `make repro` makes it anew") from None
 
 
-def fit_stack(y_true: ArrayLike, logits: ArrayLike) -> list[float]:
-    """Intercept and a weight a member of the logistic regression of y_true (n,) on calibrated logits (n, members)."""
-    fitted = LogisticRegression().fit(np.asarray(logits), as_binary(y_true))
-    return [float(fitted.intercept_[0]), *(float(weight) for weight in fitted.coef_[0])]
+def probability(policy: FittedPolicy, logits: pd.DataFrame) -> np.ndarray:
+    """The ensemble's probability (n,) from calibrated logits, a column per member."""
+    return combination.combine(logits[policy.members], way=policy.combine, stack=policy.stack)
 
 
-def combine(logits: ArrayLike, *, stack: list[float]) -> dict[str, FloatArray]:
-    """The ensemble's probability (n,) in three ways, from calibrated logits (n, members)."""
-    z = np.asarray(logits, dtype=float)
-    return {
-        "mean_probability": expit(z).mean(axis=1),
-        "mean_logit": expit(z.mean(axis=1)),
-        "stacking": expit(stack[0] + z @ np.array(stack[1:])),
-    }
+def decide(
+    y_prob: ArrayLike, kappa: ArrayLike, out_of_distribution: ArrayLike, *, threshold: float, prices: dict[str, float]
+) -> pd.DataFrame:
+    """Per case `y_prob`, `kappa`, the cheapest `decision`, `out_of_distribution`, and whether it is `deferred`.
 
-
-def cross_fitted_prob(
-    y_true: ArrayLike, logits: ArrayLike, *, groups: ArrayLike, way: str, n_folds: int, rng: np.random.Generator
-) -> FloatArray:
-    """The ensemble's probability (n,) of the cases that a stack is fitted on, each by what other patients fitted.
-
-    logits: (n, members), calibrated on other patients' cases. groups: (n,) patients. way: a key of `combine`; the means
-    fit nothing, and draw no folds.
+    A case out of distribution is deferred at any threshold: its certainty is `deferral.NEVER`.
     """
-    y_true, z = as_binary(y_true), np.asarray(logits, dtype=float)
-    if way != "stacking":
-        return combine(z, stack=[0.0] * (1 + z.shape[1]))[way]
-    fold = patient_folds(y_true, groups, n_folds=n_folds, rng=rng)
-    stacked = np.empty(len(z))
-    for k in range(n_folds):
-        stack = fit_stack(y_true[fold != k], z[fold != k])
-        stacked[fold == k] = combine(z[fold == k], stack=stack)["stacking"]
-    return stacked
-
-
-def unusual(signals: pd.DataFrame, reference: pd.DataFrame, *, kind: str, above: float = UNUSUAL) -> np.ndarray:
-    """Whether a signal of this kind, of any member, lies above this share of the reference cases, (n,) boolean."""
-    columns = [name for name in signals if name.startswith(kind)]
-    if not columns:
-        return np.zeros(len(signals), dtype=bool)
-    ranks = np.stack([rank_among(signals[name].to_numpy(), reference[name].to_numpy()) for name in columns])
-    return np.asarray(ranks.max(axis=0) > above)
-
-
-def reasons(signals: pd.DataFrame, reference: pd.DataFrame, *, close: np.ndarray) -> list[str]:
-    """Why each case is doubtful: a margin too small (`close`), every signal above nine tenths of validation, a gap.
-
-    signals, reference: what `deferral.fill_signals` returns, of these cases and of validation.
-    """
-    found: list[list[str]] = [["close to the decision boundary"] if near else [] for near in close]
-    gaps = signals.filter(regex="^missing_").to_numpy().any(axis=1)
-    marked = {words: unusual(signals, reference, kind=kind) for kind, words in REASONS.items()}
-    for words, here in (marked | {"a signal could not be measured": gaps}).items():
-        for place in np.flatnonzero(here):
-            found[place].append(words)
-    return ["; ".join(words) or "several signals together" for words in found]
-
-
-def judge(policy: FittedPolicy, logits: pd.DataFrame, signals: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    """What the policy says of new cases: `y_prob`, `kappa`, `decision`, `deferred`, `reason` ("" where decided).
-
-    logits: calibrated, a column a member, (n, members). signals: a column a signal that `policy.medians` names, not a
-    number where it could not be measured. reference: the filled signals of validation.
-    """
-    y_prob = combine(logits[policy.members], stack=policy.stack)[policy.combine]
-    filled = deferral.fill_signals(signals, medians=policy.medians, gaps=policy.gaps)
-    margin = deferral.certainty(y_prob, **policy.prices)
-    kappa = margin
-    if policy.weights:
-        known = filled[list(policy.weights)[2:]]
-        kappa = deferral.learned_certainty_of(y_prob, known, list(policy.weights.values()), **policy.prices)
-    deferred = deferral.decide(kappa, threshold=policy.threshold)
-    said = reasons(filled, reference, close=margin < policy.threshold)
+    foreign = np.asarray(out_of_distribution, dtype=bool)
+    certain = np.where(foreign, deferral.NEVER, kappa)
     return pd.DataFrame(
         {
             "y_prob": y_prob,
-            "kappa": kappa,
-            "decision": deferral.cheapest_decision(y_prob, **policy.prices),
-            "deferred": deferred,
-            "reason": np.where(deferred, said, ""),
-        },
-        index=logits.index,
+            "kappa": certain,
+            "decision": deferral.cheapest_decision(y_prob, **prices),
+            "out_of_distribution": foreign,
+            "deferred": deferral.decide(certain, threshold=threshold),
+        }
     )
+
+
+def judge(
+    policy: FittedPolicy, logits: pd.DataFrame, signals: pd.DataFrame, out_of_distribution: ArrayLike
+) -> pd.DataFrame:
+    """What the policy says of cases: the columns of `decide`, and `reason` ("" where it decides), rows as in `logits`.
+
+    logits: calibrated, a column per member, (n, members). signals: the columns that `policy.ranges` names, not a number
+    where one could not be measured. out_of_distribution: (n,) boolean.
+    """
+    y_prob = probability(policy, logits)
+    margin = deferral.certainty(y_prob, **policy.prices)
+    doubted = doubt.doubts(
+        reliance(signals, decision=deferral.cheapest_decision(y_prob, **policy.prices)), policy.ranges
+    )
+    kappa = doubt.lowered(y_prob, doubted, policy.weights, **policy.prices)
+    table = decide(y_prob, kappa, out_of_distribution, threshold=policy.threshold, prices=policy.prices)
+    words = doubt.reasons(doubted, policy.weights, close=margin < policy.threshold)
+    words = np.where(table["out_of_distribution"], OUT_OF_DISTRIBUTION, words)
+    return table.assign(reason=np.where(table["deferred"], words, "")).set_axis(logits.index)
+
+
+def reliance(signals: pd.DataFrame, *, decision: ArrayLike) -> pd.DataFrame:
+    """The signals with `border_reliance_<member>` in place of `border_effect_<member>`.
+
+    An effect is how much the logit falls when the image's border is hidden; an answer relies on the border where that
+    speaks against it: the effect where it is positive (`decision` (n,) 1), minus the effect where it is negative.
+    """
+    sign = np.where(np.asarray(decision) == 1, 1.0, -1.0)
+    effects = [name for name in signals if str(name).startswith("border_effect_")]
+    named = {name: str(name).replace("effect", "reliance") for name in effects}
+    return signals.assign(**{name: signals[name] * sign for name in effects}).rename(columns=named)

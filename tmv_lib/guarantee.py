@@ -1,181 +1,239 @@
-"""What can be promised of the cases that a policy decides, how it fares elsewhere, and whether the promise is any good.
+"""What can be promised of a policy, and whether the promise holds at another place.
 
-`cases` as in `tmv_lib.policy`: a row an image with `patient_id`, `y_true`, `kappa` and `decision`.
+Three promises, because one error rate over both answers says nothing where a finding is rare: of the cases called
+negative at most so many are positive, of those called positive at most so many are negative, and of all positives at
+least so many are not missed (a case that goes to a doctor is not). All of them hold together with probability 1 - delta
+over the calibration patients.
+
+Images of one patient are not independent, so one image stands for a patient. Which one is not left to chance: p-values
+are averaged over many lots and doubled, which is valid whatever their dependence (Rueschendorf 1982; Vovk & Wang 2020).
+
+`cases` has a row per image: `patient_id`, `y_true`, `kappa`, `decision` (0 or 1) and `out_of_distribution` (boolean):
+such a case is never decided.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.optimize import brentq
+from scipy.stats import binom
 
 from tmv_lib import selective
-from tmv_lib.reporting import figure, mean
-from tmv_lib.statistics import FloatArray, wilson_interval
+from tmv_lib.statistics import FloatArray
+
+LOTS = 200  # ways to let one image stand for each patient
+STEPS = 20  # thresholds of a promise's grid
+MOST_PATIENTS = 1_000_000  # beyond this "no number of patients would do"
 
 
 class Promise(NamedTuple):
-    """The certificates of one side by both methods, and the grid that Learn-then-Test walked."""
+    """One promise about a policy.
 
-    ltt: selective.Certificate
-    sgr: selective.Certificate
-    grid: FloatArray
-
-
-def certified(
-    cal: pd.DataFrame, other: pd.DataFrame, *, risk: float, delta: float, rng: np.random.Generator
-) -> tuple[dict[str, Any], dict[str, Promise], pd.DataFrame]:
-    """Certify pooled decisions at delta, and the positive and the negative ones each at delta / 2, from `cal`.
-
-    other: cases that chose the grid, none of them in `cal`. Images of one patient are not independent: one of each is
-    drawn by lot. Returns the figures, the promises by side, and the drawn cases.
+    status: `kept` by the policy as it is; `kept_above` a stricter threshold; `not_shown` with these patients; `vacuous`
+    where a constant answer would keep it; `no_case` where there is nothing that it speaks of. limit: largest share that
+    may be wrong. level: the chance that this promise is wrong. threshold: certainty from which it is kept, None where
+    it is not. n_patients, errors: whom it speaks of among the calibration patients at that threshold (the policy's own
+    where it is not kept), one image each, means over the lots. p_value: merged over the lots. patients_wanted: about
+    how many calibration patients it would take if the error rate stays what it is; None where none would do, or kept.
     """
-    drawn = cal.sample(frac=1, random_state=rng).drop_duplicates("patient_id")
-    found: dict[str, Any] = {"risk": risk, "delta": delta, "n_patients": len(drawn)}
-    found["population"] = "cases exchangeable with the cal split, one image a patient"
-    promises = {}
-    for side, level in (("pooled", delta), ("positive", delta / 2), ("negative", delta / 2)):
-        own, before = (
-            rows if side == "pooled" else rows[rows["decision"] == (side == "positive")] for rows in (drawn, other)
-        )
-        needed = selective.cases_needed(risk, level)
-        entry: dict[str, Any] = {"n_patients": len(own), "delta": level, "cases_needed_without_error": needed}
-        if own.empty or before.empty:
-            found[side] = entry | {"words": "Nothing can be certified: there is no such decision."}
-            continue
-        error, kappa = (own["decision"] != own["y_true"]).to_numpy(dtype=float), own["kappa"].to_numpy()
-        wrong = (before["decision"] != before["y_true"]).to_numpy(dtype=float)
-        limits = {"risk": risk, "delta": level}
-        start = selective.best_start(wrong, before["kappa"], n=len(own), **limits)
-        grid = selective.coverage_grid(before["kappa"], start=start, n_steps=20)
-        promises[side] = Promise(
-            selective.certify_ltt(error, kappa, grid=grid, **limits),
-            selective.certify_sgr(error, kappa, **limits),
-            grid,
-        )
-        both = {name: getattr(promises[side], name) for name in ("ltt", "sgr")}
-        words = "" if all(one.certified for one in both.values()) else _nothing(error, kappa, **limits)
-        found[side] = entry | {name: _told(one, words) for name, one in both.items()}
-    return found, promises, drawn
+
+    status: str
+    limit: float
+    level: float
+    threshold: float | None
+    n_patients: float
+    errors: float
+    p_value: float
+    patients_wanted: int | None
 
 
-def _told(certificate: selective.Certificate, words: str) -> dict[str, Any]:
-    if not certificate.certified:
-        return {"certified": False, "words": words}
+class Standing(NamedTuple):
+    """Whether a promise holds where labels of other patients are known.
+
+    verdict: `broken` where its share of errors is shown to lie above the limit, `holds` where it is shown to lie below,
+    else `cannot_tell`; each wrong in at most a share delta of places. low, high: the errors' share lies above the one,
+    and below the other, each with probability 1 - delta. patients_needed: about how many it would take to tell if the
+    share stays what it is; None where the verdict is clear or no number would do.
+    """
+
+    verdict: str
+    n_patients: float
+    errors: float
+    low: float
+    high: float
+    patients_needed: int | None
+
+
+Rule = Callable[[pd.DataFrame, float], tuple[np.ndarray, np.ndarray]]
+
+
+def _called(answer: int) -> Rule:
+    def rule(cases: pd.DataFrame, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        called = (decided(cases, threshold) & (cases["decision"] == answer)).to_numpy()
+        return called, called & (cases["y_true"] != answer).to_numpy()
+
+    return rule
+
+
+def _missed_of_positives(cases: pd.DataFrame, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    positive = (cases["y_true"] == 1).to_numpy()
+    return positive, positive & (decided(cases, threshold) & (cases["decision"] == 0)).to_numpy()
+
+
+# Each promise: which cases it speaks of at a threshold, and which of them break it, (n,) boolean both.
+PROMISES: dict[str, Rule] = {
+    "missed_positives": _called(0),
+    "false_alarms": _called(1),
+    "sensitivity": _missed_of_positives,
+}
+
+
+def decided(cases: pd.DataFrame, threshold: float) -> pd.Series:
+    """Which cases a policy with this threshold decides itself, (n,) boolean."""
+    return (cases["kappa"] >= threshold) & ~cases["out_of_distribution"]
+
+
+def promise(
+    cal: pd.DataFrame,
+    val: pd.DataFrame,
+    *,
+    threshold: float,
+    limits: dict[str, float],
+    delta: float,
+    rng: np.random.Generator,
+) -> dict[str, Promise]:
+    """Certify each promise on `cal` for the policy with this threshold, or for the least strict one that can be.
+
+    limits: by promise, the largest share of errors, in (0, 1). val: cases that shape the grid of thresholds and say
+    which promises a constant answer would keep; none of their patients may be in `cal`. Learn-then-Test with a fixed
+    sequence (Angelopoulos et al. 2021) from the strictest threshold down to the policy's own, the promises that are
+    worth making each at delta / their number, so that all hold together at 1 - delta.
+    """
+    worth = {name: _worth_making(name, val, threshold, limit) for name, limit in limits.items()}
+    level = delta / max(1, sum(worth.values()))
+    lots = draw_lots(cal["patient_id"], rng=rng)
     return {
-        "certified": True,
-        "threshold": certificate.threshold,
-        "cal_coverage": certificate.coverage,
-        "cal_errors": certificate.errors,
-        "cal_accepted": certificate.n_accepted,
+        name: _certify(name, cal, val, lots, threshold=threshold, limit=limit, level=level)
+        if worth[name]
+        else Promise("vacuous", limit, level, None, 0, 0, 1.0, None)
+        for name, limit in limits.items()
     }
 
 
-def _nothing(error: FloatArray, kappa: FloatArray, *, risk: float, delta: float) -> str:
-    """Why nothing is certified, and how many patients it would take, in words."""
-    ordered = error[np.argsort(-kappa, kind="stable")]
-    without_error = int(ordered.argmax()) if ordered.any() else len(ordered)
-    wanted = selective.cases_wanted(error, kappa, risk=risk, delta=delta)
-    words = (
-        f"Nothing can be certified with {len(error)} calibration patients: the surest {without_error} of them hold no"
-        f" error, and at most {risk:.0%} errors with {1 - delta:.4g} confidence needs"
-        f" {selective.cases_needed(risk, delta)} without an error at a threshold fixed beforehand. "
-    )
-    words += (
-        "No number of such patients would do: even the surest err too often."
-        if wanted is None
-        else f"If their error rates stay what they are, it would take about {wanted} patients."
-    )
-    return words + " Who needs a guarantee sends every case to a doctor."
+def stand(
+    name: str, cases: pd.DataFrame, *, threshold: float, limit: float, delta: float, rng: np.random.Generator
+) -> Standing:
+    """Whether the promise `name`, a key of `PROMISES`, holds among these labelled cases of another place.
 
-
-def audited(
-    source: pd.DataFrame,
-    populations: dict[str, pd.DataFrame],
-    promise: Promise,
-    *,
-    risk: float,
-    delta: float,
-    draws: int,
-    rng: np.random.Generator,
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """How often certificates drawn from `source` are violated in each population, and the sorted true risks to plot."""
-    error, kappa = ((source["decision"] != source["y_true"]).to_numpy(dtype=float), source["kappa"].to_numpy())
-    found: dict[str, Any] = {"draws": draws, "n": len(source)}
-    plotted = []
-    for place, cases in populations.items():
-        truth = ((cases["decision"] != cases["y_true"]).to_numpy(dtype=float), cases["kappa"].to_numpy())
-        audits = selective.audit_certificates(
-            error,
-            kappa,
-            risk=risk,
-            delta=delta,
-            grid=promise.grid,
-            n=len(source),
-            draws=draws,
-            rng=rng,
-            population=truth,
-        )
-        found[place] = {}
-        for name, audit in audits.items():
-            violated = int(audit.violated.sum())
-            low, high = (float(end) for end in wilson_interval(violated, draws))
-            found[place][name] = {
-                "violation_rate": violated / draws,
-                "violation_rate_low": low,
-                "violation_rate_high": high,
-                "certified_share": float(np.isfinite(audit.threshold).mean()),
-                "mean_coverage": float(audit.coverage.mean()),
-            }
-            plotted.append(
-                pd.DataFrame(
-                    {
-                        "series": f"{name}, used on {place}",
-                        "share_of_draws": np.arange(1, draws + 1) / draws,
-                        "true_risk": np.sort(audit.risk),
-                    }
-                )
-            )
-    limit = pd.DataFrame({"series": "limit", "share_of_draws": [0.0, 1.0], "true_risk": [risk, risk]})
-    return found, pd.concat([*plotted, limit])
-
-
-def promised(
-    cal: pd.DataFrame,
-    other: pd.DataFrame,
-    test: pd.DataFrame,
-    *,
-    words: str,
-    risk: float,
-    delta: float,
-    draws: int,
-    n_resamples: int,
-    rng: np.random.Generator,
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """What is `certified` on `cal`, how it fares on test, and the pooled promise `audited` on both, with its diagram.
-
-    words: whether a promise can hold on test. draws: of calibration sets, for the audit. n_resamples: of patients, for
-    the intervals on test.
+    Exact binomial tests, one image per patient, merged over the lots. Raises ValueError where it speaks of no case.
     """
-    limits = {"risk": risk, "delta": delta}
-    found, promises, drawn = certified(cal, other, rng=rng, **limits)
-    for side, promise in promises.items():
-        seen = test if side == "pooled" else test[test["decision"] == (side == "positive")]
-        for name in ("ltt", "sgr"):
-            certificate = getattr(promise, name)
-            if not certificate.certified or seen.empty:
-                continue
-            accepted = seen[seen["kappa"] >= certificate.threshold]
-            found[side][name]["test_coverage"] = len(accepted) / len(seen)
-            found[side][name] |= figure(
-                "test_selective_risk",
-                mean,
-                (accepted["decision"] != accepted["y_true"]).to_numpy(dtype=float),
-                groups=accepted["patient_id"].to_numpy(),
-                n_resamples=n_resamples,
-                rng=rng,
-            )
-    found |= {name: found["pooled"][name] for name in ("ltt", "sgr")} | {"words": words}
-    found["audit"], audit = audited(
-        drawn, {"cal": drawn, "test": test}, promises["pooled"], draws=draws, rng=rng, **limits
-    )
-    return found, audit
+    n, k = _counts(name, cases, draw_lots(cases["patient_id"], rng=rng), threshold)
+    if not n.any():
+        raise ValueError("there is no such case")
+
+    def at_least(share: float) -> float:
+        return merged(binom.sf(k - 1, n, share))
+
+    def at_most(share: float) -> float:
+        return merged(binom.cdf(k, n, share))
+
+    edge = 1e-9
+    low = brentq(lambda r: at_least(r) - delta, edge, 1 - edge, xtol=1e-6) if at_least(edge) < delta else 0.0
+    high = brentq(lambda r: at_most(r) - delta, edge, 1 - edge, xtol=1e-6) if at_most(1 - edge) < delta else 1.0
+    verdict = "broken" if at_least(limit) <= delta else "holds" if at_most(limit) <= delta else "cannot_tell"
+    rate, needed = float(k.sum() / n.sum()), None
+    if verdict == "cannot_tell":
+        needed = patients_to_tell(rate, limit=limit, delta=delta)
+    return Standing(verdict, float(n.mean()), float(k.mean()), float(low), float(high), needed)
+
+
+def patients_to_tell(rate: float, *, limit: float, delta: float) -> int | None:
+    """The least number of patients at which an error rate `rate`, met exactly, tells the limit broken or kept.
+
+    None where the rate is the limit, or more than a million would be needed.
+
+    >>> patients_to_tell(0.0, limit=0.05, delta=0.1)
+    45
+    """
+    n = np.unique(np.geomspace(1, MOST_PATIENTS, 4000).astype(int))
+    k = np.round(rate * n)
+    enough = (binom.cdf(k, n, limit) if rate < limit else binom.sf(k - 1, n, limit)) <= delta
+    if rate == limit or not enough.any():
+        return None
+    return int(n[enough.argmax()])
+
+
+def draw_lots(groups: pd.Series, *, rng: np.random.Generator) -> np.ndarray:
+    """Rows of one image per patient, (lots, patients); one lot alone where every patient has one image."""
+    patient, names = pd.factorize(groups)
+    order = np.argsort(patient, kind="stable")
+    size = np.bincount(patient)
+    first = np.cumsum(size) - size
+    lots = 1 if len(names) == len(groups) else LOTS
+    return order[first + (rng.random((lots, len(names))) * size).astype(int)]
+
+
+def merged(p_values: FloatArray) -> float:
+    """One p-value from those of several lots (lots,): twice their mean; of one lot its own."""
+    return float(p_values[0]) if len(p_values) == 1 else min(1.0, 2 * float(p_values.mean()))
+
+
+def _worth_making(name: str, val: pd.DataFrame, threshold: float, limit: float) -> bool:
+    """Whether an answer that never looks at the case would break the promise, by the prevalence of validation."""
+    if name == "sensitivity":  # kept by whoever calls nobody negative
+        return bool((decided(val, threshold) & (val["decision"] == 0)).any())
+    prevalence = float((val["y_true"] == 1).mean())
+    return (prevalence if name == "missed_positives" else 1 - prevalence) > limit
+
+
+def _certify(
+    name: str, cal: pd.DataFrame, val: pd.DataFrame, lots: np.ndarray, *, threshold: float, limit: float, level: float
+) -> Promise:
+    n, k = _counts(name, cal, lots, threshold)
+    if not n.any():
+        return Promise("no_case", limit, level, None, 0, 0, 1.0, None)
+    passed = None
+    for step in _grid(name, val, int(n.mean()), threshold=threshold, limit=limit, level=level):
+        n_step, k_step = _counts(name, cal, lots, step)
+        p_value = merged(binom.cdf(k_step, n_step, limit))
+        if p_value > level:
+            break
+        passed = Promise(
+            "kept" if step == threshold else "kept_above",
+            limit,
+            level,
+            float(step),
+            float(n_step.mean()),
+            float(k_step.mean()),
+            p_value,
+            None,
+        )
+    if passed:
+        return passed
+    own, wrong = PROMISES[name](cal, threshold)
+    kappa = cal["kappa"].to_numpy()[own]
+    wanted = selective.cases_wanted(wrong[own].astype(float), kappa, risk=limit, delta=level)
+    if wanted is not None:  # so many that the promise speaks of, and for each of them all others that come along
+        wanted = int(np.ceil(wanted * lots.shape[1] / n.mean()))
+    p_value = merged(binom.cdf(k, n, limit))
+    return Promise("not_shown", limit, level, None, float(n.mean()), float(k.mean()), p_value, wanted)
+
+
+def _grid(name: str, val: pd.DataFrame, n: int, *, threshold: float, limit: float, level: float) -> FloatArray:
+    """Thresholds from strict to the policy's own: quantiles of validation's certainty, from where n suffice."""
+    own, wrong = PROMISES[name](val, threshold)
+    kappa = val["kappa"].to_numpy()[own]
+    if (
+        name == "sensitivity" or not kappa.size
+    ):  # stricter thresholds only hand over more: the policy's own is the promise
+        return np.array([threshold])
+    start = selective.best_start(wrong[own].astype(float), kappa, n=n, risk=limit, delta=level)
+    return np.append(selective.coverage_grid(kappa, start=start, n_steps=STEPS)[:-1], threshold)
+
+
+def _counts(name: str, cases: pd.DataFrame, lots: np.ndarray, threshold: float) -> tuple[FloatArray, FloatArray]:
+    """Of each lot how many cases the promise speaks of, and how many break it, (lots,)."""
+    own, wrong = PROMISES[name](cases, threshold)
+    return own[lots].sum(axis=1), wrong[lots].sum(axis=1)

@@ -1,7 +1,8 @@
 """What a deferral policy does on the cases of one split: figures with intervals, for whom, and what it is worth.
 
-`cases` has a row an image: `patient_id`, `y_true`, `y_prob`, `kappa`, `decision` (0 or 1), `deferred` (boolean).
-Where it is compared with the first member, `y_prob_baseline` and `baseline` are that one's probability and decision.
+`cases` has a row per image: `patient_id`, `y_true`, `y_prob`, `kappa`, `decision` (0 or 1), `deferred` and
+`out_of_distribution` (boolean), as `fitted_policy.decide` gives them. Where it is compared with the first member,
+`y_prob_baseline` and `baseline` are that one's probability and decision.
 `resampling` holds `n_resamples` and `rng` of `tmv_lib.statistics.bootstrap`.
 """
 
@@ -65,25 +66,11 @@ class Prices(NamedTuple):
         )
 
 
-def decide(
-    cases: pd.DataFrame, y_prob: np.ndarray, kappa: np.ndarray, prices: Prices, *, threshold: float
-) -> pd.DataFrame:
-    """The cases with `y_prob`, `kappa`, the cheapest `decision`, and whether each is `deferred`."""
-    return cases.assign(
-        y_prob=y_prob,
-        kappa=kappa,
-        decision=deferral.cheapest_decision(y_prob, **prices.errors),
-        deferred=deferral.decide(kappa, threshold=threshold),
-    )
-
-
-def ways_to_combine(
-    cases: pd.DataFrame, probs: dict[str, np.ndarray], *, combine: str, **resampling: Any
-) -> dict[str, Any]:
-    """How well each probability (n,), of a member or of a way to combine them, reads the cases; `combine` is in use."""
+def ways_to_combine(cases: pd.DataFrame, probs: dict[str, np.ndarray], **resampling: Any) -> dict[str, Any]:
+    """How well each probability (n,), of a member or of a way to combine them, reads the cases."""
     y_true, groups = cases["y_true"].to_numpy(), cases["patient_id"].to_numpy()
     resampled: Callable[..., dict[str, Any]] = partial(figure, groups=groups, **resampling)
-    found: dict[str, Any] = counts(y_true, groups) | {"combine": combine}
+    found: dict[str, Any] = counts(y_true, groups)
     for name, prob in probs.items():
         found[name] = {"ece": expected_calibration_error(y_true, prob)}
         found[name] |= resampled("auroc", auroc, y_true, prob, stratify=y_true)
@@ -101,13 +88,13 @@ def decisions(
     prices: Prices,
     *,
     threshold: float,
-    budget: float | None,
     prevalences: list[float],
     **resampling: Any,
 ) -> dict[str, Any]:
     """What the policy decides at the threshold, how well, and what its calls are worth at each prevalence in (0, 1).
 
-    budget: the share of referrals that the threshold was chosen for, None where it was given.
+    Threshold and prices imply one another (Chow): `chow_threshold` is what the prices ask for, `chow_review_price` what
+    a review would have to cost for this threshold to be the cheapest.
     """
     y_true, decision = cases["y_true"].to_numpy(), cases["decision"].to_numpy()
     groups, decided = cases["patient_id"].to_numpy(), ~cases["deferred"].to_numpy()
@@ -116,8 +103,11 @@ def decisions(
     found: dict[str, Any] = counts(y_true, groups) | {"threshold": threshold}
     found |= figure("coverage", mean, decided.astype(float), groups=groups, **resampling)
     found["deferral_rate"] = 1 - found["coverage"]
-    found |= {"chow_threshold": prices.chow_threshold, "words": prices.verdict(), **prices.named()}
-    found |= {} if budget is None else {"budget": budget}
+    found["chow_threshold"] = prices.chow_threshold
+    found["chow_review_price"] = deferral.chow_review_price(threshold, **prices.errors)
+    found |= {"deferral_can_pay": prices.chow_threshold > 0, "words": prices.verdict(), **prices.named()}
+    foreign = cases["out_of_distribution"].to_numpy(dtype=float)
+    found |= figure("out_of_distribution", mean, foreign, groups=groups, **resampling)
     found |= figure("selective_risk", mean, wrong[decided].astype(float), **of_decided)
     found |= by_class(y_true[decided], decision[decided], prefix="decided_", **of_decided)
     found |= by_class(y_true, decision, prefix="deciding_all_", groups=groups, **resampling)
@@ -162,14 +152,22 @@ def costs(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str, A
     rate = [1 - mean((deferred == 0).astype(float))]
     for name, rival in (("random", deferral.random_deferral_cost), ("oracle", deferral.oracle_deferral_cost)):
         found[f"{name}_deferral_cost"] = float(rival(y_true, decision, deferral_rate=rate, **of_case)[0])
-    plain = _plain_rank(cases) <= deferred.sum()
-    found["plain_margin_deferral_cost"] = deferral.failure_cost(y_true, decision, deferred=plain, **of_case)
-    if deferred.any():
-        found["break_even_review_price"] = deferral.break_even_review_price(
-            y_true, decision, deferred, sensitivity=prices.sensitivity, specificity=prices.specificity, **prices.errors
-        )
-    else:
-        found["break_even_review_price_absent"] = "nobody is deferred"
+    for name, margin in margins(cases, prices).items():
+        like = least_certain(cases, margin) <= deferred.sum()
+        found[f"{name}_deferral_cost"] = deferral.failure_cost(y_true, decision, deferred=like, **of_case)
+
+        def beyond(y_true: np.ndarray, *, weights: Any = None, like: np.ndarray = like) -> Any:
+            rival = deferral.failure_cost(y_true, decision, deferred=like, weights=weights, **of_case)
+            return cost(y_true, weights=weights) - rival
+
+        found |= resampled(f"cost_minus_{name}", beyond, y_true)
+    price = partial(
+        deferral.break_even_review_price,
+        sensitivity=prices.sensitivity,
+        specificity=prices.specificity,
+        **prices.errors,
+    )
+    found |= resampled("break_even_review_price", price, y_true, decision, deferred)
     found["doctor_reads_all_cost"] = float(np.mean(of_case["review"]))
     benefit = partial(deferral.net_benefit, odds=prices.cost_fp / prices.cost_fn)
 
@@ -181,9 +179,15 @@ def costs(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str, A
     return found | resampled("net_benefit_deciding_all", benefit, y_true, decision)
 
 
-def _plain_rank(cases: pd.DataFrame) -> np.ndarray:
-    """Rank of each case by |2p - 1| from 1, the least certain first."""
-    return np.asarray(rankdata(np.abs(2 * cases["y_prob"].to_numpy() - 1), method="ordinal"))
+def margins(cases: pd.DataFrame, prices: Prices) -> dict[str, np.ndarray]:
+    """The certainties (n,) that need nothing but the probability: weighted by the prices, and |2p - 1|."""
+    y_prob = cases["y_prob"].to_numpy()
+    return {"margin": deferral.certainty(y_prob, **prices.errors), "plain_margin": np.abs(2 * y_prob - 1)}
+
+
+def least_certain(cases: pd.DataFrame, certainty: np.ndarray) -> np.ndarray:
+    """Rank of each case (n,) from 1 in the order in which they are deferred: those out of distribution first."""
+    return np.asarray(rankdata(np.where(cases["out_of_distribution"], -1, certainty), method="ordinal"))
 
 
 def calibration_of_decided(cases: pd.DataFrame, **resampling: Any) -> dict[str, Any]:
@@ -206,9 +210,7 @@ def calibration_of_decided(cases: pd.DataFrame, **resampling: Any) -> dict[str, 
 
 
 def rankings(cases: pd.DataFrame, scores: dict[str, np.ndarray], **resampling: Any) -> dict[str, Any]:
-    """How well each certainty (n,) sorts errors last: AURC, its excess over the oracle, AUGRC; and `learned` minus
-    `margin`, which must be among the scores.
-    """
+    """How well each certainty (n,) sorts errors last: AURC, its excess over the oracle, and AUGRC."""
     error, groups = (cases["decision"] != cases["y_true"]).astype(int).to_numpy(), cases["patient_id"].to_numpy()
     resampled: Callable[..., dict[str, Any]] = partial(figure, groups=groups, **resampling)
     found: dict[str, Any] = {"n_errors": int(error.sum())}
@@ -216,13 +218,7 @@ def rankings(cases: pd.DataFrame, scores: dict[str, np.ndarray], **resampling: A
         found[name] = {}
         for metric in (selective.aurc, selective.eaurc, selective.augrc):
             found[name] |= resampled(metric.__name__, metric, error, kappa)
-
-    def difference(error: np.ndarray, *, weights: np.ndarray | None = None) -> Any:
-        return selective.augrc(error, scores["learned"], weights=weights) - selective.augrc(
-            error, scores["margin"], weights=weights
-        )
-
-    return found | resampled("augrc_learned_minus_margin", difference, error)
+    return found
 
 
 def risk_coverage(cases: pd.DataFrame, scores: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -430,19 +426,23 @@ def cost_optimal(sweeps: dict[str, pd.DataFrame]) -> dict[str, Any]:
 
 
 def swept(sweeps: dict[str, pd.DataFrame], test: pd.DataFrame, prices: Prices) -> pd.DataFrame:
-    """The sweeps, named, as rows to draw; beside `test`, one of them, what random, plain-margin and oracle deferral of
+    """The sweeps, named, as rows to draw; beside `test`, one of them, what random, either margin and oracle deferral of
     these cases cost at the same rate.
     """
     y_true, decision = test["y_true"].to_numpy(), test["decision"].to_numpy()
-    of_case, least = prices.of(y_true), _plain_rank(test)
+    of_case = prices.of(y_true)
+    ranks = {name: least_certain(test, margin) for name, margin in margins(test, prices).items()}
     like = sweeps["test"][["threshold", "coverage", "deferral_rate"]]
     rate = like["deferral_rate"].to_numpy()
     rivals = {
         "random": deferral.random_deferral_cost(y_true, decision, deferral_rate=rate, **of_case),
-        "plain margin": [
-            deferral.failure_cost(y_true, decision, deferred=least <= count, **of_case)
-            for count in np.round(rate * len(test))
-        ],
+        **{
+            name.replace("_", " "): [
+                deferral.failure_cost(y_true, decision, deferred=least <= count, **of_case)
+                for count in np.round(rate * len(test))
+            ]
+            for name, least in ranks.items()
+        },
         "oracle": deferral.oracle_deferral_cost(y_true, decision, deferral_rate=rate, **of_case),
     }
     rows = [sweep.assign(series=name) for name, sweep in sweeps.items()]

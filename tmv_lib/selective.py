@@ -6,11 +6,11 @@ A case is accepted when its confidence is at least the threshold; cases of equal
 
 from bisect import bisect_left
 from functools import lru_cache
-from math import ceil, inf, log2
+from math import ceil, inf
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.special import betainccinv, digamma
 from scipy.stats import binom
 
@@ -44,20 +44,6 @@ class Certificate(NamedTuple):
     risk_bound: float
 
 
-class Audit(NamedTuple):
-    """What the certificates of many calibration sets are worth in a population, one value a set, each (draws,).
-
-    threshold: certified, infinite where nothing was. coverage, risk: share of the population that it accepts, and the
-    error rate among these, 0 where it accepts nobody. violated: the risk is above the one that was guaranteed.
-    """
-
-    threshold: FloatArray
-    coverage: FloatArray
-    risk: FloatArray
-    violated: NDArray[np.bool_]
-
-
-_CELLS_AT_ONCE = 2**21  # calibration sets are drawn so many cases at a time: 16 MiB
 _NO_CERTIFICATE = Certificate(False, inf, 0.0, 0, 0, 1.0, 1.0)
 
 
@@ -130,8 +116,6 @@ def binomial_upper_bound(errors: int, n: int, delta: float) -> float:
 def cases_needed(risk: float, delta: float, errors: int = 0) -> int:
     """The least number of accepted cases, `errors` of them wrong, that certify an error rate of at most `risk`.
 
-    For `certify_sgr` pass delta / ceil(log2 n).
-
     >>> cases_needed(0.05, 0.05), cases_needed(0.01, 0.05), cases_needed(0.05, 0.025, errors=2)
     (59, 299, 142)
     """
@@ -198,41 +182,6 @@ def certify_ltt(error: ArrayLike, confidence: ArrayLike, *, risk: float, delta: 
     )
 
 
-def certify_sgr(error: ArrayLike, confidence: ArrayLike, *, risk: float, delta: float) -> Certificate:
-    """The largest coverage that a binary search finds to have a guaranteed error rate among accepted cases.
-
-    Selection with guaranteed risk (Geifman & El-Yaniv 2017): the exact binomial bound at delta / ceil(log2 n) at
-    each of at most ceil(log2 n) steps. Counting steps and not thresholds is enough where the true error rate rises
-    with coverage, because only one path then leads to a first false step; `certify_ltt` needs no such condition.
-    Departures from the paper: the search runs over distinct confidences, and returns the last step that met the
-    bound (the paper returns the last step, met or not).
-
-    risk, delta: in (0, 1); the error rate to guarantee, and the chance that the guarantee is wrong.
-
-    Raises ValueError for bad lengths, values or ranges.
-    """
-    _check_share("risk", risk)
-    _check_share("delta", delta)
-    thresholds, accepted, errors = _accepted(error, confidence)
-    n = int(accepted[-1])
-    n_steps = max(1, ceil(log2(n)))
-
-    best, low, high = _NO_CERTIFICATE, 0, len(thresholds) - 1
-    for _ in range(n_steps):
-        if low > high:
-            break
-        middle = (low + high) // 2
-        n_accepted, n_errors = int(accepted[middle]), int(errors[middle])
-        bound = binomial_upper_bound(n_errors, n_accepted, delta / n_steps)
-        if bound > risk:
-            high = middle - 1
-            continue
-        low = middle + 1
-        p_value = float(binom.cdf(n_errors, n_accepted, risk))
-        best = Certificate(True, float(thresholds[middle]), n_accepted / n, n_errors, n_accepted, p_value, bound)
-    return best
-
-
 def best_start(error: ArrayLike, confidence: ArrayLike, *, n: int, risk: float, delta: float) -> float:
     """The share in (0, 1] at which a `coverage_grid` should start for n calibration cases, by cases other than these.
 
@@ -263,91 +212,15 @@ def cases_wanted(error: ArrayLike, confidence: ArrayLike, *, risk: float, delta:
     _check_share("risk", risk)
     _check_share("delta", delta)
     _, accepted, errors = _accepted(error, confidence)
-    places = np.unique(np.linspace(0, len(accepted) - 1, 200).astype(int))
+    places = np.unique(np.linspace(0, len(accepted) - 1, 50).astype(int))
     rate = ((errors + 0.5) / (accepted + 1))[places, None]
-    n = np.unique(np.geomspace(1, 1_000_000, 600).astype(int))
+    n = np.unique(np.geomspace(1, 1_000_000, 400).astype(int))
     enough = binom.cdf(np.ceil(rate * n), n, risk) <= delta
     found = enough.any(axis=1)
     if not found.any():
         return None
     wanted = n[enough[found].argmax(axis=1)] / (accepted[places][found] / accepted[-1])
     return ceil(wanted.min())
-
-
-def audit_certificates(
-    error: ArrayLike,
-    confidence: ArrayLike,
-    *,
-    risk: float,
-    delta: float,
-    grid: ArrayLike,
-    n: int,
-    draws: int,
-    rng: np.random.Generator,
-    population: tuple[ArrayLike, ArrayLike] | None = None,
-) -> dict[str, Audit]:
-    """`certify_ltt` and `certify_sgr` on `draws` calibration sets of n cases, drawn with replacement from these.
-
-    The truth is the whole `population`, a pair of error and confidence; these very cases where it is left out. A valid
-    certificate is violated in at most a share `delta` of the draws. (Drawing without replacement, with the cases left
-    over as truth, misleads: the two are then not independent.)
-
-    Returns the `Audit` of "ltt" and of "sgr".
-    """
-    _check_share("risk", risk)
-    _check_share("delta", delta)
-    if n < 1 or draws < 1:
-        raise ValueError(f"n and draws must be at least 1, found {n} and {draws}")
-    thresholds = np.unique(as_finite(grid, name="grid"))[::-1]
-    size = as_binary(error, name="error").size
-    certified: dict[str, list[FloatArray]] = {"ltt": [], "sgr": []}
-    batch = max(1, _CELLS_AT_ONCE // size)
-    for start in range(0, draws, batch):
-        counts = rng.multinomial(n, np.full(size, 1 / size), size=min(batch, draws - start))
-        distinct, accepted, errors = _accepted(error, confidence, counts)
-        certified["ltt"].append(_walk(thresholds, distinct, accepted, errors, risk=risk, delta=delta))
-        certified["sgr"].append(_search(distinct, accepted, errors, risk=risk, delta=delta))
-    truth = _accepted(*(population or (error, confidence)))
-    return {name: _judged(np.concatenate(found), *truth, risk=risk) for name, found in certified.items()}
-
-
-def _walk(
-    thresholds: FloatArray, distinct: FloatArray, accepted: FloatArray, errors: FloatArray, *, risk: float, delta: float
-) -> FloatArray:
-    """`certify_ltt` for each row of accepted and errors (draws, distinct): the certified threshold, or infinity."""
-    position = np.searchsorted(-distinct, -thresholds, side="right")
-    n_accepted, n_errors = (np.pad(counts, ((0, 0), (1, 0)))[:, position] for counts in (accepted, errors))
-    passed = binom.cdf(n_errors, n_accepted, risk) <= delta
-    walked = np.logical_and.accumulate(passed, axis=1).sum(axis=1)
-    return np.append(inf, thresholds)[walked]
-
-
-def _search(distinct: FloatArray, accepted: FloatArray, errors: FloatArray, *, risk: float, delta: float) -> FloatArray:
-    """`certify_sgr` for each row: the search runs over the confidences that the row holds."""
-    rows = np.arange(len(accepted))
-    held = np.diff(accepted, axis=1, prepend=0) > 0
-    place = np.argsort(~held, axis=1, kind="stable")  # column of the row's k-th confidence
-    low, high = np.zeros(len(rows), dtype=int), held.sum(axis=1) - 1
-    n_steps = max(1, ceil(log2(accepted[0, -1])))
-    best = np.full(len(rows), inf)
-    for _ in range(n_steps):
-        open_ = low <= high
-        middle = np.where(open_, (low + high) // 2, 0)
-        column = place[rows, middle]
-        # the exact bound lies at or below `risk` where P(Bin(n, risk) <= errors) <= delta / steps
-        met = open_ & (binom.cdf(errors[rows, column], accepted[rows, column], risk) <= delta / n_steps)
-        best = np.where(met, distinct[column], best)
-        low, high = np.where(met, middle + 1, low), np.where(open_ & ~met, middle - 1, high)
-    return best
-
-
-def _judged(
-    threshold: FloatArray, distinct: FloatArray, accepted: FloatArray, errors: FloatArray, *, risk: float
-) -> Audit:
-    position = np.searchsorted(-distinct, -threshold, side="right")
-    n_accepted, n_errors = np.append(0, accepted)[position], np.append(0, errors)[position]
-    true_risk = np.divide(n_errors, n_accepted, out=np.zeros(len(threshold)), where=n_accepted > 0)
-    return Audit(threshold, n_accepted / accepted[-1], true_risk, true_risk > risk)
 
 
 def _accepted(
