@@ -4,10 +4,11 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
-	validate-taxonomy predict judge
+	validate-taxonomy predict judge promises fresh-phantoms public-predictions
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
+	python -m answers
 
 plots: $(BIN)/.installed .git  ## one page with every diagram: dvc_plots/index.html
 	dvc plots show
@@ -59,6 +60,15 @@ intervals: $(BIN)/.installed  ## how often do our intervals cover the truth? doc
 
 sites: $(BIN)/.installed  ## does `site` name planted shifts? docs/sites.md; needs `make repro`, 20 phantoms, goes on after a kill
 	OMP_NUM_THREADS=1 python -m studies.sites
+
+promises: $(BIN)/.installed  ## do certificates and the answers about a site keep their levels? docs/promises.csv
+	OMP_NUM_THREADS=1 python -m studies.promises
+
+fresh-phantoms: $(BIN)/.installed  ## is the verdict true of the population? docs/fresh_phantoms.csv; needs `make repro`
+	python -m studies.fresh_phantoms
+
+public-predictions: $(BIN)/.installed  ## the verdict on others' predictions: make public-predictions FOLDER=<folder>; docs/verdicts.md
+	OMP_NUM_THREADS=1 python -m studies.public_predictions "$(FOLDER)"
 
 $(BIN)/.installed: requirements.txt
 	$(PYTHON) -m venv .venv

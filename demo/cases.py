@@ -18,7 +18,7 @@ SEED = 0  # of the neutral numbers
 NEIGHBOURS = 4  # nearest training cases that are shown, before the counter-example
 ALIKE = 50  # cases among which "this unsure" is counted
 NEAR = 0.05  # probabilities this near count as such cases
-BANDS = ((0.05, "very unlikely"), (0.25, "unlikely"), (0.75, "uncertain"), (0.95, "likely"), (1.01, "very likely"))
+UNCERTAIN = (0.25, 0.75)  # probabilities of the queue of that name
 DEFERRED = "No answer: read as if there were no system. This is not a normal result."
 NEEDED = ("data/prepare/cases.csv", "data/prepare/images.npy", "data/ensemble/cases.csv")
 USED = (
@@ -137,7 +137,7 @@ def queues(cases: Collection) -> dict[str, tuple[str, list[int]]]:
         RANDOM: ("Random, nothing known beforehand", pd.Series(True, table.index)),
         "positive": (f"Confirmed {cases.names.positive}", table["y_true"] == 1),
         "negative": ("Normal", table["y_true"] == 0),
-        "uncertain": ("Uncertain", table["y_prob"].map(word) == "uncertain"),
+        "uncertain": ("Uncertain", table["y_prob"].between(*UNCERTAIN)),
         "wrong": ("Wrong", table["wrong"]),
         "deferred": ("Deferred", table["deferred"]),
         "unstable": ("Unstable explanation", _unstable(cases)),
@@ -171,15 +171,6 @@ def image_alt(number: int) -> str:
     return f"Chest radiograph of case {number}, to be read without help. Not for clinical use."
 
 
-def word(y_prob: float) -> str:
-    """A word from fixed bands: below 5, 25, 75 and 95 of 100, and above.
-
-    >>> [word(p) for p in (0.04, 0.05, 0.5, 0.92, 1.0)]
-    ['very unlikely', 'unlikely', 'uncertain', 'likely', 'very likely']
-    """
-    return next(name for end, name in BANDS if y_prob < end)
-
-
 def of_hundred(share: float) -> str:
     """A probability as a count of 100, without pretending to certainty.
 
@@ -207,19 +198,33 @@ def _text(case: pd.Series, column: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _answer(cases: Collection, number: int) -> Section:
-    case, positive = cases.table.loc[number], cases.names.positive
-    p = float(case["y_prob"])
-    lines = [f"**{of_hundred(p)} of 100** such cases have {positive} here: {word(p)}.", _reference(cases, number)]
+def answer(cases: Collection, y_prob: float, decision: int) -> str:
+    """The system's answer and its probability in one breath: what is called positive need not be likely."""
+    positive, chance = cases.names.positive, f"estimated chance {of_hundred(y_prob)} of 100"
+    called = cases.names.called(decision).capitalize()
+    likely = (y_prob > 0.5) == bool(decision)
+    head = f"**{called}**: {chance}." if likely else f"**Flagged as possible {positive}**: {chance}."
     prices = figure(cases.disk.yaml("params.yaml"), "deferral", "cost")
-    if isinstance(prices, dict):
-        fn, fp = prices["false_negative"], prices["false_positive"]
-        lines.append(
-            f"The system's answer: **{cases.names.called(case['decision'])}**. A missed case costs {fn:g} and a false"
-            f" alarm {fp:g}, so it says {positive} above {100 * fp / (fn + fp):.0f} of 100."
-        )
-    right = "wrong" if case["wrong"] else "right"
-    lines.append(f"The label: **{cases.names.called(case['y_true'])}**. The system is {right}.")
+    if likely or not isinstance(prices, dict):
+        return head
+    fn, fp = prices["false_negative"], prices["false_positive"]
+    return f"{head} It flags from {100 * fp / (fn + fp):.0f} of 100 on: a missed case is priced at {fn:g}, a false alarm at {fp:g}."
+
+
+def _answer(cases: Collection, number: int) -> Section:
+    case = cases.table.loc[number]
+    verdict = (
+        "the answer is right"
+        if not case["wrong"]
+        else "a missed case"
+        if case["y_true"] == 1
+        else "a false alarm"
+    )
+    lines = [
+        answer(cases, float(case["y_prob"]), int(case["decision"])),
+        _reference(cases, number),
+        f"Reference label: **{cases.names.called(case['y_true'])}**, {verdict}.",
+    ]
     return Section("The system's answer", [*lines, *_planted(cases, case)])
 
 
@@ -228,12 +233,12 @@ def _reference(cases: Collection, number: int) -> str:
     table, case = cases.table, cases.table.loc[number]
     val = cases.everything[cases.everything["split"] == "val"]
     near = ((table["y_prob"] - case["y_prob"]).abs() <= NEAR) & (table["patient_id"] != case["patient_id"])
-    made = f"calibrated on {len(val)} validation images of {val['patient_id'].nunique()} patients"
+    made = f"The chance was calibrated on {len(val)} validation images of {val['patient_id'].nunique()} patients"
     if not near.any():
-        return f"Such cases: {made}; no other patient of the test split got a similar probability."
+        return f"{made}; no other patient of the test split got a similar one."
     return (
-        f"Such cases: {made}. Of {near.sum()} test images of other patients with a probability within"
-        f" {100 * NEAR:.0f} of 100 of this one, {int(table.loc[near, 'y_true'].sum())} had {cases.names.positive}."
+        f"Of {near.sum()} test images of other patients with a chance within {100 * NEAR:.0f} of 100 of this one,"
+        f" {int(table.loc[near, 'y_true'].sum())} had {cases.names.positive}. {made}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the members looked, of one case: for the class each names, untrained, and under each mild change."""
+"""Where the members looked, of one case: for the answer that is given, untrained, and under each mild change."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ OPACITY = 0.65  # of the maps under each change, which nobody turns
 
 
 class Overlay(NamedTuple):
-    """One member's map of the class it names, and an untrained network's of the same kind, each (h, w) or None."""
+    """One member's map of the answer that is given, and an untrained network's of the same kind, each (h, w) or None."""
 
     member: str
     names: str
@@ -56,7 +56,7 @@ def overlays(cases: Collection, number: int) -> list[Overlay]:
     case = _decided(cases, number)
     found = []
     for name in cases.members:
-        target = _target(case, name)
+        target = 1 if case["decision"] == 1 else -1
         fresh = case.get(f"untrained_logit_{name}")
         found.append(
             Overlay(
@@ -86,6 +86,7 @@ def _decided(cases: Collection, number: int) -> Any:
 
 
 def _target(case: Any, name: str) -> int:
+    """Which class the member names itself; the answer given may be another."""
     return 1 if case.get(f"y_prob_{name}", case["y_prob"]) > 0.5 else -1
 
 
@@ -118,7 +119,7 @@ def changed(cases: Collection, number: int) -> list[Changed]:
         own = logits[(logits["member"] == name) & (logits["image_id"] == case["image_id"])].set_index("perturbation")
         if maps is None or set(own.index) != set(views) or maps.shape[1] != len(views):
             continue
-        seen = np.asarray(maps[int(case["later"])], dtype=np.float32) * _target(case, name)
+        seen = np.asarray(maps[int(case["later"])], dtype=np.float32) * (1 if case["decision"] == 1 else -1)
         scale, boundary = pictures.scale_of(seen), _boundary(cases, name)
         flipped = {change: (own["logit"][change] > boundary) != (_target(case, name) > 0) for change in own.index}
         shown = []

@@ -12,8 +12,8 @@ are averaged over many lots and doubled, which is valid whatever their dependenc
 such a case is never decided.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -87,6 +87,14 @@ PROMISES: dict[str, Rule] = {
     "missed_positives": _called(0),
     "false_alarms": _called(1),
     "sensitivity": _missed_of_positives,
+}
+
+
+# What each promise says, of its limit.
+SAYS: dict[str, Callable[[float], str]] = {
+    "missed_positives": lambda limit: f"of the cases it calls negative at most {limit:.1%} are positive",
+    "false_alarms": lambda limit: f"of the cases it calls positive at most {limit:.1%} are negative",
+    "sensitivity": lambda limit: f"at least {1 - limit:.1%} of all positives are found or read by a doctor",
 }
 
 
@@ -178,6 +186,47 @@ def draw_lots(groups: pd.Series, *, rng: np.random.Generator) -> np.ndarray:
 def merged(p_values: FloatArray) -> float:
     """One p-value from those of several lots (lots,): twice their mean; of one lot its own."""
     return float(p_values[0]) if len(p_values) == 1 else min(1.0, 2 * float(p_values.mean()))
+
+
+def sentences(found: Mapping[str, Any]) -> list[str]:
+    """The promises in words, from their values as `ensemble` writes them; what is not worth making is not printed.
+
+    found: `delta`, `lapses`, and by the name of a promise its fields, with `on_test` those of its `Standing`.
+    """
+    if found.get("lapses"):
+        return ["Nothing is promised: the probabilities were cross-fitted at the site, a procedure and not one policy."]
+    made = {name: found[name] for name in PROMISES if name in found and found[name]["status"] != "vacuous"}
+    words = [_sentence(name, entry) for name, entry in made.items()]
+    kept = sum(entry["status"].startswith("kept") for entry in made.values())
+    if kept > 1:
+        words.append(f"All of this together with {1 - found['delta']:.0%} confidence, for patients like those of cal.")
+    return words or ["Nothing is promised: a constant answer would keep every promise that was asked for."]
+
+
+def _sentence(name: str, entry: Mapping[str, Any]) -> str:
+    claim, counted = SAYS[name](entry["limit"]), f"{entry['errors']:.3g} of {entry['n_patients']:.4g} patients break it"
+    sure = f"with {1 - entry['level']:.1%} confidence"
+    if entry["status"] == "no_case":
+        return f"Not promised that {claim}: there is no such case."
+    if entry["status"] == "not_shown":
+        wanted = entry.get("patients_wanted")
+        more = f"about {wanted:,} calibration patients would be needed" if wanted else "no number of patients would do"
+        return f"Not promised that {claim}: in cal {counted}; {more}.{_standing(entry)}"
+    above = f" from a certainty of {entry['threshold']:.2f} on" if entry["status"] == "kept_above" else ""
+    return f"Promised{above}, {sure}: {claim} (in cal {counted}).{_standing(entry)}"
+
+
+def _standing(entry: Mapping[str, Any]) -> str:
+    if "on_test" not in entry:
+        return ""
+    one = entry["on_test"]
+    kept = entry["status"].startswith("kept")
+    words = {"holds": "it holds", "broken": "it is broken" if kept else "it would be broken"}
+    more = f"; about {one['patients_needed']:,} patients would tell" if "patients_needed" in one else ""
+    return (
+        f" On test {words.get(one['verdict'], 'one cannot tell')}: {one['errors']:.3g} of {one['n_patients']:.4g}"
+        f" ({one['low']:.1%} to {one['high']:.1%}){more}."
+    )
 
 
 def _worth_making(name: str, val: pd.DataFrame, threshold: float, limit: float) -> bool:

@@ -22,6 +22,8 @@ import pandas as pd
 from PIL import Image
 from pydantic import StringConstraints
 
+from tmv_lib import guarantee as guarantees
+from tmv_lib import verdict
 from tmv_lib.files import whole
 from tmv_lib.params import Member, Params
 
@@ -160,6 +162,7 @@ def card(
     counts = at(of_policy, "of_the_cases")
     hundred = of_hundred(counts) if OF_HUNDRED.keys() <= counts.keys() else {}
     sections = [
+        Section("verdict", "Verdict", "ensemble", judged(metrics, facts)),
         Section("use", "Use it when", "ensemble, a person", use(metrics, facts)),
         Section("do_not_use", "Do not use it when", "all stages, a person", do_not_use(metrics, facts)),
         Section("happens", "What happens", "ensemble", happens(of_policy, hundred, facts)),
@@ -303,6 +306,13 @@ def warning(facts: Facts) -> str:
     return f"Nobody has written in card.yaml: {', '.join(left)}. Do not use this card before." if left else ""
 
 
+def judged(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
+    """Use it, do not use it, or cannot tell: the verdict and what it rests on."""
+    if "verdict" not in metrics:
+        return [f"Verdict: {NOT_MEASURED}"]
+    return verdict.sentences(metrics["verdict"], cases=facts.cases, positive=facts.positive)
+
+
 def use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
     """Use it when ..."""
     found, told = metrics.get("deferral", {}), [f"{fact(facts, 'intended_use')};"]
@@ -310,18 +320,18 @@ def use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
         return _sentence([*told, f"when it may decide: {NOT_MEASURED}"])
     missed, alarm, review = (plain(at(found, "cost"), name, "g") for name in COSTS)
     price = figure(found, "break_even_review_price", percent=False)
+    source = {
+        "prices": "what these prices ask for",
+        "budget": f"what a budget of {plain(found, 'budget', '.0%')} referrals leaves",
+        "params": f"set by hand; these prices ask for {plain(found, 'chow_threshold', '.2f')}, and it is the cheapest"
+        f" where a review costs {plain(found, 'chow_review_price', '.2f')}",
+    }.get(str(found.get("threshold_from")), NOT_MEASURED)
     told += [
-        f"its certainty in the case is {plain(found, 'threshold')} or more, and a doctor reads every other case;",
-        f"a missed positive costs you about {missed}, a false alarm {alarm} and a review {review}. Other prices,"
-        f" another threshold: cheapest on validation is {plain(at(found, 'cost_optimal'), 'threshold')}. Highest price"
-        f" at which reviews pay on test: {price};",
+        f"its certainty in the case is {plain(found, 'threshold')} or more ({source}), and a doctor reads every other"
+        " case;",
+        f"a missed positive costs you about {missed}, a false alarm {alarm} and a review {review}. On average a review"
+        f" of the referred is worth {price}.",
     ]
-    ltt = at(metrics, "guarantee", "ltt")
-    if ltt.get("certified"):
-        told.append(
-            "where you need the guarantee below, and only at a place like the one that it was certified for: its"
-            f" certainty is {plain(ltt, 'threshold')} or more."
-        )
     return _sentence(told)
 
 
@@ -329,20 +339,17 @@ COSTS = ("false_negative", "false_positive", "review")
 
 
 def do_not_use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
-    """Do not use it when ..., each line with the figure that forbids it."""
+    """Do not use it when ..., each line with the figure that forbids it; nothing that one learns only by reading."""
     found, told = metrics.get("deferral", {}), [f"{fact(facts, 'not_for')};"]
-    if at(metrics, "site", "shift").get("name", "none") != "none":
-        told.append("you rely on its calibration or guarantee: test is another place than the one it learned from;")
-    if "never pays" in found.get("words", ""):
+    promised = {name: one for name, one in metrics.get("guarantee", {}).items() if name in guarantees.PROMISES}
+    kept = {name: one for name, one in promised.items() if one["status"].startswith("kept")}
+    for name, one in kept.items():
+        if at(one, "on_test").get("verdict") == "broken":
+            told.append(f"you rely on the promise that {guarantees.SAYS[name](one['limit'])}: on test it is broken;")
+    if found.get("deferral_can_pay") is False:
         told.append(f"you hand cases to a doctor to save cost: {found['words']};")
-    elif found.get("doctor_reads_all_cost", 1e9) < found.get("failure_cost", 0):
-        told.append(
-            f"you want to save cost at these prices: a doctor who reads everything costs"
-            f" {found['doctor_reads_all_cost']:.3g} a case, this policy {figure(found, 'failure_cost', percent=False)};"
-        )
-    certificates = [at(metrics, "guarantee", side, "ltt") for side in SIDES]
-    if any(certificates) and not any(one.get("certified") for one in certificates):
-        told.append("you must promise an error rate: nothing can be certified with these calibration cases;")
+    if promised and not kept:
+        told.append("you must promise an error rate: nothing could be promised with these calibration patients;")
     decided = at(found, "calibration_of_decided", "decided")
     if decided.get("p_value", 1) < 0.05:
         told.append(
@@ -356,7 +363,10 @@ def do_not_use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
     worse = [
         f"{name} ({plain(one, 'errors_left', 'd')} wrong of {round(one.get('coverage', 0) * one.get('n', 0))} decided)"
         for name, one in at(found, "subgroups").items()
-        if name not in CLASSES and isinstance(one, Mapping) and one.get("selective_risk_low", 0) > risk
+        if name not in CLASSES
+        and isinstance(one, Mapping)
+        and not one.get("defined_by_truth")
+        and one.get("selective_risk_low", 0) > risk
     ]
     if worse:
         told.append(f"the case is one of those on which it errs more often: {_few(worse)};")
@@ -369,7 +379,6 @@ def _sentence(clauses: list[str]) -> list[str]:
     return [*clauses[:-1], clauses[-1].rstrip(";.") + "."]
 
 
-SIDES = ("pooled", "positive", "negative")
 CLASSES = {"y_true: positive": "positives", "y_true: negative": "negatives"}
 
 
@@ -400,41 +409,14 @@ def happens(found: Mapping[str, Any], hundred: Mapping[str, int], facts: Facts) 
 
 
 def guarantee(metrics: Mapping[str, Any]) -> Section:
-    """What is guaranteed, for whom, what is not, and whether the guarantee was found to hold."""
-    found = metrics.get("guarantee", {})
-    title, stages = "What is guaranteed, and what is not", "ensemble, site"
-    if "pooled" not in found:
-        return Section("guarantee", title, stages, [f"Guarantee: {NOT_MEASURED}"])
-    words = []
-    risk = figure(found, "risk")
-    for side in SIDES:
-        ltt = at(found, side, "ltt")
-        if ltt.get("certified"):
-            which = "decisions" if side == "pooled" else f"{side} decisions"
-            level = figure({"sure": 1 - found[side]["delta"]} if "delta" in found[side] else {}, "sure")
-            broken = ltt.get("test_selective_risk_low", 0) > found.get("risk", 1)
-            words.append(
-                f"Guaranteed with {level} confidence: at most {risk} of the {which} with a certainty of"
-                f" {plain(ltt, 'threshold')} or more are wrong, for {plain(found, 'population')}. On test these are"
-                f" {figure(ltt, 'test_coverage')}, of which {figure(ltt, 'test_selective_risk')} were wrong"
-                + (": there it is broken." if broken else ".")
-            )
-    if not words:
-        why = at(found, "pooled", "ltt").get("words") or plain(found["pooled"], "words")
-        words.append(f"Guaranteed: nothing. {why}")
-    shifted = at(metrics, "site", "shift").get("name", "none") != "none"
-    standing = "It lapses on test, which is another place than the source." if shifted else plain(found, "words")
-    words.append(f"Not guaranteed: any single case, any other place or time, what the doctor reads. {standing}")
-    failed = [
-        f"{figure(at(one, 'ltt'), 'violation_rate')} on {place}"
-        + f", where {figure(found, 'delta')} may" * (place == "cal")
-        for place, one in at(found, "audit").items()
-        if isinstance(one, Mapping)
-    ]
-    draws = f"of {plain(at(found, 'audit'), 'draws', 'd')} calibration sets drawn again the guarantee failed in"
-    words.append(f"Audit: {draws} {' and '.join(failed)}." if failed else f"Audit: {NOT_MEASURED}.")
+    """What is promised, for whom, what is not, and whether it holds on test."""
+    title, stages = "What is promised, and what is not", "ensemble, site"
+    if "guarantee" not in metrics:
+        return Section("guarantee", title, stages, [f"Promises: {NOT_MEASURED}"])
+    words = guarantees.sentences(metrics["guarantee"])
+    words.append("Not promised: any single case, any other place or time, what the doctor reads.")
     local = at(metrics, "site", "certificate")
-    words.append(f"Decided under a guarantee by labels of the test's own place: {figure(local, 'coverage')}.")
+    words.append(f"Decided under a promise that rests on labels of the test's own place: {figure(local, 'coverage')}.")
     return Section("guarantee", title, stages, words)
 
 
@@ -453,8 +435,9 @@ def reading(metrics: Mapping[str, Any]) -> Section:
         values.append([f"{100 * float(prevalence):g} %", *row])
     if len(values) == 1:
         values.append(["any", NOT_MEASURED, NOT_MEASURED])
-    combined = at(ensemble, str(ensemble.get("combine", "")))
-    words = [f"AUROC of the ensemble: {figure(combined, 'auroc', percent=False)}."]
+    auroc = figure(at(ensemble, "in_use"), "auroc", percent=False)
+    way = plain(ensemble, "combine").replace("_", " ")
+    words = [f"AUROC of what decides ({way}): {auroc}."]
     return Section("reading", "How well it reads", "ensemble", words, [rates, values])
 
 
@@ -541,7 +524,7 @@ def failures(metrics: Mapping[str, Any], pictures: Sequence[Picture]) -> Section
     return Section("failures", "Kinds of failure", stages, (), [table], pictures if found else ())
 
 
-YARDSTICKS = ("random_deferral", "plain_margin_deferral", "oracle_deferral", "doctor_reads_all")
+YARDSTICKS = ("random_deferral", "margin_deferral", "plain_margin_deferral", "oracle_deferral", "doctor_reads_all")
 
 
 def deferral(found: Mapping[str, Any]) -> Section:
@@ -558,12 +541,18 @@ def deferral(found: Mapping[str, Any]) -> Section:
         table.append([label, figure(costs, "cost", percent=False), figure(costs, "reduction")])
     shares = figure(_share_deferred(found), "deferral_rate"), figure(found, "selective_risk")
     words = [f"Handed to a doctor: {shares[0]}. Wrong where it decides: {shares[1]}."]
-    lot, margin, oracle, doctor = (figure(found, f"{name}_cost", percent=False) for name in YARDSTICKS)
-    words.append(f"As many referrals by lot: {lot}, by |2p - 1|: {margin}, errors first: {oracle}.")
-    words.append(f"A doctor who reads all: {doctor}.")
-    words.append(f"Learned certainty: {at(found, 'learned').get('verdict', NOT_MEASURED)}.")
-    missing = ", ".join(f"{name} {count}" for name, count in at(found, "signals_missing").items()) or "none"
-    words.append(f"Values missing in its signals: {missing if found else NOT_MEASURED}.")
+    lot, margin, plain_margin, oracle, doctor = (
+        figure(found, f"{name}_cost", percent=False) for name in YARDSTICKS
+    )
+    words.append(
+        f"At the same referral rate: random referral {lot}, the margin {margin}, the plain margin |2p - 1|"
+        f" {plain_margin}, perfect foresight {oracle}. A doctor who reads every case: {doctor}."
+    )
+    learned = at(found, "learned")
+    added = {True: "doubts that lower it, shown to save cost on validation", False: "the margin alone: no doubt was shown to save"}
+    words.append(f"Certainty: {added.get(learned.get('used'), NOT_MEASURED)}.")
+    foreign = figure(found, "out_of_distribution")
+    words.append(f"Unlike the training images and never decided: {foreign} of these cases.")
     return Section("deferral", "What deferral buys", "ensemble", words, [table])
 
 
@@ -603,7 +592,7 @@ def place(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
     return [
         f"External validation: {fact(facts, 'external_validation')}.",
         f"Test with doctors who use it: {fact(facts, 'human_ai_test')}.",
-        f"Is test like the place it learned from? {shift.get('words', NOT_MEASURED)}",
+        f"Does test look like the place it learned from? {shift.get('words', NOT_MEASURED)}",
     ]
 
 

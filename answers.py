@@ -1,0 +1,27 @@
+"""Should it be used? The verdict of the last run, as `make repro` ends with it."""
+
+import json
+from pathlib import Path
+
+from tmv_lib import guarantee, verdict
+from tmv_lib.params import read
+from tmv_lib.stage import run
+from tmv_lib.trust_card import Facts
+
+METRICS = Path("metrics/ensemble.json")
+CARD = "plots/ensemble/trust_card.html"
+
+
+def main() -> None:
+    if not METRICS.is_file():
+        raise ValueError(f"{METRICS}: no such file; `make repro` makes it")
+    metrics = json.loads(METRICS.read_text(encoding="utf-8"))
+    facts = read("card.yaml", "card", Facts)
+    head, *rest = verdict.sentences(metrics["verdict"], cases=facts.cases, positive=facts.positive)
+    print(f"\nVerdict: {head}")
+    print("\n".join([*rest, *guarantee.sentences(metrics["guarantee"])]))
+    print(f"The whole answer, on one page: {CARD}")
+
+
+if __name__ == "__main__":
+    run(main)
