@@ -23,6 +23,7 @@ from tmv_lib.stage import run
 
 ANSWERS = {0: "negative", 1: "positive"}
 DOCTOR = "to a doctor"
+UNLIKE = "unlike the training images"
 
 
 def main() -> None:
@@ -60,16 +61,22 @@ def main() -> None:
 
 
 def of_images(cases: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
-    """A row an image, read or not: its answer, and what the answer rests on. What cannot be read goes to a doctor."""
+    """A row an image, read or not: its answer, and what the answer rests on.
+
+    What cannot be read, or is unlike the training images, goes to a doctor.
+    """
     readable = (cases["problem"] == "").to_numpy()
     table = cases.join(scored.set_index(cases.index[readable]))
-    answer = table["decision"].map(ANSWERS).where(table["deferred"].eq(False), DOCTOR)
-    reason = table["reason"].where(readable, "the image could not be read: " + table["problem"])
+    unlike = table["out_of_distribution"].eq(True)
+    table["deferred"] = table["deferred"].ne(False) | unlike
+    answer = table["decision"].map(ANSWERS).where(~table["deferred"], DOCTOR)
+    reason = table["reason"].mask(unlike, UNLIKE).where(readable, "the image could not be read: " + table["problem"])
     members = [name for name in table if str(name).startswith("y_prob_")]
     first = ["image_id", "patient_id", "answer", "reason", "y_prob", *members, "kappa", "decision", "deferred"]
-    table = table.assign(answer=answer, reason=reason, deferred=table["deferred"].ne(False).astype(int))
+    table = table.assign(answer=answer, reason=reason, deferred=table["deferred"].astype(int))
     table["decision"] = table["decision"].astype("Int64")
-    flags = table[["unlike_training", "not_measured"]].assign(unlike_training=table["unlike_training"].astype("Int64"))
+    flags = table[["out_of_distribution", "oddity", "not_measured"]]
+    flags = flags.assign(out_of_distribution=table["out_of_distribution"].astype("Int64"))
     signals = [name for name in scored if name not in {*first, *flags}]
     return pd.concat([table[first], flags, table[signals]], axis=1)
 
@@ -97,7 +104,7 @@ def of_patients(images: pd.DataFrame) -> pd.DataFrame:
                 "n_to_a_doctor": int((rows["answer"] == DOCTOR).sum()),
                 "n_positive": int((rows["answer"] == "positive").sum()),
                 "n_negative": int((rows["answer"] == "negative").sum()),
-                "n_unlike_training": int(rows["unlike_training"].fillna(0).sum()),
+                "n_out_of_distribution": int(rows["out_of_distribution"].fillna(0).sum()),
             }
         )
 
@@ -110,7 +117,7 @@ def of_batch(images: pd.DataFrame, patients: pd.DataFrame, alike: prediction.Lik
     for name, rows in (("images", images), ("patients", patients)):
         counted = rows["answer"].value_counts()
         found[name] = {"n": len(rows)} | {word: int(counted.get(word, 0)) for word in (*ANSWERS.values(), DOCTOR)}
-    found["images"]["unlike_training"] = int(images["unlike_training"].fillna(0).sum())
+    found["images"]["out_of_distribution"] = int(images["out_of_distribution"].fillna(0).sum())
     return found | {"likeness": {name: test._asdict() for name, test in alike.tests.items()} | {"words": alike.words}}
 
 
@@ -121,8 +128,8 @@ def told(images: pd.DataFrame, patients: pd.DataFrame, alike: prediction.Likenes
         counted = rows["answer"].value_counts()
         parts = ", ".join(f"{counted.get(word, 0)} {word}" for word in (*ANSWERS.values(), DOCTOR))
         lines.append(f"{len(rows)} {name}: {parts}")
-    unlike = int(images["unlike_training"].fillna(0).sum())
-    return "\n".join([*lines, f"unlike the training images: {unlike} of them", alike.words])
+    unlike = int(images["out_of_distribution"].fillna(0).sum())
+    return "\n".join([*lines, f"unlike the training images, and so to a doctor: {unlike} images", alike.words])
 
 
 if __name__ == "__main__":

@@ -90,8 +90,9 @@ def judge(system: Any, cases: Collection, image: np.ndarray) -> Judged:
     pixels, names = square(image, size=system.size, how=system.how), cases.names
     said = prediction.score(system, pixels[None]).cases.iloc[0]
     title = "The system gives no answer"
-    if far := unlike(cases.disk, {name: float(said[f"distance_{name}"]) for name in system.readers}):
-        return Judged([Section(title, [f"**{REFUSED}**", far])], pixels, [])
+    if said["out_of_distribution"]:
+        as_odd = f"Of the images of the validation split, {said['oddity']:.1%} or fewer are as odd."
+        return Judged([Section(title, [f"**{REFUSED}**", as_odd])], pixels, [])
     if said["deferred"]:
         return Judged([Section(title, [f"**{DEFERRED}**", f"The reason: {said['reason']}."])], pixels, [])
     overlays = []
@@ -113,22 +114,3 @@ def judge(system: Any, cases: Collection, image: np.ndarray) -> Judged:
         pixels,
         overlays,
     )
-
-
-def unlike(disk: Disk, distances: dict[str, float]) -> str:
-    """Why an image is unlike the training images, or nothing: farther from them than any validation image, by member.
-
-    Raises ValueError where the stages have not measured how far validation lies.
-    """
-    known, cases = disk.table("data/uncertainty/cases.csv"), disk.table("data/prepare/cases.csv")
-    if known is None or cases is None:
-        raise ValueError(
-            "data/uncertainty/cases.csv: no such file, so nobody knows what is unlike; `dvc repro` makes it"
-        )
-    val = known[known["image_id"].isin(cases["image_id"][cases["split"] == "val"])]
-    far = [
-        f"{name} {distance:.3f}, validation at most {val[f'distance_{name}'].max():.3f}"
-        for name, distance in distances.items()
-        if not distance <= val[f"distance_{name}"].max()
-    ]
-    return f"Distance to the training images: {'; '.join(far)}." if far else ""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import pandas as pd
 from pydantic import Field
 from tqdm import tqdm
 
@@ -13,6 +14,7 @@ from tmv_lib import figures
 from tmv_lib.audit import audit_images
 from tmv_lib.cases import NOTHING_UNREADABLE, SPLITS, Loaded, check_cases, cut_splits, name_local
 from tmv_lib.files import write_csv, write_metrics, write_npy
+from tmv_lib.foreign import foreign_images
 from tmv_lib.images import How
 from tmv_lib.params import Params, read
 from tmv_lib.sources.folder import load_folder
@@ -21,6 +23,8 @@ from tmv_lib.sources.phantom import plan_cases, repaired
 from tmv_lib.sources.phantom_image import render
 from tmv_lib.sources.table import Meaning, Rows, load_table
 from tmv_lib.stage import run
+
+FOREIGN = 40  # validation images that are spoiled in each way
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -117,6 +121,9 @@ def main() -> None:
     mended = render(repairs, size=params.size).images if len(repairs) else images[:0]
     write_csv("data/prepare/repairs.csv", repairs[["image_id", "repair"]])
     write_npy("data/prepare/repairs.npy", mended)
+    spoiled, kinds = foreign(cases, images)
+    write_npy("data/prepare/foreign.npy", spoiled)
+    write_csv("data/prepare/foreign.csv", kinds)
     shown = cases.groupby(["split", "y_true"]).head(6)
     shown = shown.assign(order=shown["split"].map(SPLITS.index)).sort_values(["order", "y_true"], kind="stable")
     titles = [f"{split}, y_true {label}" for split, label in zip(shown["split"], shown["y_true"], strict=True)]
@@ -141,6 +148,20 @@ def load(params: PrepareParams) -> Loaded:
     options = params.table.model_dump()
     path = Path(params.root) / options.pop("file")
     return load_table(path, root=params.root, size=size, how=how, progress=progress, **options)
+
+
+def foreign(cases: pd.DataFrame, images: np.ndarray) -> tuple[np.ndarray, pd.DataFrame]:
+    """Validation images spoiled in each way, and a row each: the image_id that it was made from, and the kind.
+
+    Not test images: these are for the last figure, and what is made from them would be looked at before.
+    """
+    rng = np.random.default_rng(0)
+    val = np.flatnonzero(cases["split"] == "val")
+    chosen = np.sort(rng.choice(val, min(FOREIGN, len(val)), replace=False))
+    spoiled = foreign_images(images[chosen], rng=rng)
+    made_from = cases["image_id"].to_numpy()[chosen]
+    rows = [pd.DataFrame({"image_id": made_from[: len(of)], "kind": kind}) for kind, of in spoiled.items()]
+    return np.concatenate(list(spoiled.values())), pd.concat(rows, ignore_index=True)
 
 
 if __name__ == "__main__":

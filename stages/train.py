@@ -17,11 +17,8 @@ from tqdm import tqdm
 
 from tmv_lib import network, training
 from tmv_lib.files import read_csv, whole, write_csv, write_npy
-from tmv_lib.foreign import foreign_images
 from tmv_lib.params import Augmentation, Member, Params, read
 from tmv_lib.stage import run
-
-FOREIGN = 100  # test images that are spoiled in each way
 
 
 class BodyParams(Params):
@@ -66,10 +63,10 @@ def main() -> None:
     write_npy(folder / "features.npy", outputs.features)
     predictions = cases[["image_id", "patient_id", "split", "y_true"]].assign(logit=outputs.logit)
     write_csv(folder / "predictions.csv", predictions)
-    strangers, told = foreign(cases, images)
-    outputs = predict(strangers)
-    write_npy(folder / "foreign.npy", outputs.features)
-    write_csv(folder / "foreign.csv", told.assign(logit=outputs.logit))
+    strangers = predict(np.load("data/prepare/foreign.npy"))
+    kinds = read_csv("data/prepare/foreign.csv", ["image_id", "kind"])
+    write_npy(folder / "foreign.npy", strangers.features)
+    write_csv(folder / "foreign.csv", kinds.assign(logit=strangers.logit))
     mended, repairs = np.load("data/prepare/repairs.npy"), read_csv("data/prepare/repairs.csv", ["image_id", "repair"])
     logit = predict(mended).logit if len(mended) else np.empty(0)
     write_csv(folder / "repairs.csv", repairs.assign(logit=logit))
@@ -122,16 +119,6 @@ def train(
     with torch.no_grad():
         model.head.bias.sub_(math.log(weight))
     return history
-
-
-def foreign(cases: pd.DataFrame, images: np.ndarray) -> tuple[np.ndarray, pd.DataFrame]:
-    """Test images spoiled in each way, the same ones for every member, and a row each: image_id and kind."""
-    rng = np.random.default_rng(0)
-    test = np.flatnonzero(cases["split"] == "test")
-    chosen = np.sort(rng.choice(test, min(FOREIGN, len(test)), replace=False))
-    spoiled = foreign_images(images[chosen], rng=rng)
-    told = [pd.DataFrame({"image_id": cases["image_id"].to_numpy()[chosen], "kind": kind}) for kind in spoiled]
-    return np.concatenate(list(spoiled.values())), pd.concat(told, ignore_index=True)
 
 
 def body_passes(model: network.Classifier, images: np.ndarray, member: Member, params: TrainParams) -> np.ndarray:

@@ -10,7 +10,7 @@ from pydantic import Field
 from safetensors import safe_open
 from scipy.special import expit
 
-from tmv_lib import detection, uncertainty
+from tmv_lib import detection, out_of_distribution, uncertainty
 from tmv_lib.files import join, read_csv, read_rows, write_csv, write_metrics
 from tmv_lib.params import Params, named_members, read
 from tmv_lib.reporting import adjust, counts, figure, gain, mean
@@ -18,10 +18,10 @@ from tmv_lib.stage import run
 from tmv_lib.statistics import auroc, average_precision, rank_among
 
 DOUBTED = 0.9  # rank among validation above which dropout is said to doubt a case
-FLAGGED = 0.95  # rank among validation above which an image is flagged as unlike the training images
 ENTROPIES = ["predictive_entropy", "expected_entropy", "mutual_information"]
 DISTANCES = ["distance", "mahalanobis"]
-DRAWN = {"signal": ["signal", "auroc", "low", "high"], "kind": ["signal", "kind", "auroc", "low", "high"]}
+DETECTORS = ["distance"]  # of these, the ones that may refuse an image
+DRAWN = ["signal", "auroc", "low", "high"]
 
 NO_NETWORK = "not measured: of this model only the predictions are known, dropout and distances need its network"
 
@@ -43,16 +43,15 @@ def main() -> None:
     everything = read_cases(list(members))
     later = everything[everything["split"] != "train"].reset_index(drop=True)
     between = between_members(later[[f"y_prob_{name}" for name in members]].to_numpy().T)
-    signals, convergence, detectors, unlike, sorted_cases = [later[["image_id"]], between], [], [], [], []
+    signals, convergence, detectors, sorted_cases = [later[["image_id"]], between], [], [], []
     errors: dict[str, Any] = {}
-    strangers: dict[str, Any] = {}
+    foreign: dict[str, pd.DataFrame] = {}
     disputed = [*between] if len(members) > 1 else []
     for name, member in members.items():
         if member is None:
             cases = decided(later, name, params).join(between)
             errors[name], found = judge(cases[cases["split"] == "test"], ["margin", *disputed], params, rng)
             errors[name] |= {"dropout_absent": NO_NETWORK, "quadrants": quadrants(cases, params, rng)}
-            strangers[name] = {"absent": NO_NETWORK}
             signals.append(
                 later[[]].assign(**{f"{kind}_{name}": np.nan for kind in ("mutual_information", "distance")})
             )
@@ -64,32 +63,30 @@ def main() -> None:
         )
         dropped, curve = head_dropout(name, later, member.dropout, params)
         others = {"body": body_dropout(name, later), "augmented": augmented(name, later)}
-        distances, foreign = away_from_training(name, everything, params)
+        distances, strange = away_from_training(name, everything, params)
         own = doubts(dropped, others, calibrate=calibrate).join(distances)
         cases = decided(later, name, params).join([own, between])
         test = cases[cases["split"] == "test"]
 
         errors[name], found = judge(test, ["margin", *own, *disputed], params, rng)
         errors[name]["quadrants"] = quadrants(cases, params, rng)
-        foreign["margin"] = margin(calibrate(expit(foreign["logit"])))
-        strangers[name], told = unlike_training(cases, foreign, params, rng)
+        sure = 1 - margin(calibrate(expit(strange["logit"]))) >= params.confident
+        foreign[name] = strange.assign(confident=sure)
 
         signals.append(own.add_suffix(f"_{name}"))
         convergence.append(curve)
         detectors.append(found.assign(series=name))
-        unlike.append(told.assign(series=f"{name}, " + told["signal"]))
         sorted_cases.append(test.assign(member=name))
-    write_csv("data/uncertainty/cases.csv", pd.concat(signals, axis=1))
+    unlike, strangers = out_of_training(everything, pd.concat(signals, axis=1), foreign, params)
+    write_csv("data/uncertainty/cases.csv", pd.concat([*signals, unlike], axis=1))
     write_csv("data/uncertainty/quadrants.csv", worst_first(pd.concat(sorted_cases)))
     write_csv(
         "plots/uncertainty/convergence.csv",
         pd.concat(convergence or [pd.DataFrame(columns=["passes", "value", "series"])]),
     )
     write_csv("plots/uncertainty/detectors.csv", pd.concat(detectors))
-    write_csv(
-        "plots/uncertainty/unlike_training.csv", pd.concat(unlike or [pd.DataFrame(columns=[*DRAWN["kind"], "series"])])
-    )
-    write_metrics("metrics/uncertainty.json", {"uncertainty": errors, "unlike_training": strangers})
+    write_csv("plots/uncertainty/out_of_distribution.csv", refused(strangers))
+    write_metrics("metrics/uncertainty.json", {"uncertainty": errors, "out_of_distribution": strangers})
 
 
 def read_cases(members: list[str]) -> pd.DataFrame:
@@ -204,7 +201,7 @@ def judge(
     try:
         detection.require(error, fewest=detection.FEWEST, where="to judge")
     except ValueError as reason:
-        return found | {signal: {"absent": str(reason)} for signal in signals}, pd.DataFrame(columns=DRAWN["signal"])
+        return found | {signal: {"absent": str(reason)} for signal in signals}, pd.DataFrame(columns=DRAWN)
     for signal in signals:
         score = test[signal].to_numpy()
         found[signal] = resampled("error_auroc", auroc, error, score, stratify=error)
@@ -213,7 +210,7 @@ def judge(
             found[signal] |= resampled("gain_over_margin", gain, error, score, rival, stratify=error, null=0.0)
     adjust(*(found[signal] for signal in signals))
     rows = [drawn(found[signal], "error_auroc", signal=signal) for signal in signals]
-    return found, pd.DataFrame([row for row in rows if row], columns=DRAWN["signal"])
+    return found, pd.DataFrame([row for row in rows if row], columns=DRAWN)
 
 
 def drawn(found: dict[str, Any], name: str, **labels: str) -> dict[str, Any]:
@@ -265,60 +262,98 @@ def worst_first(cases: pd.DataFrame) -> pd.DataFrame:
     return cases.iloc[order].reindex(columns=columns)
 
 
-def unlike_training(
-    cases: pd.DataFrame, foreign: pd.DataFrame, params: UncertaintyParams, rng: np.random.Generator
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Do the distances, or the margin alone, tell images that are no radiographs, and a finding never shown?"""
-    val, test = (cases[cases["split"] == split] for split in ("val", "test"))
-    found: dict[str, Any] = {}
-    for kind, (strange, usual) in strangers_and_usual(test, foreign).items():
-        pair = pd.concat([strange, usual])
-        outcome, groups = np.repeat([1, 0], [len(strange), len(usual)]), pair["patient_id"].to_numpy()
-        resampled = partial(figure, n_resamples=params.resamples, rng=rng)
-        alone = partial(resampled, groups=strange["patient_id"].to_numpy())
-        sure = (1 - strange["margin"] >= params.confident).to_numpy(dtype=float)
-        found[kind] = {"n": len(strange)} | alone("confident", mean, sure)
-        for signal in ("margin", *DISTANCES):
-            flagged = rank_among(strange[signal], val[signal]) > FLAGGED if len(strange) else np.empty(0)
-            found[kind][signal] = alone("flagged", mean, flagged.astype(float))
-            if kind != "test":
-                enough = len(strange) >= detection.FEWEST  # fewer have a value, and no interval that would hold
-                options = {"groups": groups, "stratify": outcome, "interval": enough, "null": 0.5 if enough else None}
-                found[kind][signal] |= resampled("auroc", auroc, outcome, pair[signal].to_numpy(), **options)
-    adjust(found)
-    judged = {(kind, signal): found[kind][signal] for kind in found for signal in ("margin", *DISTANCES)}
-    rows = [
-        drawn(entry, "auroc", signal=signal, kind=kind)
-        for (kind, signal), entry in judged.items()
-        if "auroc_low" in entry
-    ]
-    table = pd.DataFrame(rows, columns=DRAWN["kind"])
-    for signal in ("margin", *DISTANCES):
-        tested = {kind: entry for (kind, of), entry in judged.items() if of == signal and "auroc_low" in entry}
-        told = [kind for kind, entry in tested.items() if entry["auroc"] > 0.5 and entry["auroc_p_value_holm"] < 0.05]
-        few = [kind for (kind, of), entry in judged.items() if of == signal and kind != "test" and kind not in tested]
-        found[f"words_{signal}"] = (
-            f"told apart: {', '.join(told) or 'nothing'}; "
-            f"not told apart: {', '.join(kind for kind in tested if kind not in told) or 'nothing'}; "
-            f"too few to say: {', '.join(few) or 'nothing'}"
-        )
-    return found, table
+def out_of_training(
+    everything: pd.DataFrame, signals: pd.DataFrame, foreign: dict[str, pd.DataFrame], params: UncertaintyParams
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Whether each case outside train is unlike the training images, and what becomes of images that surely are.
 
-
-def strangers_and_usual(test: pd.DataFrame, foreign: pd.DataFrame) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
-    """Foreign images of each kind and what they were made from; the phantom's unseen finding and other positives.
-
-    `test` stands for itself: the share of usual images that is flagged.
+    signals: of the cases outside train. foreign: a member's distances to the images that `prepare` spoiled, and whether
+    it is confident on them. Leaves on disk what new images are asked by: the pixel detectors, and what every detector
+    says of validation.
     """
-    pairs = {"test": (test, test[:0])}
-    for kind, made in foreign.groupby("kind", sort=False):
-        owned = made.merge(test[["image_id", "patient_id"]], on="image_id")
-        pairs[str(kind)] = owned, test[test["image_id"].isin(owned["image_id"])]
-    if "cause" in test:
-        positive = test[test["y_true"] == 1]
-        unseen = positive["cause"] == "blind"
-        pairs["unseen_finding"] = positive[unseen], positive[~unseen]
-    return pairs
+    later = everything[everything["split"] != "train"].reset_index(drop=True)
+    if not foreign:
+        unknown = later[[]].assign(oddity=np.nan, out_of_distribution=0)
+        return unknown, {"absent": NO_NETWORK}
+    images = np.load("data/prepare/images.npy", mmap_mode="r")
+    train, val = (everything["split"] == "train").to_numpy(), (later["split"] == "val").to_numpy()
+    out_of_distribution.require(int(val.sum()), where="data/prepare/cases.csv")
+    fitted = out_of_distribution.fit_pixel_detectors(images[train])
+    out_of_distribution.write_pixel_detectors("data/uncertainty/pixels.npz", fitted)
+
+    def detected(shown: np.ndarray, distances: pd.DataFrame) -> pd.DataFrame:
+        seen = pd.DataFrame(out_of_distribution.pixel_oddity(shown, fitted), columns=[*out_of_distribution.PIXELS])
+        return seen.join(distances)
+
+    columns = [f"{kind}_{name}" for name in foreign for kind in DETECTORS]
+    cases = detected(images[~train], signals[columns])
+    away = pd.concat([of[DETECTORS].add_suffix(f"_{name}") for name, of in foreign.items()], axis=1)
+    strange = detected(np.load("data/prepare/foreign.npy"), away)
+    usual = cases[val]
+    write_csv("data/uncertainty/usual.csv", usual)
+
+    judged = later.join(refusals(cases, usual))
+    judged.loc[val, "oddity"] = out_of_distribution.usual_p_value(usual)
+    judged["out_of_distribution"] = (judged["oddity"] <= out_of_distribution.REFUSED).astype(int)
+    labels = next(iter(foreign.values()))[["image_id", "kind"]]
+    spoiled = labels.merge(everything[["image_id", "patient_id"]], how="left").join(refusals(strange, usual))
+    spoiled["out_of_distribution"] = (spoiled["oddity"] <= out_of_distribution.REFUSED).astype(int)
+    sure = {f"confident_{name}": of["confident"] for name, of in foreign.items()}
+    unlike = cases[[*out_of_distribution.PIXELS]].join(judged[["oddity", "out_of_distribution"]])
+    return unlike, {
+        "n_validation": int(val.sum()),
+        "detectors": cases.shape[1],
+        "usual": of_usual(judged, params),
+        "foreign": of_foreign(spoiled.assign(**sure), judged, params),
+    }
+
+
+def refusals(detected: pd.DataFrame, usual: pd.DataFrame) -> pd.DataFrame:
+    """The joint p-value of each image, and whether each detector alone would refuse it, `alone_<detector>`."""
+    by_itself = out_of_distribution.alone(detected, usual) <= out_of_distribution.REFUSED
+    told = pd.DataFrame(by_itself, columns=detected.columns, index=detected.index).add_prefix("alone_")
+    return told.assign(oddity=out_of_distribution.joint_p_value(detected, usual))
+
+
+def of_usual(judged: pd.DataFrame, params: UncertaintyParams) -> dict[str, Any]:
+    """The share of each split that is refused, of all and by class: of validation and whatever is like it, 5 %."""
+    found: dict[str, Any] = {}
+    for split, rows in judged.groupby("split", sort=False):
+        classes = {("negative", "positive")[label]: share_refused(of, params) for label, of in rows.groupby("y_true")}
+        found[str(split)] = share_refused(rows, params) | classes
+    return found
+
+
+def of_foreign(spoiled: pd.DataFrame, judged: pd.DataFrame, params: UncertaintyParams) -> dict[str, Any]:
+    """The same of the foreign images by kind, and the share on which each member is confident all the same.
+
+    On the phantom also of the test images with a finding that training never shows.
+    """
+    found: dict[str, Any] = {}
+    for kind, rows in spoiled.groupby("kind", sort=False):
+        found[str(kind)] = share_refused(rows, params) | rows.filter(like="confident_").mean().to_dict()
+    if "cause" in judged and len(unseen := judged[(judged["split"] == "test") & (judged["cause"] == "blind")]):
+        found["unseen_finding"] = share_refused(unseen, params)
+    return found
+
+
+def share_refused(rows: pd.DataFrame, params: UncertaintyParams) -> dict[str, Any]:
+    """How many, the share refused with its interval, and the share that each detector alone would refuse."""
+    values, groups = (rows[name].to_numpy() for name in ("out_of_distribution", "patient_id"))
+    rng = np.random.default_rng(params.seed)
+    share = figure("refused", mean, values.astype(float), groups=groups, n_resamples=params.resamples, rng=rng)
+    return {"n": len(rows), **share, **rows.filter(like="alone_").mean().to_dict()}
+
+
+def refused(strangers: dict[str, Any]) -> pd.DataFrame:
+    """The shares refused as rows of a diagram, usual images first."""
+    rows = [
+        {"kind": kind, "share": of["refused"], "low": of["refused_low"], "high": of["refused_high"], "series": what}
+        for what in ("usual", "foreign")
+        for kind, of in strangers.get(what, {}).items()
+        if "refused" in of
+    ]
+    return pd.DataFrame(rows, columns=["kind", "share", "low", "high", "series"])
 
 
 if __name__ == "__main__":

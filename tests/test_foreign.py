@@ -3,7 +3,7 @@ import pytest
 
 from tmv_lib.foreign import foreign_images
 
-IMAGES = np.random.default_rng(0).integers(0, 256, (4, 6, 6), dtype=np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, 6, 6), dtype=np.uint8)
 
 
 def foreign(seed: int = 0) -> dict[str, np.ndarray]:
@@ -12,21 +12,40 @@ def foreign(seed: int = 0) -> dict[str, np.ndarray]:
 
 def test_noise_keeps_the_histogram_of_each_image_and_nothing_else():
     noise = foreign()["noise"]
-    np.testing.assert_array_equal(np.sort(noise.reshape(4, -1)), np.sort(IMAGES.reshape(4, -1)))
+    np.testing.assert_array_equal(np.sort(noise.reshape(5, -1)), np.sort(IMAGES.reshape(5, -1)))
     assert (noise != IMAGES).any((1, 2)).all()
     assert (noise != foreign(1)["noise"]).any()
 
 
-def test_twice_inverted_and_four_times_rotated_is_the_image():
+def test_undone_it_is_the_image():
     spoiled = foreign()
     np.testing.assert_array_equal(255 - spoiled["inverted"], IMAGES)
-    np.testing.assert_array_equal(np.rot90(spoiled["rotated"], 3, axes=(1, 2)), IMAGES)
+    np.testing.assert_array_equal(np.rot90(spoiled["rotated_90"], 3, axes=(1, 2)), IMAGES)
+    np.testing.assert_array_equal(spoiled["rotated_180"][:, ::-1, ::-1], IMAGES)
+    np.testing.assert_array_equal(spoiled["mirrored"][:, :, ::-1], IMAGES)
 
 
-def test_all_kinds_keep_shape_and_type():
-    assert {(kind.shape, kind.dtype) for kind in foreign().values()} == {(IMAGES.shape, IMAGES.dtype)}
+def test_grey_has_one_level_and_a_gradient_runs_one_way_from_darkest_to_brightest():
+    spoiled = foreign()
+    assert (np.ptp(spoiled["grey"], axis=(1, 2)) == 0).all()
+    np.testing.assert_array_equal(spoiled["grey"][:, 0, 0], IMAGES.mean(axis=(1, 2)).astype(np.uint8))
+    for ramp, image, axis in zip(spoiled["gradient"], IMAGES, (0, 1, 0, 1, 0), strict=True):
+        assert (ramp.min(), ramp.max()) == (image.min(), image.max())
+        assert np.ptp(ramp, axis=1 - axis).max() == 0  # level across
+        assert len(set(np.sign(np.diff(ramp.astype(int), axis=axis)).ravel())) == 1  # and one way along
+    assert spoiled["gradient"][0, 0, 0] == IMAGES[0].min()  # the first grows brighter downwards
+    assert spoiled["gradient"][2, 0, 0] == IMAGES[2].max()
 
 
-def test_images_that_are_not_square_are_named():
-    with pytest.raises(ValueError, match=r"found shape \(4, 6, 5\)"):
-        foreign_images(IMAGES[:, :, :5], rng=np.random.default_rng(0))
+def test_all_kinds_keep_size_and_type_and_black_and_white_are_one_each():
+    spoiled = foreign()
+    assert {(kind.shape[1:], kind.dtype) for kind in spoiled.values()} == {(IMAGES.shape[1:], IMAGES.dtype)}
+    assert {name for name, kind in spoiled.items() if len(kind) != len(IMAGES)} == {"black", "white"}
+    assert (spoiled["black"] == 0).all()
+    assert (spoiled["white"] == 255).all()
+
+
+@pytest.mark.parametrize("images", [IMAGES[:, :, :5], IMAGES[:0]])
+def test_images_that_are_not_square_or_none_are_named(images):
+    with pytest.raises(ValueError, match=r"found shape \(\d, 6, \d\)"):
+        foreign_images(images, rng=np.random.default_rng(0))

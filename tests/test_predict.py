@@ -12,8 +12,9 @@ from tmv_lib.shift import Shift
 
 def scored(**columns):
     n = len(columns["y_prob"])
-    base = {"kappa": 0.9, "decision": 1, "deferred": False, "reason": "", "unlike_training": False, "not_measured": ""}
-    return pd.DataFrame({"logit_net": np.zeros(n), "y_prob_net": columns["y_prob"], **base, **columns})
+    base = {"kappa": 0.9, "decision": 1, "deferred": False, "reason": "", "not_measured": ""}
+    usual = {"oddity": 0.5, "out_of_distribution": False}
+    return pd.DataFrame({"logit_net": np.zeros(n), "y_prob_net": columns["y_prob"], **base, **usual, **columns})
 
 
 @pytest.fixture
@@ -39,6 +40,18 @@ def test_what_cannot_be_read_goes_to_a_doctor_with_the_reason(images):
     assert images["image_id"].tolist() == list("abcde")
 
 
+def test_what_is_unlike_the_training_images_is_never_decided():
+    cases = pd.DataFrame({"image_id": ["usual", "odd"], "patient_id": ["1", "2"], "problem": ""})
+    found = scored(y_prob=[0.9, 0.999], kappa=[0.9, 1.0], oddity=[0.5, 0.002], out_of_distribution=[False, True])
+    images = of_images(cases, found)
+    assert images["answer"].tolist() == ["positive", "to a doctor"]
+    assert images["deferred"].tolist() == [0, 1]
+    assert images["reason"].tolist() == ["", "unlike the training images"]
+    patients = of_patients(images)
+    assert patients["n_out_of_distribution"].tolist() == [0, 1]
+    assert of_batch(images, patients, Likeness({}, "words"))["images"]["out_of_distribution"] == 1
+
+
 def test_one_image_takes_its_patient_to_a_doctor_and_one_positive_makes_a_positive(images):
     patients = of_patients(images).set_index("patient_id")
     assert patients["answer"].to_dict() == {"1": "positive", "2": "to a doctor", "3": "to a doctor"}
@@ -53,6 +66,6 @@ def test_one_image_takes_its_patient_to_a_doctor_and_one_positive_makes_a_positi
 def test_the_batch_counts_every_image_once(images):
     alike = Likeness({"features": Shift(0.9, 0.6, 0.01)}, "words")
     found = of_batch(images, of_patients(images), alike)
-    assert found["images"] == {"n": 5, "negative": 1, "positive": 2, "to a doctor": 2, "unlike_training": 0}
+    assert found["images"] == {"n": 5, "negative": 1, "positive": 2, "to a doctor": 2, "out_of_distribution": 0}
     assert found["n_unreadable"] == 1
     assert found["likeness"]["features"]["p_value"] == 0.01

@@ -46,7 +46,9 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
     np.save(folder / "data/reference/features.npy", seen.astype(np.float32))
     explained, moved = later[["image_id"]].copy(), later[["image_id"]].copy()
     changed: list[pd.DataFrame] = []
-    foreign = later.loc[later["split"] == "test", ["image_id"]].head(20)
+    foreign = later.loc[later["split"] == "val", ["image_id"]].head(20).assign(kind="noise")
+    foreign.to_csv(folder / "data/prepare/foreign.csv", index=False)
+    np.save(folder / "data/prepare/foreign.npy", np.tile(np.arange(0, 256, 8, dtype=np.uint8), (20, 32, 1)))
     (folder / "data/explanations").mkdir()
     (folder / "data/stability").mkdir()
     for name in MEMBERS:
@@ -63,7 +65,7 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
         predictions.to_csv(home / "predictions.csv", index=False)
         np.save(home / "body_passes.npy", np.empty((0, len(later)), np.float32))
         np.save(home / "foreign.npy", rng.normal(0, 9, (len(foreign), 12)).astype(np.float32))
-        foreign.assign(kind="noise", logit=rng.normal(size=len(foreign))).to_csv(home / "foreign.csv", index=False)
+        foreign.assign(logit=rng.normal(size=len(foreign))).to_csv(home / "foreign.csv", index=False)
         np.save(folder / f"data/explanations/maps_{name}.npy", rng.normal(size=(len(later), 7, 7)))
         explained[f"border_effect_{name}"] = rng.normal(size=len(later))
         explained[f"border_flips_{name}"] = rng.random(len(later)) < 0.1
@@ -230,20 +232,37 @@ def test_passes_through_the_body_are_read_by_image(tmp_path, monkeypatch):
     assert "body_mutual_information" in metrics(tmp_path, "uncertainty")["uncertainty"]["net"]
 
 
-def test_images_far_from_training_are_told_apart(tmp_path, monkeypatch):
+def test_images_unlike_the_training_images_are_refused_and_usual_ones_are_not(tmp_path, monkeypatch):
     cases = made_tables(tmp_path, separation=1.0)
     unseen = (cases["split"] == "test") & (cases["y_true"] == 1) & (np.arange(300) % 3 == 0)
     phantom = cases.assign(source="phantom", cause=np.where(unseen, "blind", "none"))
     phantom.to_csv(tmp_path / "data/prepare/cases.csv", index=False)
     run_stages(tmp_path, monkeypatch, "calibration", "uncertainty")
-    found = metrics(tmp_path, "uncertainty")["unlike_training"]["net"]
-    for signal, least in (("distance", 0.7), ("mahalanobis", 0.95)):  # far away, but in any direction
-        assert found["noise"][signal]["auroc"] > least
-        assert found["noise"][signal]["flagged"] > found["test"][signal]["flagged"]
-        assert "auroc_low" not in found["unseen_finding"][signal]  # 20 are needed
-        assert "too few to say: unseen_finding" in found[f"words_{signal}"]
-    assert found["noise"]["n"] == 20
-    assert found["unseen_finding"]["n"] == unseen.sum()
+    found = metrics(tmp_path, "uncertainty")["out_of_distribution"]
+    assert (found["n_validation"], found["detectors"]) == (80, 6)
+    noise = found["foreign"]["noise"]  # really a ramp, among images of noise
+    assert (noise["n"], noise["refused"], noise["alone_texture"]) == (20, 1, 1)
+    assert {f"confident_{name}" for name in MEMBERS} <= set(noise)
+    assert found["foreign"]["unseen_finding"]["n"] == unseen.sum()
+    said = pd.read_csv("data/uncertainty/cases.csv").merge(cases, on="image_id")
+    for split, of in found["usual"].items():
+        rows = said[said["split"] == split]
+        assert of["refused"] == pytest.approx(rows["out_of_distribution"].mean())
+        assert of["positive"]["n"] + of["negative"]["n"] == of["n"] == len(rows)
+        assert of["refused"] < 0.15
+    assert found["usual"]["val"]["refused"] <= 0.05
+    assert (said["out_of_distribution"] == (said["oddity"] <= 0.05)).all()
+    drawn = pd.read_csv("plots/uncertainty/out_of_distribution.csv").set_index("kind")
+    assert drawn.loc["noise", ["share", "high"]].tolist() == [1, 1]
+    assert drawn.loc["noise", "low"] < 1
+
+
+def test_too_few_validation_images_to_refuse_any_are_said(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    few = cases["split"].where((cases["split"] != "val") | (cases.groupby("split").cumcount() < 18), "test")
+    cases.assign(split=few).to_csv(tmp_path / "data/prepare/cases.csv", index=False)
+    with pytest.raises(ValueError, match=r"data/prepare/cases\.csv: 18 validation images, .* at 5% takes at least 19"):
+        run_stages(tmp_path, monkeypatch, "calibration", "uncertainty")
 
 
 def test_a_readers_kinds_are_compared_with_ours(tmp_path, monkeypatch):

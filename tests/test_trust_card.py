@@ -48,7 +48,6 @@ def of_member() -> dict:
             "distance": detector,
             "quadrants": {"confident_error": {"n": 19}},
         },
-        "unlike_training": {"words_distance": "told apart: noise, rotated; not told apart: nothing"},
         "explanations": {"verdict": "Do not use these maps: deletion is no better than random."}
         | between("border_flip_rate", 0.134),
         "stability": {"errors": {"claim": claim}},
@@ -102,6 +101,7 @@ def metrics() -> dict:
         "prepare": {"problems": problems, "splits": {"test": {"images": 418, "positives": 167, "patients": 270}}},
         "site": {"shift": {"name": "ward", "words": "Test is darker."}, "certificate": {"coverage": 0.37}},
         "failures": {"ensemble": {"n_errors": 73, "spurious feature": {"n": 43} | between("share", 0.589)}},
+        "out_of_distribution": {"foreign": {"noise": {"refused": 1.0}, "rotated_90": {"refused": 0.9}}},
         "baseline": {},
         "diversity": {},
     }
@@ -158,7 +158,7 @@ CHANGES = [
     (("calibration", "one", "before", "positive_class_ece_uniform", "ece"), 0.1357, "0.136"),
     (("calibration", "two", "after", "in_the_large"), 1.23, "+1.23"),
     (("uncertainty", "two", "margin", "error_auroc"), 0.5432, "0.543"),
-    (("unlike_training", "one", "words_distance"), "told apart: nothing; not told apart: snow", "snow"),
+    (("out_of_distribution", "foreign", "rotated_90", "refused"), 0.4321, "all but rotated 90 43 %"),
     (("explanations", "two", "verdict"), "These maps deserve a look.", "deserve a look"),
     (("explanations", "one", "border_flip_rate"), 0.3141, "31.4 %"),
     (("stability", "one", "errors", "claim"), "Unstable maps: not supported (AUROC 0.51). So.", "not supported"),
@@ -193,7 +193,9 @@ def test_both_forms_say_the_same(metrics, facts):
     assert html.count('class="filled"') == sum(bool(item.answered) for item in made.items)
 
 
-@pytest.mark.parametrize("missing", [*QUESTIONS, "deferral", "guarantee", "ensemble", "unlike_training", "everything"])
+@pytest.mark.parametrize(
+    "missing", [*QUESTIONS, "deferral", "guarantee", "ensemble", "out_of_distribution", "everything"]
+)
 def test_what_is_missing_is_said_and_nothing_is_blank(metrics, facts, missing):
     kept = {} if missing == "everything" else {name: one for name, one in metrics.items() if name != missing}
     members = {} if missing == "everything" else MEMBERS

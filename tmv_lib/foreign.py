@@ -4,15 +4,29 @@ import numpy as np
 
 
 def foreign_images(images: np.ndarray, *, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Three spoiled versions of square uint8 images (n, side, side), by kind.
+    """Spoiled versions of square uint8 images (n, side, side), one per image and kind; black and white are one each.
 
     noise: the image's own pixels in a random order, so that no histogram gives it away. inverted: white for black.
-    rotated: lying on its side, by 90 degrees. Raises ValueError for images that are not square.
+    rotated_90, rotated_180: lying on its side, upside down. mirrored: left for right. grey: its mean level everywhere.
+    gradient: from its darkest to its brightest level, downwards, upwards, or to either side. black, white: uniform.
 
-    >>> foreign_images(np.array([[[0, 1], [2, 3]]], np.uint8), rng=np.random.default_rng(0))["rotated"].tolist()
+    Raises ValueError for images that are not square, or none.
+
+    >>> foreign_images(np.array([[[0, 1], [2, 3]]], np.uint8), rng=np.random.default_rng(0))["rotated_90"].tolist()
     [[[1, 3], [0, 2]]]
     """
-    if images.ndim != 3 or images.shape[1] != images.shape[2]:
-        raise ValueError(f"images must be (n, side, side), found shape {images.shape}")
-    noise = rng.permuted(images.reshape(len(images), -1), axis=1).reshape(images.shape)
-    return {"noise": noise, "inverted": 255 - images, "rotated": np.rot90(images, axes=(1, 2))}
+    if images.ndim != 3 or images.shape[1] != images.shape[2] or not len(images):
+        raise ValueError(f"images must be (n, side, side), at least one, found shape {images.shape}")
+    lowest, mean, highest = (of(images, axis=(1, 2)) for of in (np.min, np.mean, np.max))
+    ramps = np.linspace(lowest, highest, images.shape[1], axis=1)[:, :, None].repeat(images.shape[1], axis=2)
+    return {
+        "noise": rng.permuted(images.reshape(len(images), -1), axis=1).reshape(images.shape),
+        "inverted": 255 - images,
+        "rotated_90": np.rot90(images, axes=(1, 2)),
+        "rotated_180": np.rot90(images, 2, axes=(1, 2)),
+        "mirrored": images[:, :, ::-1],
+        "grey": np.broadcast_to(mean[:, None, None], images.shape).astype(np.uint8),
+        "gradient": np.stack([np.rot90(ramp, k % 4) for k, ramp in enumerate(ramps)]).astype(np.uint8),
+        "black": np.zeros_like(images[:1]),
+        "white": np.full_like(images[:1], 255),
+    }

@@ -19,18 +19,25 @@ import yaml
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from tmv_lib import attention, explanations, network, perturbations, sanity, stability, uncertainty
+from tmv_lib import (
+    attention,
+    explanations,
+    network,
+    out_of_distribution,
+    perturbations,
+    sanity,
+    stability,
+    uncertainty,
+)
 from tmv_lib.calibration import fit_calibrator
-from tmv_lib.deferral import fill_signals
 from tmv_lib.explanations import Explained
 from tmv_lib.files import join, read_csv, read_rows
-from tmv_lib.fitted_policy import FittedPolicy, judge, read_policy, unusual
+from tmv_lib.fitted_policy import FittedPolicy, judge, read_policy
 from tmv_lib.images import How
 from tmv_lib.params import read_members
 from tmv_lib.shift import LEVEL, Shift, domain_auc, feature_space, kolmogorov_smirnov
 from tmv_lib.statistics import holm
 
-FLAGGED = 0.95  # rank of the distance among validation, as the stage `uncertainty` flags an image
 FEWEST = 20  # patients of a batch that are compared with the cases calibrated on
 AT_ONCE = 32  # images whose signals are measured together: seconds, so that progress shows
 LOGIT_TOLERANCE, KAPPA_TOLERANCE = 0.05, 0.05  # between two machines, or processor and graphics card
@@ -60,12 +67,18 @@ class Reader(NamedTuple):
 
 
 class System(NamedTuple):
-    """Members and policy as they lie below `root`; images are brought to (size, size) as `how` says."""
+    """Members and policy as they lie below `root`; images are brought to (size, size) as `how` says.
+
+    pixels, usual: what the stage `uncertainty` left to tell what is unlike the training images: the detectors that look
+    at the pixels, and a column per detector, those of the networks too, of the validation images.
+    """
 
     root: Path
     readers: dict[str, Reader]
     policy: FittedPolicy
     reference: pd.DataFrame
+    pixels: out_of_distribution.PixelDetectors
+    usual: pd.DataFrame
     size: int
     how: How
 
@@ -93,15 +106,18 @@ def load(root: str | Path = ".") -> System:
     typical = np.median(images[(cases["split"] != "train").to_numpy()], axis=0).astype(np.uint8)
     readers = {name: _reader(root, name, member, policy, params, typical) for name, member in members.items()}
     reference = pd.read_csv(root / "data/ensemble/validation.csv", dtype={"image_id": str})
-    return System(root, readers, policy, reference, images.shape[1], params["prepare"]["square"])
+    pixels = out_of_distribution.read_pixel_detectors(root / "data/uncertainty/pixels.npz")
+    usual = read_csv(root / "data/uncertainty/usual.csv", _detectors(list(members)))
+    return System(root, readers, policy, reference, pixels, usual, images.shape[1], params["prepare"]["square"])
 
 
 def score(system: System, images: np.ndarray, *, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter) -> Scored:
     """Score uint8 images (n, size, size), prepared as `prepare` would.
 
     Returns cases with columns `logit_<member>` (raw), `y_prob_<member>` (calibrated, the one that decides), every
-    signal, `y_prob`, `kappa`, `decision`, `deferred`, `reason`, `unlike_training` (farther from the training images
-    than 95 % of validation, by any member) and `not_measured` (signals that this image does not have, in words).
+    signal, `y_prob`, `kappa`, `decision`, `deferred`, `reason`, `oddity` (the share of usual images that is as odd, by
+    whichever detector finds the image oddest), `out_of_distribution` (whether that is so small that the image counts as
+    unlike the training images) and `not_measured` (signals that this image does not have, in words).
     """
     if images.dtype != np.uint8 or images.shape[1:] != (system.size, system.size) or not len(images):
         raise ValueError(
@@ -226,12 +242,17 @@ def _score(system: System, images: np.ndarray) -> Scored:
     signals["disagreement"] = np.ptp(np.stack(list(shipped.values())), axis=0)
     signals["map_agreement"] = sanity.agreement(*list(maps.values())[:2])
     table = pd.DataFrame(signals)
-    filled = fill_signals(table, medians=system.policy.medians, gaps=system.policy.gaps)
+    seen = pd.DataFrame(out_of_distribution.pixel_oddity(images, system.pixels), columns=[*out_of_distribution.PIXELS])
+    oddity = out_of_distribution.joint_p_value(seen.join(table)[system.usual.columns], system.usual)
     found = pd.DataFrame({**raw, **{f"y_prob_{name}": expit(z) for name, z in deciding.items()}})
     found = found.join([table, judge(system.policy, pd.DataFrame(deciding), table, system.reference)])
-    found["unlike_training"] = unusual(filled, system.reference, kind="distance", above=FLAGGED)
+    found["oddity"], found["out_of_distribution"] = oddity, oddity <= out_of_distribution.REFUSED
     found["not_measured"] = [", ".join(table.columns[row]) for row in table.isna().to_numpy()]
     return Scored(found, np.asarray(first))
+
+
+def _detectors(members: list[str]) -> list[str]:
+    return [*out_of_distribution.PIXELS, *(f"distance_{name}" for name in members)]
 
 
 def _reader(

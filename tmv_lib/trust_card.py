@@ -469,7 +469,7 @@ def _signed(found: Mapping[str, Any], name: str) -> str:
 
 def uncertainty(metrics: Mapping[str, Any], members: Mapping[str, str]) -> Section:
     """Whether doubt finds errors, whether anything beats the plain margin, and whether strange images are noticed."""
-    table = [["", "margin finds errors, AUROC", "better than it", "confident errors", "strange images told apart"]]
+    table = [["", "margin finds errors, AUROC", "better than it", "confident errors", "strange images refused"]]
     for name in list(members)[:MOST_MEMBERS] or ["members"]:
         own = at(metrics, "uncertainty", name)
         better = [
@@ -486,14 +486,16 @@ def uncertainty(metrics: Mapping[str, Any], members: Mapping[str, str]) -> Secti
                 figure(at(own, "margin"), "error_auroc", percent=False),
                 (_few(better) or "nothing") if own else NOT_MEASURED,
                 f"{plain(surest, 'n', 'd')} of {plain(own, 'n_errors', 'd')}" if surest else NOT_MEASURED,
-                _strange(at(metrics, "unlike_training", name).get("words_distance", NOT_MEASURED)),
+                _strange(at(metrics, "out_of_distribution", "foreign")),
             ]
         )
     return Section("uncertainty", "Does doubt find errors?", "uncertainty", (), [table])
 
 
-def _strange(words: str) -> str:
-    return "; ".join(part for part in words.removeprefix("told apart: ").split("; ") if not part.endswith(": nothing"))
+def _strange(kinds: Mapping[str, Any]) -> str:
+    known = {kind.replace("_", " "): of["refused"] for kind, of in kinds.items() if "refused" in of}
+    passed = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in known.items() if share < 1)
+    return (f"all but {passed}" if passed else "all") if known else NOT_MEASURED
 
 
 def explanations(metrics: Mapping[str, Any], members: Mapping[str, str]) -> Section:
