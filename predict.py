@@ -23,7 +23,6 @@ from tmv_lib.stage import run
 
 ANSWERS = {0: "negative", 1: "positive"}
 DOCTOR = "to a doctor"
-UNLIKE = "unlike the training images"
 
 
 def main() -> None:
@@ -67,10 +66,9 @@ def of_images(cases: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
     """
     readable = (cases["problem"] == "").to_numpy()
     table = cases.join(scored.set_index(cases.index[readable]))
-    unlike = table["out_of_distribution"].eq(True)
-    table["deferred"] = table["deferred"].ne(False) | unlike
+    table["deferred"] = table["deferred"].ne(False)
     answer = table["decision"].map(ANSWERS).where(~table["deferred"], DOCTOR)
-    reason = table["reason"].mask(unlike, UNLIKE).where(readable, "the image could not be read: " + table["problem"])
+    reason = table["reason"].where(readable, "the image could not be read: " + table["problem"])
     members = [name for name in table if str(name).startswith("y_prob_")]
     first = ["image_id", "patient_id", "answer", "reason", "y_prob", *members, "kappa", "decision", "deferred"]
     table = table.assign(answer=answer, reason=reason, deferred=table["deferred"].astype(int))

@@ -208,17 +208,14 @@ def answer(cases: Collection, y_prob: float, decision: int) -> str:
     if likely or not isinstance(prices, dict):
         return head
     fn, fp = prices["false_negative"], prices["false_positive"]
-    return f"{head} It flags from {100 * fp / (fn + fp):.0f} of 100 on: a missed case is priced at {fn:g}, a false alarm at {fp:g}."
+    above = f"It flags from {100 * fp / (fn + fp):.0f} of 100 on"
+    return f"{head} {above}: a missed case is priced at {fn:g}, a false alarm at {fp:g}."
 
 
 def _answer(cases: Collection, number: int) -> Section:
     case = cases.table.loc[number]
     verdict = (
-        "the answer is right"
-        if not case["wrong"]
-        else "a missed case"
-        if case["y_true"] == 1
-        else "a false alarm"
+        "the answer is right" if not case["wrong"] else "a missed case" if case["y_true"] == 1 else "a false alarm"
     )
     lines = [
         answer(cases, float(case["y_prob"]), int(case["decision"])),

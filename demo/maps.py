@@ -15,7 +15,7 @@ OPACITY = 0.65  # of the maps under each change, which nobody turns
 
 
 class Overlay(NamedTuple):
-    """One member's map of the answer that is given, and an untrained network's of the same kind, each (h, w) or None."""
+    """One member's map of the answer that is given, and that of an untrained network, each (h, w) or None."""
 
     member: str
     names: str

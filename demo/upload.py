@@ -8,7 +8,7 @@ import pandas as pd
 import pydicom
 from PIL import Image
 
-from demo.cases import DEFERRED, Collection, of_hundred, this_unsure, word
+from demo.cases import DEFERRED, Collection, answer, of_hundred, this_unsure
 from demo.disk import Disk
 from demo.maps import Overlay, verdict
 from demo.page import Section
@@ -97,16 +97,13 @@ def judge(system: Any, cases: Collection, image: np.ndarray) -> Judged:
         return Judged([Section(title, [f"**{DEFERRED}**", f"The reason: {said['reason']}."])], pixels, [])
     overlays = []
     for name, reader in system.readers.items():
-        target = 1 if said[f"y_prob_{name}"] > 0.5 else -1
+        target = 1 if said["decision"] == 1 else -1
         own = reader.explain(pixels[None]).maps[0] * target
         overlays.append(Overlay(name, names.called(target > 0), own, None, verdict(cases.disk, name)))
-    p = float(said["y_prob"])
     rows = [(name, f"{of_hundred(float(said[f'y_prob_{name}']))} of 100") for name in system.readers]
     doubt = this_unsure(cases.table.assign(doubt=1 - cases.table["kappa"]), "doubt", 1 - float(said["kappa"]))
     lines = [
-        f"**{of_hundred(p)} of 100** such cases have {names.positive} in patients like those of the validation split:"
-        f" {word(p)}.",
-        f"The system's answer: **{names.called(said['decision'])}**. Nobody has checked it.",
+        f"{answer(cases, float(said['y_prob']), int(said['decision']))} Nobody has checked it.",
         f"Certainty {said['kappa']:.2f} of 1: {doubt}",
     ]
     return Judged(

@@ -1,9 +1,8 @@
 """What the system on disk says of images that it has never seen.
 
 A new image goes the way that the test split went: the same networks, calibrators, signals and policy, each from the
-files that the stages left, so that its certainty is the same score. Nothing is fitted here. Signals that one look at
-the image cannot give (dropout, map, hidden border, mild changes) are measured for each image: about ten passes a
-member.
+files that the stages left, so that its certainty is the same score. Nothing is fitted here. Doubts that one look at
+the image cannot tell (dropout, hidden border, mild changes) are measured only where the policy weighs them.
 """
 
 import json
@@ -25,7 +24,6 @@ from tmv_lib import (
     network,
     out_of_distribution,
     perturbations,
-    sanity,
     stability,
     uncertainty,
 )
@@ -51,7 +49,6 @@ class Reader(NamedTuple):
     site. recalibrate: raw probabilities of dropout passes to calibrated ones. dropped: features (n, d) to raw
     probabilities (passes, n). distance: features to (n,). read: uint8 images to logit and features. explain, hidden,
     shaken: uint8 images to maps, to logits without the image's border, to instability given what `explain` said.
-    framed: maps (n, h, w) and the class named, 1 or -1, (n,), to the share of the map in the image's border.
     """
 
     read: Callable[[np.ndarray], network.Outputs]
@@ -63,7 +60,6 @@ class Reader(NamedTuple):
     explain: Callable[[np.ndarray], Explained]
     hidden: Callable[[np.ndarray], np.ndarray]
     shaken: Callable[[np.ndarray, Explained], np.ndarray]
-    framed: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class System(NamedTuple):
@@ -76,7 +72,6 @@ class System(NamedTuple):
     root: Path
     readers: dict[str, Reader]
     policy: FittedPolicy
-    reference: pd.DataFrame
     pixels: out_of_distribution.PixelDetectors
     usual: pd.DataFrame
     size: int
@@ -105,19 +100,18 @@ def load(root: str | Path = ".") -> System:
     images = np.load(root / "data/prepare/images.npy", mmap_mode="r")
     typical = np.median(images[(cases["split"] != "train").to_numpy()], axis=0).astype(np.uint8)
     readers = {name: _reader(root, name, member, policy, params, typical) for name, member in members.items()}
-    reference = pd.read_csv(root / "data/ensemble/validation.csv", dtype={"image_id": str})
     pixels = out_of_distribution.read_pixel_detectors(root / "data/uncertainty/pixels.npz")
     usual = read_csv(root / "data/uncertainty/usual.csv", _detectors(list(members)))
-    return System(root, readers, policy, reference, pixels, usual, images.shape[1], params["prepare"]["square"])
+    return System(root, readers, policy, pixels, usual, images.shape[1], params["prepare"]["square"])
 
 
 def score(system: System, images: np.ndarray, *, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter) -> Scored:
     """Score uint8 images (n, size, size), prepared as `prepare` would.
 
     Returns cases with columns `logit_<member>` (raw), `y_prob_<member>` (calibrated, the one that decides), every
-    signal, `y_prob`, `kappa`, `decision`, `deferred`, `reason`, `oddity` (the share of usual images that is as odd, by
-    whichever detector finds the image oddest), `out_of_distribution` (whether that is so small that the image counts as
-    unlike the training images) and `not_measured` (signals that this image does not have, in words).
+    signal that was measured, `y_prob`, `kappa`, `decision`, `deferred`, `reason`, `oddity` (the share of usual images
+    that is as odd, by whichever detector finds the image oddest), `out_of_distribution` (whether that is so small that
+    the image counts as unlike the training images) and `not_measured` (signals that this image lacks, in words).
     """
     if images.dtype != np.uint8 or images.shape[1:] != (system.size, system.size) or not len(images):
         raise ValueError(
@@ -226,27 +220,29 @@ def _agree(again: pd.DataFrame, record: pd.DataFrame, name: str, tolerance: floa
 
 
 def _score(system: System, images: np.ndarray) -> Scored:
-    raw, shipped, deciding, maps, signals = {}, {}, {}, {}, {}
+    raw, shipped, deciding, signals = {}, {}, {}, {}
     first = None
     for name, reader in system.readers.items():
-        said, seen = reader.read(images), reader.explain(images)
+        said = reader.read(images)
         first = said.features if first is None else first
         raw[f"logit_{name}"], deciding[name] = said.logit, reader.decide(said.logit)
-        shipped[name], maps[name] = expit(reader.calibrate(said.logit)), seen.maps
-        passes = reader.recalibrate(reader.dropped(said.features))
-        signals[f"mutual_information_{name}"] = uncertainty.entropy_decomposition(passes).mutual_information
+        shipped[name] = expit(reader.calibrate(said.logit))
         signals[f"distance_{name}"] = reader.distance(said.features)
-        signals[f"border_effect_{name}"] = seen.logit - reader.hidden(images)
-        signals[f"border_{name}"] = reader.framed(seen.maps, np.where(shipped[name] > 0.5, 1, -1))
-        signals[f"instability_{name}"] = reader.shaken(images, seen)
+        # what costs further passes is measured only where the policy weighs it
+        if "mutual_information" in system.policy.weights:
+            passes = reader.recalibrate(reader.dropped(said.features))
+            signals[f"mutual_information_{name}"] = uncertainty.entropy_decomposition(passes).mutual_information
+        if "border_reliance" in system.policy.weights:
+            signals[f"border_effect_{name}"] = said.logit - reader.hidden(images)
+        if "instability" in system.policy.weights:
+            signals[f"instability_{name}"] = reader.shaken(images, reader.explain(images))
     signals["disagreement"] = np.ptp(np.stack(list(shipped.values())), axis=0)
-    signals["map_agreement"] = sanity.agreement(*list(maps.values())[:2])
     table = pd.DataFrame(signals)
     seen = pd.DataFrame(out_of_distribution.pixel_oddity(images, system.pixels), columns=[*out_of_distribution.PIXELS])
     oddity = out_of_distribution.joint_p_value(seen.join(table)[system.usual.columns], system.usual)
+    foreign = oddity <= out_of_distribution.REFUSED
     found = pd.DataFrame({**raw, **{f"y_prob_{name}": expit(z) for name, z in deciding.items()}})
-    found = found.join([table, judge(system.policy, pd.DataFrame(deciding), table, system.reference)])
-    found["oddity"], found["out_of_distribution"] = oddity, oddity <= out_of_distribution.REFUSED
+    found = found.join([table, judge(system.policy, pd.DataFrame(deciding), table, foreign)]).assign(oddity=oddity)
     found["not_measured"] = [", ".join(table.columns[row]) for row in table.isna().to_numpy()]
     return Scored(found, np.asarray(first))
 
@@ -286,10 +282,6 @@ def _reader(
         compared = stability.stability(shaken, images, changes, target=np.ones(len(images), int), original=seen)
         return 1 - stability.per_case(compared)["rank_correlation"].to_numpy()
 
-    def framed(maps: np.ndarray, target: np.ndarray) -> np.ndarray:
-        named = maps * target[:, None, None]
-        return attention.shares(named, {}, share=look["border"], positive=target > 0)["border"]
-
     return Reader(
         read=partial(network.predict, model, batch_size=fit["batch_size"], precision=precision),
         calibrate=calibrate,
@@ -309,7 +301,6 @@ def _reader(
         explain=explainer(batch_size=look["batch_size"]),
         hidden=lambda images: read_logits(attention.hide_border(images, typical, share=look["border"])),
         shaken=instability,
-        framed=framed,
     )
 
 

@@ -543,16 +543,17 @@ def deferral(found: Mapping[str, Any]) -> Section:
         table.append([label, figure(costs, "cost", percent=False), figure(costs, "reduction")])
     shares = figure(_share_deferred(found), "deferral_rate"), figure(found, "selective_risk")
     words = [f"Handed to a doctor: {shares[0]}. Wrong where it decides: {shares[1]}."]
-    lot, margin, plain_margin, oracle, doctor = (
-        figure(found, f"{name}_cost", percent=False) for name in YARDSTICKS
-    )
+    lot, margin, plain_margin, oracle, doctor = (figure(found, f"{name}_cost", percent=False) for name in YARDSTICKS)
     words.append(
         f"At the same referral rate: random referral {lot}, the margin {margin}, the plain margin |2p - 1|"
         f" {plain_margin}, perfect foresight {oracle}. A doctor who reads every case: {doctor}."
     )
     learned = at(found, "learned")
-    added = {True: "doubts that lower it, shown to save cost on validation", False: "the margin alone: no doubt was shown to save"}
-    words.append(f"Certainty: {added.get(learned.get('used'), NOT_MEASURED)}.")
+    certainty = {
+        True: "lowered by doubts that save cost on validation",
+        False: "the margin; no doubt was shown to save",
+    }
+    words.append(f"Certainty: {certainty.get(bool(learned.get('used'))) if learned else NOT_MEASURED}.")
     foreign = figure(found, "out_of_distribution")
     words.append(f"Unlike the training images and never decided: {foreign} of these cases.")
     return Section("deferral", "What deferral buys", "ensemble", words, [table])
