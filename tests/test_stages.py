@@ -194,12 +194,15 @@ def test_a_table_without_a_class_is_named(tmp_path, monkeypatch):
 
 def test_every_signal_is_judged_and_every_test_case_has_its_quadrant(tmp_path, monkeypatch):
     cases = made_tables(tmp_path, separation=0.3)
+    monkeypatch.setattr("tmv_lib.detection.FEWEST", 5)  # sixty test cases have few errors of a kind
     run_stages(tmp_path, monkeypatch, "calibration", "uncertainty")
     found = metrics(tmp_path, "uncertainty")["uncertainty"]["net"]
     for signal in ("predictive_entropy", "augmented_mutual_information", "members_mutual_information", "mahalanobis"):
         assert found[signal]["gain_over_margin"] == pytest.approx(
-            found[signal]["error_auroc"] - found["margin"]["error_auroc"]
+            found[signal]["adjusted_error_auroc"] - found["margin"]["adjusted_error_auroc"]
         )
+        assert found[signal]["over_margin"] in ("better", "worse", "no worthwhile gain", "not shown")
+    assert "over_margin" not in found["margin"]
     assert not [signal for signal in found if signal.startswith("body")]
     listed = pd.read_csv("data/uncertainty/quadrants.csv")
     assert len(listed) == len(MEMBERS) * (cases["split"] == "test").sum()
@@ -208,7 +211,6 @@ def test_every_signal_is_judged_and_every_test_case_has_its_quadrant(tmp_path, m
     assert (np.diff((listed.loc[mistakes, "y_prob"] - 0.5).abs()) <= 0).all()
     one = listed[listed["member"] == "net"]["quadrant"].value_counts()
     assert {name: found["quadrants"][name]["n"] for name in one.index} == one.to_dict()
-    assert f"Confident mistakes: {one.get('confident_error', 0)}; " in found["quadrants"]["words"]
 
 
 def test_passes_through_the_body_are_read_by_image(tmp_path, monkeypatch):
