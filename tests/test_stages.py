@@ -269,23 +269,28 @@ def test_a_readers_kinds_are_compared_with_ours(tmp_path, monkeypatch):
         run_stages(tmp_path, monkeypatch, "failures", changed={"adjudication": "read.csv"})
 
 
-def test_subgroups_are_the_columns_of_the_case_table_compared_within_their_class(tmp_path, monkeypatch):
+def test_subgroups_are_the_columns_of_the_case_table_compared_at_the_same_mix_of_classes(tmp_path, monkeypatch):
     cases = made_tables(tmp_path, separation=1.0)
+    monkeypatch.setattr("tmv_lib.subgroups.FEWEST", 5)
     run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
     assert "not measurable" in metrics(tmp_path, "failures")["failures"]["ensemble"]["subgroups"]["absent"]
     germ = np.where(cases["y_true"] == 0, "none", np.where(cases["image_id"] < "i260", "virus", "bacteria"))
-    cases.assign(germ=germ).to_csv("data/prepare/cases.csv", index=False)
+    cases.assign(germ=germ, site=1 + np.arange(300) % 2).to_csv("data/prepare/cases.csv", index=False)
     run_stages(tmp_path, monkeypatch, "failures")
     found = metrics(tmp_path, "failures")["failures"]["ensemble"]
     groups = found["subgroups"]
-    assert set(groups) == {"germ: bacteria", "germ: none", "germ: virus"}
-    assert sum(group["n_errors"] for group in groups.values()) == found["n_errors"]
+    of_germ = {name: one for name, one in groups.items() if name.startswith("germ")}
+    assert set(groups) - set(of_germ) == {"site: 1", "site: 2"}
+    assert set(of_germ) == {"germ: bacteria", "germ: none", "germ: virus"}
+    assert all(one["defined_by_truth"] == (name in of_germ) for name, one in groups.items())
+    assert sum(group["n_errors"] for group in of_germ.values()) == found["n_errors"]
     # bacteria and viruses are positives alone: each is the rest of the other, and normal films are nobody's
     gap = groups["germ: bacteria"]["error_rate"] - groups["germ: virus"]["error_rate"]
-    assert groups["germ: bacteria"]["above_the_rest"] == pytest.approx(gap)
-    assert groups["germ: virus"]["above_the_rest"] == pytest.approx(-gap)
-    assert 0 <= groups["germ: virus"]["above_the_rest_p_value_holm"] <= 1
-    assert "no case has y_true = 0" in groups["germ: none"]["above_the_rest_absent"]
+    assert groups["germ: bacteria"]["gap"] == pytest.approx(gap)
+    assert groups["germ: virus"]["gap"] == pytest.approx(-gap)
+    assert groups["germ: virus"]["gap_rests_on"] == "positives"
+    assert "gap_absent" in groups["germ: none"]
+    assert groups["site: 1"]["gap_p_value_holm"] == groups["site: 1"]["gap_p_value"]
 
 
 def test_kinds_are_told_in_three_columns_and_the_files_are_those_as_shipped(tmp_path, monkeypatch):
