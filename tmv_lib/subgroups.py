@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import bdtr, ndtr, ndtri
 
 from tmv_lib.statistics import FloatArray, holm_distinct, wilson_interval
 
@@ -61,8 +61,8 @@ def find(columns: pd.DataFrame, y_true: FloatArray) -> list[Subgroup]:
 
     A column is defined by the truth where its values tell the class: where naming for each value the commoner class
     leaves at most a fifth of the mistakes of naming the commoner class for all (Goodman & Kruskal 1954, lambda of
-    0.8; a wrong label may break the rule). So is a single value that occurs in one class only, where chance would do
-    that less than once in a thousand.
+    0.8; a wrong label may break the rule). So is a single value under which a class has at most a tenth of its share of
+    all cases, where chance would do that less than once in a thousand.
     """
     y = np.asarray(y_true, dtype=float)
     words = pd.DataFrame({name: _levels(columns[name]) for name in columns}, index=columns.index)
@@ -111,8 +111,11 @@ def _tells_class(words: pd.Series, y: FloatArray) -> bool:
 
 
 def _one_class(inside: BoolArray, y: FloatArray) -> bool:
-    label = y[inside].mean()
-    return label in (0, 1) and float((y == label).mean()) ** int(inside.sum()) < 0.001
+    n, positive, share = int(inside.sum()), float(y[inside].sum()), float(y.mean())
+    return any(
+        rarer <= 0.1 * n * of_all and bdtr(rarer, n, of_all) < 0.001
+        for rarer, of_all in ((positive, share), (n - positive, 1 - share))
+    )
 
 
 def standardised_gap(

@@ -505,7 +505,8 @@ def uncertainty(metrics: Mapping[str, Any], members: Mapping[str, str]) -> Secti
 
 def _better(own: Mapping[str, Any]) -> str:
     """What finds errors better than the margin, or how little the largest gain is worth, with size and interval."""
-    gains = {name: one for name, one in own.items() if isinstance(one, Mapping) and "gain_over_margin" in one}
+    needed = {"over_margin", *(f"gain_over_margin{end}" for end in ("", "_low", "_high"))}
+    gains = {name: one for name, one in own.items() if isinstance(one, Mapping) and needed <= one.keys()}
     if not gains:
         return NOT_MEASURED
 
@@ -540,7 +541,7 @@ def explanations(metrics: Mapping[str, Any], members: Mapping[str, str]) -> Sect
 def _claimed(errors: Mapping[str, Any]) -> str:
     """The claim's answer with its size, and the named class where it rests on one alone."""
     claim = at(errors, "claim")
-    if not claim:
+    if not {"answer", "measure"} <= claim.keys():
         return NOT_MEASURED
     if "reason" in claim:
         return f"{claim['answer']}: {claim['reason']}"
