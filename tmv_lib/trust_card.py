@@ -486,8 +486,9 @@ def _signed(found: Mapping[str, Any], name: str) -> str:
 
 def uncertainty(metrics: Mapping[str, Any], members: Mapping[str, str]) -> Section:
     """Whether doubt finds errors, whether anything beats the plain margin, and whether strange images are noticed."""
-    found = "margin finds errors among cases called alike, AUROC"
-    table = [["", found, "better than it", "confident errors", "strange images told apart"]]
+    table = [
+        ["", "margin finds errors, adjusted AUROC", "better than it", "confident errors", "strange images told apart"]
+    ]
     for name in list(members)[:MOST_MEMBERS] or ["members"]:
         own = at(metrics, "uncertainty", name)
         surest = at(own, "quadrants", "confident_error")
@@ -527,8 +528,7 @@ def _strange(words: str) -> str:
 
 def explanations(metrics: Mapping[str, Any], members: Mapping[str, str]) -> Section:
     """What the maps are good for."""
-    claim = "unstable maps go with errors among cases called alike"
-    table = [["", "maps", "border hidden, flips", claim]]
+    table = [["", "maps", "border hidden, flips", "unstable maps go with errors"]]
     for name in list(members)[:MOST_MEMBERS] or ["members"]:
         maps, errors = at(metrics, "explanations", name), at(metrics, "stability", name, "errors")
         flips = figure(maps, "border_flip_rate")
@@ -548,7 +548,7 @@ def _claimed(errors: Mapping[str, Any]) -> str:
     entry = at(errors, claim["measure"])
     alone = {"called_positive": ", positive calls alone", "called_negative": ", negative calls alone"}
     size = figure(entry, "adjusted_error_auroc", percent=False)
-    return f"{claim['answer']}, AUROC {size}{alone.get(entry.get('rests_on', ''), '')}"
+    return f"{claim['answer']}, adjusted AUROC {size}{alone.get(entry.get('rests_on', ''), '')}"
 
 
 def failures(metrics: Mapping[str, Any], pictures: Sequence[Picture]) -> Section:
