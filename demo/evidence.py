@@ -124,7 +124,35 @@ def _explanations(said: Said, members: list[str]) -> str:
 
 
 def _stability(said: Said, members: list[str]) -> str:
-    return " ".join(f"{name}: {said.words('stability', name, 'errors', 'claim')}." for name in members)
+    parts = []
+    for name in members:
+        both = said.number("stability", name, "flipped_and_moved", "answer_flipped_reason_moved", "share")
+        claimed = _claimed(said, "stability", name, "errors")
+        parts.append(f"{name}: answer and reason both move in a share of {both}. {claimed}")
+    return " ".join(parts)
+
+
+def _claimed(said: Said, *errors: str) -> str:
+    """Whether unstable explanations find errors among cases called alike, class by class, and against the margin."""
+    claim = figure(said.found, *errors, "claim")
+    if not isinstance(claim, dict):
+        return f"Whether unstable explanations go with errors: {NOT_MEASURED}."
+    entry = (*errors, str(claim.get("measure")))
+    within = []
+    for label in ("positive", "negative"):
+        few = figure(said.found, *entry, f"called_{label}", "error_auroc_absent")
+        size = (
+            "too few errors to say"
+            if isinstance(few, str)
+            else f"AUROC {said.number(*entry, f'called_{label}', 'error_auroc')}"
+        )
+        within.append(f"Among cases it calls {label}, unstable explanations find errors: {size}.")
+    adjusted = said.number(*entry, "adjusted_error_auroc")
+    gain = said.number(*entry, "gain_over_margin", form=".3f")
+    return (
+        f"{' '.join(within)} Adjusted for the answer {adjusted}: {said.words(*errors, 'claim', 'answer')}."
+        f" Against the plain margin: {said.words(*errors, 'claim', 'over_margin')} ({gain})."
+    )
 
 
 def _failures(said: Said, members: list[str]) -> str:

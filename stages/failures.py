@@ -15,11 +15,11 @@ from tmv_lib import failures, figures
 from tmv_lib.calibration import fit_calibrator
 from tmv_lib.files import join, read_csv, read_rows, write_csv, write_metrics
 from tmv_lib.params import Params, read, read_members
-from tmv_lib.reporting import adjust, figure, mean
+from tmv_lib.reporting import figure, mean
 from tmv_lib.signals import read_calibrations, read_signals
 from tmv_lib.stage import run
 from tmv_lib.statistics import rank_among
-from tmv_lib.subgroups import above_the_rest, subgroup_columns
+from tmv_lib.subgroups import adjust_gaps, find, gap, subgroup_columns
 from tmv_lib.uncertainty import entropy_decomposition, nearest_neighbour_distance, recalibrated
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -131,29 +131,20 @@ def oracle(evidence: pd.DataFrame, members: list[str]) -> np.ndarray:
 
 
 def subgroups(evidence: pd.DataFrame, params: FailuresParams, rng: np.random.Generator) -> dict[str, Any]:
-    """The ensemble's error rate by every subgroup there is a column for, and how far above the rest of its class it is.
-
-    Holm's correction is over all of them.
-    """
+    """The ensemble's error rate by every subgroup that the case table names, and its gap at the same mix of classes."""
     test = evidence[(evidence["model"] == "ensemble") & (evidence["split"] == "test")]
     table = pd.read_csv("data/prepare/cases.csv", dtype={"image_id": str}).set_index("image_id").loc[test["image_id"]]
-    error, y_true, groups = (
-        test["wrong"].to_numpy(dtype=float),
-        test["y_true"].to_numpy(),
-        test["patient_id"].to_numpy(),
-    )
-    resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
+    error, y_true = (test[name].to_numpy(dtype=float) for name in ("wrong", "y_true"))
+    groups = test["patient_id"].to_numpy()
+    named = find(table[subgroup_columns(table)], y_true)
     found: dict[str, Any] = {}
-    for name in subgroup_columns(table):
-        for value in sorted(table[name].dropna().unique()):
-            inside = (table[name] == value).to_numpy()
-            entry: dict[str, Any] = {"n": int(inside.sum()), "n_positive": int(y_true[inside].sum())}
-            entry["n_errors"] = int(error[inside].sum())
-            entry |= figure("error_rate", mean, error[inside], groups=groups[inside], **resampling)
-            compared = (above_the_rest, error, y_true, inside)
-            entry |= figure("above_the_rest", *compared, groups=groups, null=0.0, **resampling)
-            found[f"{name}: {value}"] = entry
-    adjust(found)
+    for name, inside, defined_by_truth in named:
+        entry: dict[str, Any] = {"n": int(inside.sum()), "n_positive": int(y_true[inside].sum())}
+        entry |= {"n_errors": int(error[inside].sum()), "defined_by_truth": defined_by_truth}
+        resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
+        entry |= figure("error_rate", mean, error[inside], groups=groups[inside], **resampling)
+        found[name] = entry | gap(error, y_true, inside, groups=groups)
+    adjust_gaps(found, named, y_true)
     return found or {"absent": "not measurable: the case table has no subgroup column"}
 
 
@@ -344,9 +335,8 @@ def against_oracle(errors: pd.DataFrame, params: FailuresParams, rng: np.random.
     result: dict[str, Any] = {"truth": "the repair that mends the error"}
     result |= failures.agreement(errors, **resampling)
     known = errors[errors["cause"] != "undetermined"]
-    cause, shuffled = known["cause"].to_numpy(), rng.permutation(known["best"].to_numpy())
-    groups = known["patient_id"].to_numpy()
-    return result | figure("kappa_of_shuffled_kinds", failures.kappa, cause, shuffled, groups=groups, **resampling)
+    columns = (known[name].to_numpy() for name in ("cause", "best", "patient_id"))
+    return result | {"kappa_of_shuffled_kinds": failures.shuffled_kappa(*columns, rng=rng)}
 
 
 def told_by_signals(evidence: pd.DataFrame, params: FailuresParams, rng: np.random.Generator) -> dict[str, Any]:

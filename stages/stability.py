@@ -18,7 +18,6 @@ from tmv_lib.params import Member, Params, read, read_members
 from tmv_lib.perturbations import Perturbation
 from tmv_lib.reporting import counts, figure, mean
 from tmv_lib.stage import run
-from tmv_lib.statistics import auroc
 
 Explain = Callable[[np.ndarray], Explained]
 Panel = tuple[str, np.ndarray, np.ndarray]  # words, image, map
@@ -80,7 +79,7 @@ def main() -> None:
         found["flipped_and_moved"], drawn = flipped_and_moved(cases, params, rng)
         crossed += [row | {"series": name} for row in drawn]
         found["errors"], drawn = errors_found(cases, params, rng)
-        detectors += [row | {"series": name} for row in drawn]
+        detectors += [row | {"series": f"{name}{row['series']}"} for row in drawn]
         metrics[name] = found
         for kind, picture in gallery(images, cases, compared, changes, said, name).items():
             figures.save(picture, f"plots/stability/gallery/{name}_{kind}.png")
@@ -223,37 +222,38 @@ def rate_difference(here: np.ndarray, what: np.ndarray, *, weights: np.ndarray |
 def errors_found(
     cases: pd.DataFrame, params: StabilityParams, rng: np.random.Generator
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Do unstable explanations go with errors: by each measure, alone, against and beyond the plain margin?"""
+    """Do unstable explanations go with errors among cases called alike: by each measure, and against the margin?"""
     val, test = ((cases["split"] == split).to_numpy() for split in ("val", "test"))
     error, groups = cases["error"].to_numpy(), cases["patient_id"].to_numpy()
+    called = (cases["target"] == 1).to_numpy(dtype=float)
     signals = {key: 1 - cases[key] for key in stability.SIMILARITIES} | {"centre_shift": cases["centre_shift"]}
     resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
     # What is added to the confidence is learned on validation, whose own labels have fitted its calibrated logits.
     logit = cases["cross_fitted_logit"]
-    found = detection.judge(error, logit, signals, fit=val, test=test, groups=groups, **resampling)
-    margin = -cases["logit"].abs().to_numpy()[test]
-    plain = figure("error_auroc", auroc, error[test], margin, groups=groups[test], stratify=error[test], **resampling)
-    rows = [drawn(entry, "error_auroc", row=key) for key, entry in {"margin": plain, **found}.items()]
-    return {"claim": claim(found["rank_correlation"]), "margin": plain, **found}, [row for row in rows if row]
+    found = detection.judge(error, logit, signals, called=called, fit=val, test=test, groups=groups, **resampling)
+    doubt = -cases["logit"].abs().to_numpy()[test]
+    plain = detection.detector(error[test], doubt, called=called[test], groups=groups[test], **resampling)
+    rows = [row for key, entry in {"margin": plain, **found}.items() for row in by_named_class(entry, key)]
+    return {"claim": claim(found), "margin": plain, **found}, rows
 
 
-def claim(entry: dict[str, Any]) -> str:
-    """The sentence that was tested, and what came of it with its size, by the rank correlation of the maps."""
-    reason = next((entry[key] for key in entry if key.endswith("absent")), "")
-    alone, given = (entry.get(key, f"cannot be tested ({reason})") for key in ("finds_errors", "adds_to_confidence"))
-    return (
-        f"Unstable explanations often precede errors: {alone}{sized(entry, 'error_auroc', 'AUROC')}. "
-        f"They tell more than the confidence does: {given}"
-        f"{sized(entry, 'gain_over_margin', 'AUROC less that of the plain margin', sign='+')}."
-    )
+def by_named_class(entry: dict[str, Any], measure: str) -> list[dict[str, Any]]:
+    """The rows that draw one detector: its AUROC in each named class that has one."""
+    rows = [
+        drawn(entry[name], "error_auroc", series=f", {name.replace('_', ' ')}", row=measure)
+        for name in detection.NAMED
+        if name in entry
+    ]
+    return [row for row in rows if row]
 
 
-def sized(entry: dict[str, Any], name: str, words: str, *, sign: str = "") -> str:
-    """A figure with its interval in brackets; nothing where it is absent."""
-    if name not in entry:
-        return ""
-    value, low, high = (f"{entry[f'{name}{end}']:{sign}.2f}" for end in ("", "_low", "_high"))
-    return f" ({words} {value}, {low} to {high})"
+def claim(found: dict[str, Any], *, measure: str = "rank_correlation") -> dict[str, str]:
+    """ "Unstable explanations often precede errors", answered by the measure that was named before any result."""
+    entry = found[measure]
+    answers = {"answer": "finds_errors", "over_margin": "over_margin", "given_confidence": "adds_to_confidence"}
+    told = {"measure": measure} | {name: entry[key] for name, key in answers.items()}
+    reasons = {"reason": "adjusted_error_auroc_absent", "given_confidence_reason": "given_confidence_absent"}
+    return told | {name: entry[key] for name, key in reasons.items() if key in entry}
 
 
 def gallery(

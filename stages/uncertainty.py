@@ -13,9 +13,9 @@ from scipy.special import expit
 from tmv_lib import detection, out_of_distribution, uncertainty
 from tmv_lib.files import join, read_csv, read_rows, write_csv, write_metrics
 from tmv_lib.params import Params, named_members, read
-from tmv_lib.reporting import adjust, counts, figure, gain, mean
+from tmv_lib.reporting import counts, figure, mean
 from tmv_lib.stage import run
-from tmv_lib.statistics import auroc, average_precision, rank_among
+from tmv_lib.statistics import rank_among
 
 DOUBTED = 0.9  # rank among validation above which dropout is said to doubt a case
 ENTROPIES = ["predictive_entropy", "expected_entropy", "mutual_information"]
@@ -55,7 +55,7 @@ def main() -> None:
             signals.append(
                 later[[]].assign(**{f"{kind}_{name}": np.nan for kind in ("mutual_information", "distance")})
             )
-            detectors.append(found.assign(series=name))
+            detectors.append(found.assign(series=name + found["series"]))
             sorted_cases.append(cases[cases["split"] == "test"].assign(member=name))
             continue
         calibrate = partial(
@@ -75,7 +75,7 @@ def main() -> None:
 
         signals.append(own.add_suffix(f"_{name}"))
         convergence.append(curve)
-        detectors.append(found.assign(series=name))
+        detectors.append(found.assign(series=name + found["series"]))
         sorted_cases.append(test.assign(member=name))
     unlike, strangers = out_of_training(everything, pd.concat(signals, axis=1), foreign, params)
     write_csv("data/uncertainty/cases.csv", pd.concat([*signals, unlike], axis=1))
@@ -193,24 +193,21 @@ def margin(y_prob: Any) -> Any:
 def judge(
     test: pd.DataFrame, signals: list[str], params: UncertaintyParams, rng: np.random.Generator
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Each uncertainty as a detector of errors, and its gain over the plain margin 1 - max(p, 1 - p), tested."""
+    """Each uncertainty as a detector of errors among cases called alike, and its gain over the plain margin."""
     groups, error, rival = (test[column].to_numpy() for column in ("patient_id", "error", "margin"))
-    resampled = partial(figure, groups=groups, n_resamples=params.resamples, rng=rng)
-    found: dict[str, Any] = counts(error, groups)
-    found["n_errors"] = found.pop("n_positive")
-    try:
-        detection.require(error, fewest=detection.FEWEST, where="to judge")
-    except ValueError as reason:
-        return found | {signal: {"absent": str(reason)} for signal in signals}, pd.DataFrame(columns=DRAWN)
-    for signal in signals:
-        score = test[signal].to_numpy()
-        found[signal] = resampled("error_auroc", auroc, error, score, stratify=error)
-        found[signal] |= resampled("error_average_precision", average_precision, error, score)
-        if signal != "margin":
-            found[signal] |= resampled("gain_over_margin", gain, error, score, rival, stratify=error, null=0.0)
-    adjust(*(found[signal] for signal in signals))
-    rows = [drawn(found[signal], "error_auroc", signal=signal) for signal in signals]
-    return found, pd.DataFrame([row for row in rows if row], columns=DRAWN)
+    called = (test["y_prob"] > 0.5).to_numpy(dtype=float)
+    judged = partial(detection.detector, error, called=called, groups=groups, n_resamples=params.resamples, rng=rng)
+    scores = {signal: test[signal].to_numpy() for signal in signals}
+    found = {name: judged(score, rival=None if name == "margin" else rival) for name, score in scores.items()}
+    detection.answer(found, scores, margin=rival)
+    rows = [
+        drawn(entry[name], "error_auroc", signal=signal, series=f", {name.replace('_', ' ')}")
+        for signal, entry in found.items()
+        for name in detection.NAMED
+    ]
+    counted = counts(error, groups)
+    counted["n_errors"] = counted.pop("n_positive")
+    return counted | found, pd.DataFrame([row for row in rows if row], columns=[*DRAWN, "series"])
 
 
 def drawn(found: dict[str, Any], name: str, **labels: str) -> dict[str, Any]:
@@ -242,15 +239,10 @@ def quadrants(cases: pd.DataFrame, params: UncertaintyParams, rng: np.random.Gen
             found[quadrant]["doubted_by_dropout"] = int((inside & test["doubted"]).sum())
         found[quadrant] |= resampled("share", mean, test.assign(inside=inside), "inside")
     if not measured:
-        n = found["confident_error"]["n"]
-        return found | {"words": f"Confident mistakes: {n}; whether dropout doubts them was not measured."}
+        return found
     doubtful = test[test["quadrant"].str.startswith("doubtful")]
     found["doubt_of_the_model"] = resampled(
         "share", uncertainty.model_share, doubtful, "predictive_entropy", "mutual_information"
-    )
-    mistakes = found["confident_error"]
-    found["words"] = (
-        f"Confident mistakes: {mistakes['n']}; of these the dropout doubts {mistakes['doubted_by_dropout']}."
     )
     return found
 

@@ -336,6 +336,31 @@ def test_agreement_counts_what_mends_against_what_is_called():
     assert counted["model blindness"]["n"] == crossed["model blindness"].sum()
 
 
+def test_shuffled_kinds_have_the_distribution_of_no_agreement():
+    errors, _ = sorted_world(200)
+    columns = [errors[name].to_numpy() for name in ("cause", "best", "patient_id")]
+    found = failures.shuffled_kappa(*columns, rng=np.random.default_rng(0))
+    assert found["p_value"] == 1 / 1000
+    assert abs(found["mean"]) < 0.01
+    rng = np.random.default_rng(1)
+    plain = [cohen_kappa_score(columns[0], rng.permutation(columns[1])) for _ in range(999)]
+    assert found["p95"] == pytest.approx(np.quantile(plain, 0.95), abs=0.02)
+    noise = [columns[0], rng.permutation(columns[1]), columns[2]]
+    assert failures.shuffled_kappa(*noise, rng=rng)["p_value"] > 0.05
+    assert "only one kind is named" in failures.shuffled_kappa(["a"] * 5, ["a"] * 5, range(5), rng=rng)["absent"]
+
+
+def test_a_case_that_three_models_err_on_is_no_more_proof_than_one():
+    rng = np.random.default_rng(2)
+    causes, kinds = (rng.choice(failures.KINDS[:4], 20) for _ in range(2))
+    p_values = []
+    for _ in range(200):
+        kinds = rng.permutation(kinds)
+        columns = (np.repeat(of, 3) for of in (causes, kinds, np.arange(20)))
+        p_values.append(failures.shuffled_kappa(*columns, n_permutations=99, rng=rng)["p_value"])
+    assert np.mean(np.array(p_values) <= 0.1) < 0.16  # shuffled error by error it is 0.25 and more
+
+
 def test_kappa_at_another_mixture_is_that_of_errors_mixed_so():
     errors, _ = sorted_world(300)
     crossed = failures.confusion(errors, "best").to_numpy()[:4, :4]

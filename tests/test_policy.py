@@ -151,18 +151,24 @@ def test_subgroups_add_up_and_their_order_is_immaterial(rng, resampling):
     named = pd.DataFrame({"ward": rng.choice(["a", "b"], len(cases))})
     found = policy.by_subgroup(cases, named, **resampling)
     assert list(found) == ["ward: a", "ward: b", "y_true: negative", "y_true: positive"]
+    assert [one["defined_by_truth"] for one in found.values()] == [False, False, True, True]
     for pair in ("ward: a", "ward: b"), ("y_true: negative", "y_true: positive"):
         assert sum(found[name]["n"] for name in pair) == len(cases)
         assert sum(found[name]["errors_left"] for name in pair) == wrong(cases[~cases["deferred"]]).sum()
-        first, second = (found[name] for name in pair)
-        assert first["gap_deciding_all"] == pytest.approx(-second["gap_deciding_all"])
-        assert first["widened"] == pytest.approx(second["widened"])
+    first, second = found["ward: a"], found["ward: b"]
+    for key in ("gap_deciding_all", "gap_decided"):
+        assert first[key] == pytest.approx(-second[key])
+        assert first[f"{key}_p_value_holm"] == first[f"{key}_p_value"]  # the two are one test
+    assert first["widened"] == pytest.approx(second["widened"])
+    for name in ("y_true: negative", "y_true: positive"):
+        assert "gap_decided_absent" in found[name]
+        assert "widened_absent" in found[name]
     order = rng.permutation(len(cases))
     again = policy.by_subgroup(
         cases.iloc[order].reset_index(drop=True), named.iloc[order].reset_index(drop=True), **resampling
     )
     for name, one in found.items():
-        for key in ("coverage", "selective_risk", "gap_decided", "widened"):
+        for key in ("coverage", "selective_risk", *(("gap_decided", "widened") if "ward" in name else ())):
             assert again[name][key] == pytest.approx(one[key])
 
 

@@ -393,16 +393,36 @@ def test_the_claim_is_tested():
     for measure in stability.SIMILARITIES:
         cases[measure] = np.where(cases["error"] == 1, 0.2, 0.8) + 0.05 * np.random.default_rng(1).normal(size=400)
     found, rows = stage.errors_found(cases, PARAMS, np.random.default_rng(0))
-    assert found["claim"].startswith("Unstable explanations often precede errors: supported (AUROC 1.00, ")
-    gain = found["rank_correlation"]["gain_over_margin"]
-    assert f"(AUROC less that of the plain margin {gain:+.2f}, " in found["claim"]
+    claim = found["claim"]
+    assert (claim["measure"], claim["answer"]) == ("rank_correlation", "supported")
+    assert claim["over_margin"] == "better"
+    assert found["rank_correlation"]["adjusted_error_auroc"] == 1
     assert found["centre_shift"]["finds_errors"] == "not supported"
-    assert [row["row"] for row in rows] == ["margin", *MEASURES]
+    drawn = [(row["row"], row["series"]) for row in rows]
+    named = [f", {name.replace('_', ' ')}" for name in found["margin"] if name in detection.NAMED]
+    there = [label for label in named if ("margin", label) in drawn]
+    assert drawn == [(measure, label) for measure in ("margin", *MEASURES) for label in there]
+    assert there
+
+
+def test_instability_of_one_named_class_is_no_claim_about_errors():
+    """Maps of positive calls move more, and positive calls are wrong more often; within a call nothing is known."""
+    cases, rng = made_cases(1200), np.random.default_rng(2)
+    called = cases["target"] == 1
+    cases["error"] = (rng.random(1200) < np.where(called, 0.45, 0.1)).astype(int)
+    for measure in stability.SIMILARITIES:
+        cases[measure] = np.where(called, 0.3, 0.8) + 0.05 * rng.normal(size=1200)
+    found, _ = stage.errors_found(cases, PARAMS, rng)
+    assert found["rank_correlation"]["pooled_error_auroc_low"] > 0.6
+    assert found["rank_correlation"]["rests_on"] == "both"
+    assert found["claim"]["answer"] == "not supported"
 
 
 def test_a_claim_without_errors_is_not_tested():
-    found, _ = stage.errors_found(made_cases().assign(error=0), PARAMS, np.random.default_rng(0))
-    assert "cannot be tested (0 errors and 60 right answers to judge" in found["claim"]
+    found, rows = stage.errors_found(made_cases().assign(error=0), PARAMS, np.random.default_rng(0))
+    assert found["claim"]["answer"] == found["claim"]["over_margin"] == "cannot be tested"
+    assert "0 errors and " in found["claim"]["reason"]
+    assert rows == []
 
 
 def test_what_is_added_to_the_confidence_is_learned_from_logits_that_other_patients_calibrated():

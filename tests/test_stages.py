@@ -198,12 +198,15 @@ def test_a_table_without_a_class_is_named(tmp_path, monkeypatch):
 
 def test_every_signal_is_judged_and_every_test_case_has_its_quadrant(tmp_path, monkeypatch):
     cases = made_tables(tmp_path, separation=0.3)
+    monkeypatch.setattr("tmv_lib.detection.FEWEST", 5)  # sixty test cases have few errors of a kind
     run_stages(tmp_path, monkeypatch, "calibration", "uncertainty")
     found = metrics(tmp_path, "uncertainty")["uncertainty"]["net"]
     for signal in ("predictive_entropy", "augmented_mutual_information", "members_mutual_information", "mahalanobis"):
         assert found[signal]["gain_over_margin"] == pytest.approx(
-            found[signal]["error_auroc"] - found["margin"]["error_auroc"]
+            found[signal]["adjusted_error_auroc"] - found["margin"]["adjusted_error_auroc"]
         )
+        assert found[signal]["over_margin"] in ("better", "worse", "no worthwhile gain", "not shown")
+    assert "over_margin" not in found["margin"]
     assert not [signal for signal in found if signal.startswith("body")]
     listed = pd.read_csv("data/uncertainty/quadrants.csv")
     assert len(listed) == len(MEMBERS) * (cases["split"] == "test").sum()
@@ -212,7 +215,6 @@ def test_every_signal_is_judged_and_every_test_case_has_its_quadrant(tmp_path, m
     assert (np.diff((listed.loc[mistakes, "y_prob"] - 0.5).abs()) <= 0).all()
     one = listed[listed["member"] == "net"]["quadrant"].value_counts()
     assert {name: found["quadrants"][name]["n"] for name in one.index} == one.to_dict()
-    assert f"Confident mistakes: {one.get('confident_error', 0)}; " in found["quadrants"]["words"]
 
 
 def test_passes_through_the_body_are_read_by_image(tmp_path, monkeypatch):
@@ -288,23 +290,28 @@ def test_a_readers_kinds_are_compared_with_ours(tmp_path, monkeypatch):
         run_stages(tmp_path, monkeypatch, "failures", changed={"adjudication": "read.csv"})
 
 
-def test_subgroups_are_the_columns_of_the_case_table_compared_within_their_class(tmp_path, monkeypatch):
+def test_subgroups_are_the_columns_of_the_case_table_compared_at_the_same_mix_of_classes(tmp_path, monkeypatch):
     cases = made_tables(tmp_path, separation=1.0)
+    monkeypatch.setattr("tmv_lib.subgroups.FEWEST", 5)
     run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
     assert "not measurable" in metrics(tmp_path, "failures")["failures"]["ensemble"]["subgroups"]["absent"]
     germ = np.where(cases["y_true"] == 0, "none", np.where(cases["image_id"] < "i260", "virus", "bacteria"))
-    cases.assign(germ=germ).to_csv("data/prepare/cases.csv", index=False)
+    cases.assign(germ=germ, site=1 + np.arange(300) % 2).to_csv("data/prepare/cases.csv", index=False)
     run_stages(tmp_path, monkeypatch, "failures")
     found = metrics(tmp_path, "failures")["failures"]["ensemble"]
     groups = found["subgroups"]
-    assert set(groups) == {"germ: bacteria", "germ: none", "germ: virus"}
-    assert sum(group["n_errors"] for group in groups.values()) == found["n_errors"]
+    of_germ = {name: one for name, one in groups.items() if name.startswith("germ")}
+    assert set(groups) - set(of_germ) == {"site: 1", "site: 2"}
+    assert set(of_germ) == {"germ: bacteria", "germ: none", "germ: virus"}
+    assert all(one["defined_by_truth"] == (name in of_germ) for name, one in groups.items())
+    assert sum(group["n_errors"] for group in of_germ.values()) == found["n_errors"]
     # bacteria and viruses are positives alone: each is the rest of the other, and normal films are nobody's
     gap = groups["germ: bacteria"]["error_rate"] - groups["germ: virus"]["error_rate"]
-    assert groups["germ: bacteria"]["above_the_rest"] == pytest.approx(gap)
-    assert groups["germ: virus"]["above_the_rest"] == pytest.approx(-gap)
-    assert 0 <= groups["germ: virus"]["above_the_rest_p_value_holm"] <= 1
-    assert "no case has y_true = 0" in groups["germ: none"]["above_the_rest_absent"]
+    assert groups["germ: bacteria"]["gap"] == pytest.approx(gap)
+    assert groups["germ: virus"]["gap"] == pytest.approx(-gap)
+    assert groups["germ: virus"]["gap_rests_on"] == "positives"
+    assert "gap_absent" in groups["germ: none"]
+    assert groups["site: 1"]["gap_p_value_holm"] == groups["site: 1"]["gap_p_value"]
 
 
 def test_kinds_are_told_in_three_columns_and_the_files_are_those_as_shipped(tmp_path, monkeypatch):

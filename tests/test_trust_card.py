@@ -38,19 +38,20 @@ def between(name: str, value: float) -> dict:
 
 def of_member() -> dict:
     ece = {"positive_class_ece_uniform": {"ece": 0.0623, "noise_floor_p95": 0.0551}}
-    detector = between("error_auroc", 0.7801) | {"gain_over_margin": 0.02, "gain_over_margin_p_value_holm": 0.01}
-    claim = "Unstable explanations often precede errors: supported (AUROC 0.65, 0.56 to 0.74). They tell more: no."
+    detector = between("adjusted_error_auroc", 0.7801) | between("gain_over_margin", 0.033) | {"over_margin": "better"}
+    claim = {"measure": "rank_correlation", "answer": "not supported", "over_margin": "no worthwhile gain"}
+    unstable = between("adjusted_error_auroc", 0.551) | {"rests_on": "called_positive"}
     return {
         "calibration": {"calibrator": {"name": "platt"}, "before": ece, "after": ece | between("in_the_large", -0.52)},
         "uncertainty": {
             "n_errors": 61,
-            "margin": between("error_auroc", 0.7797),
+            "margin": between("adjusted_error_auroc", 0.7797),
             "distance": detector,
             "quadrants": {"confident_error": {"n": 19}},
         },
         "explanations": {"verdict": "Do not use these maps: deletion is no better than random."}
         | between("border_flip_rate", 0.134),
-        "stability": {"errors": {"claim": claim}},
+        "stability": {"errors": {"claim": claim, "rank_correlation": unstable}},
     }
 
 
@@ -157,11 +158,19 @@ CHANGES = [
     (("guarantee", "audit", "cal", "ltt", "violation_rate"), 0.0789, "7.9 %"),
     (("calibration", "one", "before", "positive_class_ece_uniform", "ece"), 0.1357, "0.136"),
     (("calibration", "two", "after", "in_the_large"), 1.23, "+1.23"),
-    (("uncertainty", "two", "margin", "error_auroc"), 0.5432, "0.543"),
+    (("uncertainty", "two", "margin", "adjusted_error_auroc"), 0.5432, "0.543"),
+    (("uncertainty", "two", "distance", "gain_over_margin"), 0.047, "distance (+0.047, 0.023 to 0.043)"),
+    (("uncertainty", "one", "distance", "over_margin"), "no worthwhile gain", "no worthwhile gain: distance (+0.033"),
     (("out_of_distribution", "foreign", "rotated_90", "refused"), 0.4321, "all but rotated 90 43 %"),
     (("explanations", "two", "verdict"), "These maps deserve a look.", "deserve a look"),
     (("explanations", "one", "border_flip_rate"), 0.3141, "31.4 %"),
-    (("stability", "one", "errors", "claim"), "Unstable maps: not supported (AUROC 0.51). So.", "not supported"),
+    (("stability", "one", "errors", "claim", "answer"), "the opposite", "the opposite, adjusted AUROC 0.551"),
+    (
+        ("stability", "one", "errors", "rank_correlation", "adjusted_error_auroc"),
+        0.512,
+        "not supported, adjusted AUROC 0.512",
+    ),
+    (("stability", "one", "errors", "rank_correlation", "rests_on"), "called_negative", "negative calls alone"),
     (("failures", "ensemble", "spurious feature", "share"), 0.2718, "27.2 %"),
     (("prepare", "problems", "duplicate", "images"), 31, "duplicate 31"),
     (("site", "shift", "words"), "Test is brighter.", "Test is brighter."),

@@ -388,6 +388,43 @@ def kappa(truth: ArrayLike, found: ArrayLike, *, weights: ArrayLike | None = Non
     return float(value[0]) if weights is None else value
 
 
+def shuffled_kappa(
+    truth: ArrayLike, found: ArrayLike, groups: ArrayLike, *, n_permutations: int = 999, rng: np.random.Generator
+) -> dict[str, Any]:
+    """What Cohen's kappa would be were the codes `found` those of other patients: mean, 95th percentile, and p-value.
+
+    truth, found, groups (n,). A patient's codes stay together and go to a patient with as many, so that images of one
+    patient, and one image in several models, are no proof of more. p = (1 + #{shuffled >= observed}) / (1 + B), the
+    chance of so high a kappa without any agreement. Absent with its reason where there is no kappa.
+    """
+    truth, found = np.asarray(truth), np.asarray(found)
+    try:
+        observed = kappa(truth, found)
+    except ValueError as reason:
+        return {"absent": str(reason)}
+    patient, _ = pd.factorize(np.asarray(groups))
+    order = np.argsort(patient, kind="stable")
+    sizes = np.bincount(patient)
+    starts = np.cumsum(sizes) - sizes
+    own = [
+        order[starts[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes)
+    ]  # (patients, size) each
+    # shuffling keeps both marginals, and with them the agreement by chance
+    codes = sorted(set(truth.tolist()) | set(found.tolist()))
+    chance = sum(float((truth == code).mean() * (found == code).mean()) for code in codes)
+    shuffled = np.empty(n_permutations)
+    for k in range(n_permutations):
+        agreed = sum(int((truth[rows] == found[rng.permutation(rows)]).sum()) for rows in own)
+        shuffled[k] = (agreed / len(truth) - chance) / (1 - chance)
+    at_least = int((shuffled >= observed - 1e-12).sum())
+    return {
+        "n_permutations": n_permutations,
+        "mean": float(shuffled.mean()),
+        "p95": float(np.quantile(shuffled, 0.95)),
+        "p_value": (1 + at_least) / (1 + n_permutations),
+    }
+
+
 def confident_joint(y_true: ArrayLike, y_prob: ArrayLike) -> NDArray[np.int64]:
     """Counts (2, 2) of given label by the label that is confidently predicted; out-of-sample y_prob (n,) in [0, 1].
 

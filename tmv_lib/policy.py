@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.special import logit
 from scipy.stats import rankdata
 
-from tmv_lib import deferral, selective
+from tmv_lib import deferral, selective, subgroups
 from tmv_lib.calibration import (
     calibration_in_the_large,
     calibration_test,
@@ -314,46 +314,70 @@ def disagreement(cases: pd.DataFrame, votes: np.ndarray, **resampling: Any) -> d
 def by_subgroup(cases: pd.DataFrame, named: pd.DataFrame, **resampling: Any) -> dict[str, Any]:
     """Coverage and risk in each class and subgroup, and whether deferral widens its gap to the rest.
 
-    named: words (n, columns), rows as in `cases`. `gap_deciding_all` is the subgroup's error rate less that of the
-    rest when every case is decided, `gap_decided` the same among the decided, `widened` how much farther the second
-    lies from 0; its interval is not corrected for the number of subgroups.
+    named: (n, columns), rows as in `cases`, of which `subgroups.find` makes subgroups. `gap_deciding_all` is the
+    subgroup's error rate less that of the rest when every case is decided, at the whole set's mix of classes,
+    `gap_decided` the same among the decided, each as `subgroups.gap` has it and with Holm's p-value; `widened`, how
+    much farther the second lies from 0, is not corrected for the number of subgroups. A class has no gap: it is one of
+    the mix. `defined_by_truth`: nobody can know beforehand that a case belongs to it.
     """
-    named = named.assign(y_true=np.where(cases["y_true"] == 1, "positive", "negative"))
     wrong = (cases["decision"] != cases["y_true"]).to_numpy(dtype=float)
-    decided = ~cases["deferred"].to_numpy()
-    groups, found = cases["patient_id"].to_numpy(), {}
-    for column in named:
-        for value in sorted(named[column].dropna().unique()):
-            inside = (named[column] == value).to_numpy()
-            kept = inside & decided
-            entry: dict[str, Any] = {"n": int(inside.sum()), "n_errors": int(wrong[inside].sum())}
-            entry["errors_left"] = int(wrong[kept].sum())
-            entry |= figure("coverage", mean, decided[inside].astype(float), groups=groups[inside], **resampling)
-            entry |= figure("selective_risk", mean, wrong[kept], groups=groups[kept], **resampling)
-            widened: dict[str, Any] = figure("widened", _widened, wrong, inside, decided, groups=groups, **resampling)
-            if "widened" in widened:
-                entry["gap_deciding_all"] = float(_gap(wrong, inside, np.ones(len(wrong))))
-                entry["gap_decided"] = float(_gap(wrong, inside, decided.astype(float)))
-                low, high = widened["widened_low"], widened["widened_high"]
-                entry["words"] = (
-                    "deferral widens the gap"
-                    if low > 0
-                    else "deferral narrows the gap"
-                    if high < 0
-                    else "not told apart"
-                )
-            found[f"{column}: {value}"] = entry | widened
+    y_true, decided = cases["y_true"].to_numpy(dtype=float), ~cases["deferred"].to_numpy(dtype=bool)
+    groups = cases["patient_id"].to_numpy()
+    classes = [
+        subgroups.Subgroup(f"y_true: {('negative', 'positive')[label]}", y_true == label, True)
+        for label in (0, 1)
+        if (y_true == label).any()
+    ]
+    of_columns, found = subgroups.find(named, y_true), {}
+    for name, inside, defined_by_truth in [*of_columns, *classes]:
+        kept = inside & decided
+        entry: dict[str, Any] = {"n": int(inside.sum()), "n_errors": int(wrong[inside].sum())}
+        entry |= {"errors_left": int(wrong[kept].sum()), "defined_by_truth": defined_by_truth}
+        entry |= figure("coverage", mean, decided[inside].astype(float), groups=groups[inside], **resampling)
+        entry |= figure("selective_risk", mean, wrong[kept], groups=groups[kept], **resampling)
+        entry |= subgroups.gap(wrong, y_true, inside, groups=groups, prefix="gap_deciding_all")
+        among = (of[decided] for of in (wrong, y_true, inside))
+        entry |= subgroups.gap(*among, groups=groups[decided], prefix="gap_decided")
+        found[name] = entry | _widening(wrong, y_true, inside, decided, groups=groups, **resampling)
+    for prefix in ("gap_deciding_all", "gap_decided"):
+        subgroups.adjust_gaps(found, of_columns, y_true, prefix=prefix)
     return found
 
 
-def _gap(wrong: FloatArray, inside: np.ndarray, weights: FloatArray) -> Any:
-    within, rest = weights * inside, weights * ~inside
-    return within @ wrong / within.sum(axis=-1) - rest @ wrong / rest.sum(axis=-1)
+def _widening(
+    wrong: FloatArray,
+    y_true: FloatArray,
+    inside: np.ndarray,
+    decided: np.ndarray,
+    *,
+    groups: np.ndarray,
+    **options: Any,
+) -> dict[str, Any]:
+    """How much farther from 0 the gap among the decided lies than the gap when all are decided, with the answer."""
+    classes = subgroups.comparable(y_true, inside, groups, decided)
+    if not classes:
+        return {"widened_absent": "no class has enough decided patients inside this subgroup and outside"}
+    metric = partial(_widened, classes=classes)
+    found: dict[str, Any] = figure("widened", metric, wrong, y_true, inside, decided, groups=groups, **options)
+    if "widened" in found:
+        low, high = found["widened_low"], found["widened_high"]
+        widens, narrows = "deferral widens the gap", "deferral narrows the gap"
+        found["words"] = widens if low > 0 else narrows if high < 0 else "not told apart"
+    return found
 
 
-def _widened(wrong: FloatArray, inside: np.ndarray, decided: np.ndarray, *, weights: Any = None) -> Any:
+def _widened(
+    wrong: FloatArray,
+    y_true: FloatArray,
+    inside: np.ndarray,
+    decided: np.ndarray,
+    *,
+    classes: list[int],
+    weights: Any = None,
+) -> Any:
     w = np.ones(len(wrong)) if weights is None else weights
-    return np.abs(_gap(wrong, inside, w * decided)) - np.abs(_gap(wrong, inside, w))
+    ends = (subgroups.standardised_gap(wrong, y_true, inside, classes, weights=v) for v in (w * decided, w))
+    return np.abs(next(ends)) - np.abs(next(ends))
 
 
 def caught(cases: pd.DataFrame, kinds: pd.Series, **resampling: Any) -> dict[str, Any]:

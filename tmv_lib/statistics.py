@@ -4,7 +4,7 @@
 row. A whole number as weight means that the case occurs so many times.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -264,6 +264,18 @@ def holm(p_values: ArrayLike) -> FloatArray:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(stepped, 1)
     return adjusted
+
+
+def holm_distinct(p_values: ArrayLike, tests: Sequence[Hashable]) -> FloatArray:
+    """Holm's adjustment of p-values (m,) in which equal names in `tests` (m,) are one test, counted once.
+
+    >>> holm_distinct([0.01, 0.01, 0.03], ["a", "a", "b"]).tolist()
+    [0.02, 0.02, 0.03]
+    """
+    place: dict[Hashable, int] = {}
+    which = [place.setdefault(test, len(place)) for test in tests]
+    _, first = np.unique(which, return_index=True)
+    return holm(np.asarray(p_values, dtype=float)[first])[which]
 
 
 def wilson_interval(k: ArrayLike, n: ArrayLike) -> Interval:

@@ -469,27 +469,38 @@ def _signed(found: Mapping[str, Any], name: str) -> str:
 
 def uncertainty(metrics: Mapping[str, Any], members: Mapping[str, str]) -> Section:
     """Whether doubt finds errors, whether anything beats the plain margin, and whether strange images are noticed."""
-    table = [["", "margin finds errors, AUROC", "better than it", "confident errors", "strange images refused"]]
+    table = [["", "margin finds errors, adjusted AUROC", "better than it", "confident errors", "strange ones refused"]]
     for name in list(members)[:MOST_MEMBERS] or ["members"]:
         own = at(metrics, "uncertainty", name)
-        better = [
-            signal.replace("_", " ")
-            for signal, one in own.items()
-            if isinstance(one, Mapping)
-            and one.get("gain_over_margin", 0) > 0
-            and one.get("gain_over_margin_p_value_holm", 1) < 0.05
-        ]
         surest = at(own, "quadrants", "confident_error")
         table.append(
             [
                 name,
-                figure(at(own, "margin"), "error_auroc", percent=False),
-                (_few(better) or "nothing") if own else NOT_MEASURED,
+                figure(at(own, "margin"), "adjusted_error_auroc", percent=False),
+                _better(own),
                 f"{plain(surest, 'n', 'd')} of {plain(own, 'n_errors', 'd')}" if surest else NOT_MEASURED,
                 _strange(at(metrics, "out_of_distribution", "foreign")),
             ]
         )
     return Section("uncertainty", "Does doubt find errors?", "uncertainty", (), [table])
+
+
+def _better(own: Mapping[str, Any]) -> str:
+    """What finds errors better than the margin, or how little the largest gain is worth, with size and interval."""
+    needed = {"over_margin", *(f"gain_over_margin{end}" for end in ("", "_low", "_high"))}
+    gains = {name: one for name, one in own.items() if isinstance(one, Mapping) and needed <= one.keys()}
+    if not gains:
+        return NOT_MEASURED
+
+    def sized(name: str) -> str:
+        value, low, high = (gains[name][f"gain_over_margin{end}"] for end in ("", "_low", "_high"))
+        return f"{name.replace('_', ' ')} ({value:+.3f}, {low:.3f} to {high:.3f})"
+
+    if better := [sized(name) for name, one in gains.items() if one["over_margin"] == "better"]:
+        return _few(better)
+    largest = max(gains, key=lambda name: gains[name]["gain_over_margin"])
+    answer = {"not shown": "a worthwhile gain is not shown"}
+    return f"{answer.get(gains[largest]['over_margin'], 'no worthwhile gain')}: {sized(largest)} at most"
 
 
 def _strange(kinds: Mapping[str, Any]) -> str:
@@ -502,13 +513,25 @@ def explanations(metrics: Mapping[str, Any], members: Mapping[str, str]) -> Sect
     """What the maps are good for."""
     table = [["", "maps", "border hidden, flips", "unstable maps go with errors"]]
     for name in list(members)[:MOST_MEMBERS] or ["members"]:
-        maps, claim = at(metrics, "explanations", name), at(metrics, "stability", name, "errors").get("claim", "")
-        answer = claim.partition(": ")[2].partition("). ")[0].replace(" (AUROC", ", AUROC").rstrip(").")
+        maps, errors = at(metrics, "explanations", name), at(metrics, "stability", name, "errors")
         flips = figure(maps, "border_flip_rate")
         verdict = str(maps.get("verdict", NOT_MEASURED)).replace("Do not use these maps", "do not use them").rstrip(".")
-        table.append([name, verdict, flips, answer or NOT_MEASURED])
+        table.append([name, verdict, flips, _claimed(errors)])
     words = ["A map shows where the network looked, not where disease is."]
     return Section("explanations", "Limits of the explanations", "explanations, stability", words, [table])
+
+
+def _claimed(errors: Mapping[str, Any]) -> str:
+    """The claim's answer with its size, and the named class where it rests on one alone."""
+    claim = at(errors, "claim")
+    if not {"answer", "measure"} <= claim.keys():
+        return NOT_MEASURED
+    if "reason" in claim:
+        return f"{claim['answer']}: {claim['reason']}"
+    entry = at(errors, claim["measure"])
+    alone = {"called_positive": ", positive calls alone", "called_negative": ", negative calls alone"}
+    size = figure(entry, "adjusted_error_auroc", percent=False)
+    return f"{claim['answer']}, adjusted AUROC {size}{alone.get(entry.get('rests_on', ''), '')}"
 
 
 def failures(metrics: Mapping[str, Any], pictures: Sequence[Picture]) -> Section:
