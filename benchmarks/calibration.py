@@ -64,9 +64,11 @@ def calls(values: dict[str, Any]) -> Iterator[tuple[str, Callable[..., Any], dic
 
 
 def public() -> dict[str, Callable[..., Any]]:
-    """Functions that `tmv_lib.calibration` defines itself, by name."""
+    """Functions that `tmv_lib.calibration` defines itself, by name, but for those that read or write a file."""
     return {
         name: function
         for name, function in inspect.getmembers(calibration, inspect.isfunction)
-        if function.__module__ == calibration.__name__ and not name.startswith("_")
+        if function.__module__ == calibration.__name__
+        and not name.startswith("_")
+        and "path" not in inspect.signature(function).parameters
     }

@@ -1,4 +1,4 @@
-"""The policy: a threshold experiment, the audit of the guarantee, and 1,000,000 cases."""
+"""The policy: a threshold experiment, and 1,000,000 cases."""
 
 import os
 import subprocess
@@ -24,10 +24,6 @@ GRID = np.linspace(0, 0.95, 20)
 
 def measure() -> Iterator[Measured]:
     yield Measured("`dvc exp run -S deferral.threshold=0.37`, all of it", experiment(), "s", at_most=6)
-    _, _, error, kappa = cases(624)
-    audit = partial(selective.audit_certificates, error, kappa, grid=GRID, n=624, draws=500, **LIMITS)
-    (timed,) = side_by_side(lambda: audit(rng=np.random.default_rng(0)), repeats=3)
-    yield Measured("audit of both certificates, 500 draws, n = 624", timed.seconds, "s", at_most=1)
     total = 0.0
     for what, call in million():
         (timed,) = side_by_side(call, repeats=1)
@@ -46,7 +42,7 @@ def cases(n: int) -> tuple[np.ndarray, FloatArray, np.ndarray, FloatArray]:
 
 
 def million() -> Iterator[tuple[str, partial]]:
-    """Curve, metrics and both certificates, each with what it is called."""
+    """Curve, metrics and certificate, each with what it is called."""
     y_true, y_prob, error, kappa = cases(1_000_000)
     yield "`risk_coverage_curve`", partial(selective.risk_coverage_curve, error, kappa)
     for area in (selective.aurc, selective.eaurc, selective.augrc):
@@ -55,7 +51,6 @@ def million() -> Iterator[tuple[str, partial]]:
     sweep = partial(deferral.threshold_sweep, y_true, y_prob, kappa, thresholds=thresholds, **costs)
     yield "`threshold_sweep`, 101 thresholds", sweep
     yield "`certify_ltt`", partial(selective.certify_ltt, error, kappa, grid=GRID, **LIMITS)
-    yield "`certify_sgr`", partial(selective.certify_sgr, error, kappa, **LIMITS)
 
 
 def experiment() -> float:

@@ -30,47 +30,75 @@ class CalibrationParams(Params):
 def main() -> None:
     params = read("params.yaml", "calibration", CalibrationParams)
     rng = np.random.default_rng(params.seed)
-    calibrated_tables, diagrams, curves, tables, metrics = [], [], [], [], {}
+    calibrators, calibrated_tables, diagrams, curves, tables, metrics = {}, [], [], [], [], {}
     for member in named_members("params.yaml"):
-        path = f"data/train/{member}/predictions.csv"
-        predictions = read_csv(path, ["image_id", "patient_id", "split", "y_true", "logit"])
-        for split in ("val", "test"):
-            if set(predictions.loc[predictions["split"] == split, "y_true"]) != {0, 1}:
-                raise ValueError(f"{path}: split {split} must hold both classes")
+        predictions = read_predictions(f"data/train/{member}/predictions.csv")
         val, test = (predictions[predictions["split"] == split] for split in ("val", "test"))
-        choice = calibration.choose_calibrator(
-            val["y_true"], val["logit"], groups=val["patient_id"], n_folds=params.folds, rng=rng
-        )
-        calibrator = calibration.fit_calibrator(choice.name, val["y_true"], val["logit"])
+        y_true, logit = val["y_true"], val["logit"]
+        folded = {"groups": val["patient_id"], "n_folds": params.folds, "rng": rng}
+        choice = calibration.choose_calibrator(y_true, logit, **folded)
+        calibrator = calibration.fit_calibrator(choice.name, y_true, logit, groups=val["patient_id"])
+        calibrators[member] = calibrator
         calibrated = calibrator(predictions["logit"])
         # What learns from val must see it calibrated by others, or its errors look rarer than they are.
         cross_fitted = calibrated.copy()
-        cross_fitted[predictions["split"] == "val"] = calibration.cross_fitted(
-            choice.name, val["y_true"], val["logit"], groups=val["patient_id"], n_folds=params.folds, rng=rng
-        )
+        cross_fitted[predictions["split"] == "val"] = calibration.cross_fitted(choice.name, y_true, logit, **folded)
         columns = {"logit": calibrated, "y_prob": expit(calibrated), "cross_fitted_logit": cross_fitted}
         named = {f"{name}_{member}": values for name, values in columns.items()}
         calibrated_tables.append(predictions[["image_id"]].assign(**named))
 
-        metrics[member] = {"calibrator": {"name": choice.name, **calibrator.parameters}}
-        metrics[member]["procedure"] = procedure(val, params, rng)
+        metrics[member] = chosen(calibrator, choice.table) | {"procedure": procedure(val, params, rng)}
         error = choice.table["standard_error"]
         ends = {"low": choice.table["excess"] - error, "high": choice.table["excess"] + error}
         tables.append(choice.table.assign(**ends, series=member))
-        for phase, logit in (("before", test["logit"].to_numpy()), ("after", calibrator(test["logit"]))):
-            metrics[member][phase] = measure(test, logit, params, rng)
-            curve = calibration.reliability_curve(test["y_true"], expit(logit), n_bins=params.bins)
+        for phase, z in (("before", test["logit"].to_numpy()), ("after", calibrator(test["logit"]))):
+            # each phase from the same seed: logits left as they were have the same figures, and are one test
+            metrics[member][phase] = measure(test, z, params, np.random.default_rng(params.seed))
+            curve = calibration.reliability_curve(test["y_true"], expit(z), n_bins=params.bins)
             diagrams.append(pd.DataFrame(curve._asdict()).assign(series=member, phase=phase))
-            corp = calibration.corp_curve(test["y_true"], expit(logit), n_draws=params.noise_draws, rng=rng)
+            corp = calibration.corp_curve(test["y_true"], expit(z), n_draws=params.noise_draws, rng=rng)
             curves.append(thinned(pd.DataFrame(corp._asdict())).assign(series=member, phase=phase))
-        metrics[member]["after_per_patient"] = of_patients(test, logit, params, rng)
-        metrics[member]["at_prevalence"] = elsewhere(test, logit, val["y_true"].mean(), params, rng)
+        metrics[member]["after_per_patient"] = of_patients(test, z, params, rng)
+        metrics[member]["at_prevalence"] = elsewhere(test, z, y_true.mean(), params, rng)
     adjust(metrics)
+    calibration.write_calibrators("data/calibration/calibrators.json", calibrators)
     write_csv("data/calibration/cases.csv", join(*calibrated_tables))
     write_csv("plots/calibration/reliability.csv", pd.concat(diagrams))
     write_csv("plots/calibration/corp.csv", pd.concat(curves))
     write_csv("plots/calibration/calibrators.csv", pd.concat(tables))
     write_metrics("metrics/calibration.json", {"calibration": metrics})
+
+
+def read_predictions(path: str) -> pd.DataFrame:
+    """What a network says of every case.
+
+    Raises ValueError naming the file where val or test lacks a class, val cannot be cut by patient, or the scores rank
+    the wrong way on val: nothing that comes later could mend that.
+    """
+    predictions = read_csv(path, ["image_id", "patient_id", "split", "y_true", "logit"])
+    for split in ("val", "test"):
+        if set(predictions.loc[predictions["split"] == split, "y_true"]) != {0, 1}:
+            raise ValueError(f"{path}: split {split} must hold both classes")
+    val = predictions[predictions["split"] == "val"]
+    by_class = val.groupby("y_true")["patient_id"].nunique()
+    if by_class.min() < 2:
+        raise ValueError(
+            f"{path}: split val needs 2 patients of each class, found {by_class.min()}: one fits, one judges"
+        )
+    found = calibration.ranking(val["y_true"], val["logit"], groups=val["patient_id"])
+    if found.high < 0.5:
+        raise ValueError(
+            f"{path}: the scores rank the wrong way: AUROC on val is {found.auroc:.3f}, its upper 97.5 % bound over"
+            f" patients {found.high:.3f}; the labels or the sign of the logit are reversed"
+        )
+    return predictions
+
+
+def chosen(calibrator: calibration.Calibrator, table: pd.DataFrame) -> dict[str, Any]:
+    """The calibrator, and the AUROC before and after it, of patients of val held out, within their fold."""
+    figures = {name: len(value) if isinstance(value, list) else value for name, value in calibrator.parameters.items()}
+    before, after = (float(table.loc[row, "auroc"].iloc[0]) for row in (table["name"] == "identity", table["chosen"]))
+    return {"calibrator": {"name": calibrator.name, **figures}, "auroc_before": before, "auroc_after": after}
 
 
 def procedure(val: pd.DataFrame, params: CalibrationParams, rng: np.random.Generator) -> dict[str, Any]:
@@ -80,12 +108,8 @@ def procedure(val: pd.DataFrame, params: CalibrationParams, rng: np.random.Gener
         nested = calibration.nested_choice(y_true, logit, groups=groups, n_folds=params.folds, rng=rng)
     except ValueError as error:
         return {"nll_gain_absent": str(error)}
-
-    found: dict[str, Any] = {"times_chosen": dict(Counter(nested.names))}
-    if set(nested.names) == {"identity"}:
-        return found | {"nll_gain_absent": "the logits were left alone in every fold"}
     gain = partial(difference, negative_log_likelihood)
-    return found | figure(
+    return {"times_chosen": dict(Counter(nested.names))} | figure(
         "nll_gain", gain, y_true, logit, nested.logit, groups=groups, n_resamples=params.resamples, rng=rng
     )
 

@@ -212,7 +212,7 @@ def fit(
     val, prices = material.cases[material.val], knobs.prices
     out_of_fold = val[[f"cross_fitted_logit_{name}" for name in members]].to_numpy()
     y_true, groups = val["y_true"].to_numpy(), val["patient_id"].to_numpy()
-    folds = {"groups": groups, "n_folds": params.folds, "rng": rng}
+    folds: dict[str, Any] = {"groups": groups, "n_folds": params.folds, "rng": rng}
     choice = combination.choose(y_true, out_of_fold, n_foldings=params.foldings, **folds)
     way = choice.way if params.combine == "choose" else params.combine
     y_prob = combination.cross_fitted(y_true, out_of_fold, way=way, **folds)

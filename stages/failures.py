@@ -202,10 +202,11 @@ def gather(
     )
     healthy = val & (y_true == 0)
     groups = cases["patient_id"].to_numpy()
+    witness = fit_calibrator("logistic", y_true[val], cases["logit"][val], groups=groups[val])
     out_of_fold = failures.out_of_fold_probs(seen[~train], y_true, groups=groups, n_folds=params.folds, rng=rng)
     cases = cases.assign(
         inside_prob=inside_prob(cases, members),
-        reference_prob=expit(fit_calibrator("platt", y_true[val], cases["logit"][val])(cases["logit"])),
+        reference_prob=expit(witness(cases["logit"])),
         out_of_fold_prob=out_of_fold,
         neighbour_agreement=failures.neighbour_agreement(
             seen[~train], y_true, seen[train], everything["y_true"].to_numpy()[train], k=params.neighbours

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from stages.ensemble import DeferralParams
@@ -23,6 +24,7 @@ from tmv_lib.files import write_csv
 from tmv_lib.params import read
 from tmv_lib.sources.phantom import plan_cases
 from tmv_lib.sources.phantom_image import render
+from tmv_lib.statistics import FloatArray
 
 FOLDER = Path(".studies/fresh_phantoms")
 SEEDS = (71, 72, 73, 74, 75, 76)
@@ -70,7 +72,10 @@ def compared(name: str, cases: pd.DataFrame, prices: policy.Prices) -> list[dict
     """What the policy costs per case beside its rivals, with the paired difference and its interval over patients."""
     y_true, deferred = cases["y_true"].to_numpy(), cases["deferred"].to_numpy(dtype=bool)
     review = prices.of(y_true)["review"]
-    error = partial(deferral.error_cost, y_true, **prices.errors)
+
+    def error(y_pred: ArrayLike) -> FloatArray:
+        return deferral.error_cost(y_true, y_pred, **prices.errors)
+
     own = error(cases["decision"])
     rivals = {
         "a doctor reads every case": review,

@@ -71,10 +71,10 @@ def read(folder: Path) -> pd.DataFrame:
     truth["Image Index"] = truth["Image Index"].str.rpartition("/")[2]
     table = pd.read_csv(folder / "preds.csv.gz").merge(truth, on="Image Index", validate="one_to_one")
     patient = table["Image Index"].str.partition("_")[0]
-    names = np.sort(patient.unique())
-    lot = np.random.default_rng(SEED).permutation(len(names))
-    ends = np.cumsum([round(share * len(names)) for share in CUT.values()])[:-1]
-    split = pd.Series(np.array(list(CUT))[np.searchsorted(ends, lot, side="right")], index=names)
+    patients = np.sort(patient.unique())
+    lot = np.random.default_rng(SEED).permutation(len(patients))
+    ends = np.cumsum([round(share * len(patients)) for share in CUT.values()])[:-1]
+    split = pd.Series(np.array(list(CUT))[np.searchsorted(ends, lot, side="right")], index=patients)
     return table.rename(columns={"Image Index": "image_id"}).assign(patient_id=patient, split=patient.map(split))
 
 

@@ -134,7 +134,7 @@ def kept(rng: np.random.Generator, *, repeats: int) -> pd.DataFrame:
         for _ in range(repeats):
             y_true, logit = drawn(LOCAL)
             if fitted_on:
-                logit = fit_calibrator("platt", *drawn(fitted_on))(logit)
+                logit = fit_calibrator("logistic", *drawn(fitted_on), groups=np.arange(fitted_on))(logit)
             several = (np.repeat(part, images) for part in (y_true, logit))
             times[closed_test(*several, groups=np.repeat(np.arange(LOCAL), images)).choice[0]] += 1
         rows.append({"fitted_on": fitted_on or 0, "images": images, **dict(zip(UPDATES, times / repeats, strict=True))})

@@ -120,6 +120,24 @@ def test_nothing_is_left_of_a_judgement_that_fails(project, monkeypatch):
         judge.judge([Path("mine.csv")], project)
 
 
+def test_a_reversed_model_is_refused_and_nothing_is_left(project):
+    predictions(steepness=-1).to_csv("turned.csv", index=False)
+    before = sorted(path.name for path in project.iterdir())
+    command = [sys.executable, "-m", "judge", "mine.csv", "turned.csv", "--out", "judged"]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "data/train/turned/predictions.csv: the scores rank the wrong way: AUROC on val is 0.1" in done.stderr
+    assert "the labels or the sign of the logit are reversed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in project.iterdir()) == before
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

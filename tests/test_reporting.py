@@ -109,6 +109,19 @@ def test_holm_goes_over_all_nested_tests_and_nothing_else():
     adjust({})
 
 
+def test_a_test_that_stands_twice_counts_once():
+    before = {"ece": 0.1, "noise_floor": 0.04, "p_value": 0.03}
+    after, elsewhere = before.copy(), {"ece": 0.2, "noise_floor": 0.04, "p_value": 0.03}
+    adjust({"before": before, "after": after})
+    assert before["p_value_holm"] == after["p_value_holm"] == 0.03
+    adjust({"before": before, "after": after, "elsewhere": elsewhere})
+    assert [found["p_value_holm"] for found in (before, after, elsewhere)] == [0.06] * 3
+    # decisions of the same cases under two names of a figure, or a p-value alone, are not known to be one test
+    told = {"auroc": 0.1, "auroc_p_value": 0.03, "nll": 0.1, "nll_p_value": 0.03}
+    adjust(told, lone := {"p_value": 0.03}, alone := {"p_value": 0.03})
+    assert told["nll_p_value_holm"] == lone["p_value_holm"] == alone["p_value_holm"] == 0.12
+
+
 def test_difference_is_paired():
     y_true, first, second = np.array([0, 1, 0, 1]), np.array([0.1, 0.9, 0.2, 0.8]), np.array([0.1, 0.2, 0.9, 0.8])
     assert difference(auroc, y_true, first, second) == 1 - 0.5

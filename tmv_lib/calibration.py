@@ -4,19 +4,22 @@ Every function of `y_prob` serves both readings: pass `y_true, y_prob` for the c
 class, or `*top_label(y_true, y_prob)` for that of the decision's own confidence.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.fft import dct, idct
-from scipy.optimize import brentq, isotonic_regression, minimize
-from scipy.special import expit
+from scipy.optimize import brentq, isotonic_regression
+from scipy.special import expit, stdtrit
 from scipy.special import logit as log_odds
 from sklearn.isotonic import IsotonicRegression
 
+from tmv_lib.files import whole
 from tmv_lib.statistics import (
     CELLS_AT_ONCE,
     FloatArray,
@@ -24,6 +27,7 @@ from tmv_lib.statistics import (
     as_binary,
     as_finite,
     as_weights,
+    auroc,
     patient_folds,
     require_both_classes,
     wilson_interval,
@@ -34,7 +38,8 @@ MERGED_FROM, LOGIT_CELL = 2**16, 2.0**-11  # calibrators of more cases are fitte
 LEVELS = 2**12  # more distinct probabilities than these are merged before labels are drawn for them
 TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.01, 100.0
 ROUNDING = 1e-12  # below this two errors of calibration are equal
-RIDGE = 0.01  # a Normal prior of standard deviation 10 on each parameter, about the identity
+PRIOR_SD = 0.5  # of a Normal prior about the identity on each parameter of `logistic` and `beta`
+LEAST_SLOPE = 0.01  # of these two: both rise everywhere, whatever the cases say
 
 
 class TopLabel(NamedTuple):
@@ -95,7 +100,11 @@ class CalibrationTest(NamedTuple):
 
 
 class CalibratorChoice(NamedTuple):
-    """The chosen calibrator's name, a row a calibrator: name, nll, excess over the least, standard_error, chosen."""
+    """The chosen calibrator's name, and a row a calibrator that was tried, all figures of patients held out.
+
+    name; nll in nats; excess: nll above that of `logistic`, and its standard_error over patients; auroc: mean over the
+    folds that hold both classes; chosen.
+    """
 
     name: str
     table: pd.DataFrame
@@ -108,16 +117,22 @@ class NestedChoice(NamedTuple):
     names: list[str]
 
 
+class Ranking(NamedTuple):
+    """AUROC, and the upper end of its 95 % interval: the truth lies above it once in 40."""
+
+    auroc: float
+    high: float
+
+
 @dataclass(frozen=True)
 class Calibrator:
-    """A fitted map from logit to calibrated logit, and its parameters for a metrics file."""
+    """A fitted map from logit to calibrated logit: a key of `CALIBRATORS` and its parameters, numbers or lists."""
 
     name: str
-    parameters: dict[str, float]
-    transform: Callable[[FloatArray], FloatArray]
+    parameters: dict[str, Any]
 
     def __call__(self, logit: ArrayLike) -> FloatArray:
-        return self.transform(as_finite(logit, name="logit"))
+        return CALIBRATORS[self.name].transform(as_finite(logit, name="logit"), **self.parameters)
 
 
 def top_label(y_true: ArrayLike, y_prob: ArrayLike) -> TopLabel:
@@ -435,49 +450,107 @@ def prevalence_weights(y_true: ArrayLike, *, target: float, weights: ArrayLike |
     return w * np.where(y == 1, _proportion("target", target) / share, (1 - target) / (1 - share))
 
 
-def fit_calibrator(name: str, y_true: ArrayLike, logit: ArrayLike) -> Calibrator:
-    """Fit one of `CALIBRATORS` to y_true (n,) in {0, 1} and logit (n,), by maximum likelihood.
+def ranking(y_true: ArrayLike, logit: ArrayLike, *, groups: ArrayLike) -> Ranking:
+    """AUROC of logit (n,) with a one-sided 97.5 % upper bound that counts patients, groups (n,), and not images.
 
-    identity; temperature: z / T; platt: a + b z (Platt 1999); beta: a log p - b log(1 - p) + c with a, b >= 0
-    (Kull et al. 2017); isotonic: PAV of y on z, clipped to [1/(n+1), n/(n+1)]; entropy_temperature: z / T(z)
-    with T = softplus(w log H + b) + 0.01, H the entropy of p over log 2 (Balanya et al. 2022, arXiv
-    2208.00461; the 0.01 is ours and keeps T positive). Platt, beta and entropy_temperature carry a weak ridge
-    about the identity, so that separable classes and constant logits have a finite answer. Temperature, beta
-    and isotonic never reverse a ranking; Platt's slope may come out negative where the score itself is reversed,
-    and entropy_temperature is not monotone by construction. More than 65,536 cases are merged in cells of 1/2048 of
-    the logit, at their mean. Raises ValueError for an unknown name or one class only.
+    The variance of DeLong et al. (1988), summed by patient (Obuchowski 1997), with Student's t of one degree of freedom
+    less than the rarer class has patients: ours, as a Normal bound is false for a handful of positives. Where a class
+    has one patient there is no bound, and `high` is 1. A bound below 0.5 says that the scores rank the wrong way.
+    """
+    y, z, _ = _weighted_logits(y_true, logit, None)
+    patient = _patient(groups, n=y.size)
+    found = float(auroc(y, z))
+    deviation, fewest = np.zeros(patient.max() + 1), y.size
+    for label in (0, 1):
+        own, other = z[y == label], np.sort(z[y != label])
+        # share of the other class on the right side of each case, and what it adds to the AUROC's deviation
+        below = (np.searchsorted(other, own, "left") + np.searchsorted(other, own, "right")) / (2 * other.size)
+        share = below if label else 1 - below
+        n_patients = np.unique(patient[y == label]).size
+        fewest = min(fewest, n_patients)
+        spread = np.sqrt(n_patients / max(n_patients - 1, 1)) / own.size
+        deviation += np.bincount(patient[y == label], weights=spread * (share - found), minlength=deviation.size)
+    if fewest < 2:
+        return Ranking(found, 1.0)
+    high = found + stdtrit(fewest - 1, 0.975) * np.sqrt((deviation**2).sum())
+    return Ranking(found, float(min(high, 1.0)))
+
+
+def fit_calibrator(name: str, y_true: ArrayLike, logit: ArrayLike, *, groups: ArrayLike) -> Calibrator:
+    """Fit one of `CALIBRATORS` to y_true (n,) in {0, 1} and logit z (n,) of the patients groups (n,).
+
+    identity: z. logistic: a + b z (Cox 1958, Platt 1999). beta: a log p - b log(1 - p) + c (Kull et al. 2017).
+    isotonic: PAV of y on z, linear between its knots, clipped to [1/(G+1), G/(G+1)] for G patients.
+
+    logistic and beta maximise sum_i G/n log P(y_i) - |theta - identity|^2 / (2 sd^2), sd = 0.5: penalised likelihood
+    with a Normal prior about leaving the logit alone. G/n weighs the n images so that they count as much as their G
+    patients, as images of one patient tell partly the same. (Weighing by 1/m for m images a patient does a little
+    better where labels belong to patients, but it calibrates for the mean patient: where patients with many images are
+    the sicker ones, as in NIH ChestX-ray14, it promises a tenth too few positives.) Slopes are at least 0.01: no
+    calibrator turns a ranking round. Isotonic merges levels, the others keep all. More than 65,536 cases are merged in
+    cells of 1/2048 of the logit, at their mean. Raises ValueError for an unknown name or one class only.
     """
     if name not in CALIBRATORS:
         raise ValueError(f"a calibrator must be one of {', '.join(CALIBRATORS)}, found {name}")
     y, z, _ = _weighted_logits(y_true, logit, None)
-    return Calibrator(name, *CALIBRATORS[name](*_merged(y, z)))
+    n_patients = _patient(groups, n=y.size).max() + 1
+    share, level, n = _merged(y, z)
+    return Calibrator(name, CALIBRATORS[name].fit(share, level, n * n_patients / y.size))
+
+
+def write_calibrators(path: str | Path, calibrators: Mapping[str, Calibrator]) -> None:
+    """Write the calibrator of each member as JSON, every number in full."""
+    table = {member: {"name": one.name, "parameters": one.parameters} for member, one in calibrators.items()}
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+
+
+def read_calibrators(path: str | Path) -> dict[str, Calibrator]:
+    """Read what `write_calibrators` wrote; they answer to the bit as those written did.
+
+    Raises ValueError naming the file where it is not there or holds something else.
+    """
+    try:
+        found = {member: Calibrator(**one) for member, one in json.loads(Path(path).read_text("utf-8")).items()}
+        for calibrator in found.values():
+            calibrator([0.0])
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; `dvc repro calibration` makes it") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: no calibrators of this version ({error}); `dvc repro calibration` makes it"
+        ) from None
+    return found
 
 
 def choose_calibrator(
     y_true: ArrayLike, logit: ArrayLike, *, groups: ArrayLike, n_folds: int, rng: np.random.Generator
 ) -> CalibratorChoice:
-    """Choose a calibrator by patient-grouped, class-stratified cross-validation of its negative log-likelihood.
+    """`logistic`, or a richer calibrator that enough patients carry and that patients held out prefer.
 
-    One-standard-error rule: the simplest calibrator, in the order of `CALIBRATORS`, whose NLL exceeds the
-    least one by at most the standard error of that excess over patients; identity may win. Raises ValueError
-    where a training part lacks a class.
+    Tried is what the patients of the rarer class suffice for (`Kind.fewest`), and identity for comparison. Taken is the
+    calibrator of least negative log-likelihood in patient-grouped, class-stratified cross-validation among those that
+    beat `logistic` by more than one standard error over patients, and whose AUROC within the folds does not fall by
+    more than its standard error over folds. Raises ValueError where a training part lacks a class.
     """
     y, z, _ = _weighted_logits(y_true, logit, None)
-    fold = patient_folds(y, groups, n_folds=n_folds, rng=rng)
-    loss = np.empty((len(CALIBRATORS), y.size))
-    for k in range(n_folds):
-        held_out = fold == k
-        for row, name in zip(loss, CALIBRATORS, strict=True):
-            calibrated = fit_calibrator(name, y[~held_out], z[~held_out])(z[held_out])
-            row[held_out] = np.logaddexp(0, (1 - 2 * y[held_out]) * calibrated)
-
-    nll = loss.mean(axis=1)
-    best = int(nll.argmin())
-    patient, names = pd.factorize(np.asarray(groups))
-    errors = [_clustered_error(row - loss[best], patient, n_patients=len(names)) for row in loss]
-    chosen = int(np.flatnonzero(nll - nll[best] <= errors)[0])
-    table = pd.DataFrame({"name": list(CALIBRATORS), "nll": nll, "excess": nll - nll[best], "standard_error": errors})
-    return CalibratorChoice(table["name"][chosen], table.assign(chosen=table.index == chosen))
+    patient = _patient(groups, n=y.size)
+    carried = min(np.unique(patient[y == label]).size for label in (0, 1))
+    names = [name for name, kind in CALIBRATORS.items() if kind.fewest <= carried]
+    fold = patient_folds(y, patient, n_folds=n_folds, rng=rng)
+    logits = [_out_of_fold(name, y, z, patient, fold) for name in names]
+    loss = np.logaddexp(0, (1 - 2 * y) * np.array(logits))
+    excess = loss - loss[names.index("logistic")]
+    error = np.array([_clustered_error(row, patient) for row in excess])
+    both = [here for k in range(n_folds) if 0 < y[here := fold == k].mean() < 1]
+    ranked = np.array([[auroc(y[here], row[here]) for here in both] for row in logits])
+    fall = ranked[names.index("identity")] - ranked
+    fall_error = fall.std(axis=1, ddof=1) / np.sqrt(len(both)) if len(both) > 1 else np.zeros(len(names))
+    better = (excess.mean(axis=1) < -error) & (fall.mean(axis=1) <= fall_error) & (np.array(names) != "identity")
+    chosen = int(np.where(better, loss.mean(axis=1), np.inf).argmin()) if better.any() else names.index("logistic")
+    table = pd.DataFrame({"name": names, "nll": loss.mean(axis=1), "excess": excess.mean(axis=1)})
+    table = table.assign(standard_error=error, auroc=ranked.mean(axis=1), chosen=table.index == chosen)
+    return CalibratorChoice(names[chosen], table)
 
 
 def nested_choice(
@@ -485,18 +558,17 @@ def nested_choice(
 ) -> NestedChoice:
     """What `choose_calibrator` and a fit of its choice do to patients that neither has seen.
 
-    An outer loop of patient-grouped folds holds the choice, with its own cross-validation, inside. The least NLL of
-    the plain cross-validation is the best of several and so too good; this one is honest about the procedure. Raises
-    ValueError where a training part lacks a class.
+    An outer loop of patient-grouped folds holds the choice, with its own cross-validation, inside. Raises ValueError
+    where a training part lacks a class.
     """
     y, z, _ = _weighted_logits(y_true, logit, None)
-    patient = np.asarray(groups)
+    patient = _patient(groups, n=y.size)
     fold = patient_folds(y, patient, n_folds=n_folds, rng=rng)
     calibrated, names = np.empty(y.size), []
     for k in range(n_folds):
         held_out, rest = fold == k, fold != k
         names.append(choose_calibrator(y[rest], z[rest], groups=patient[rest], n_folds=n_folds, rng=rng).name)
-        calibrated[held_out] = fit_calibrator(names[-1], y[rest], z[rest])(z[held_out])
+        calibrated[held_out] = fit_calibrator(names[-1], y[rest], z[rest], groups=patient[rest])(z[held_out])
     return NestedChoice(calibrated, names)
 
 
@@ -505,92 +577,96 @@ def cross_fitted(
 ) -> FloatArray:
     """Calibrated logits (n,) of the very cases a calibrator is fitted on, each from the other patients' folds."""
     y, z, _ = _weighted_logits(y_true, logit, None)
-    fold = patient_folds(y, groups, n_folds=n_folds, rng=rng)
+    patient = _patient(groups, n=y.size)
+    return _out_of_fold(name, y, z, patient, patient_folds(y, patient, n_folds=n_folds, rng=rng))
+
+
+def _out_of_fold(name: str, y: FloatArray, z: FloatArray, patient: IntArray, fold: IntArray) -> FloatArray:
     calibrated = np.empty(y.size)
-    for k in range(n_folds):
-        held_out = fold == k
-        calibrated[held_out] = fit_calibrator(name, y[~held_out], z[~held_out])(z[held_out])
+    for k in np.unique(fold):
+        held_out, rest = fold == k, fold != k
+        calibrated[held_out] = fit_calibrator(name, y[rest], z[rest], groups=patient[rest])(z[held_out])
     return calibrated
 
 
-Fitted = tuple[dict[str, float], Callable[[FloatArray], FloatArray]]
+def _patient(groups: ArrayLike, *, n: int) -> IntArray:
+    """The patient of each case (n,), 0, 1, ..., whatever the order of the rows."""
+    patient, _ = pd.factorize(np.asarray(groups), sort=True)
+    if patient.size != n or (patient < 0).any():
+        raise ValueError(f"groups must name one patient a case ({n}), found {patient.size} or a missing name")
+    return patient
 
 
-# Each takes the share of positives y in [0, 1] at a logit z, and the cases w that it is a share of, all (n,).
+Parameters = dict[str, Any]
 
 
-def _identity(y: FloatArray, z: FloatArray, w: FloatArray) -> Fitted:
-    return {}, lambda logit: logit
+class Kind(NamedTuple):
+    """How a calibrator is fitted, what it does to logits, and how many patients of the rarer class it needs.
+
+    fit takes the share of positives y in [0, 1] at a logit z, and the weight w of that level, all (n,).
+    """
+
+    fit: Callable[[FloatArray, FloatArray, FloatArray], Parameters]
+    transform: Callable[..., FloatArray]
+    fewest: int
 
 
-def _temperature(y: FloatArray, z: FloatArray, w: FloatArray) -> Fitted:
-    temperature = _best_temperature(y, z, w) if z.any() else 1.0  # logits of 0 stay 0 whatever divides them
-    return {"temperature": temperature}, lambda logit: logit / temperature
+def _fit_line(y: FloatArray, z: FloatArray, w: FloatArray) -> Parameters:
+    slope, intercept = _fit_rising(np.column_stack([z, np.ones(z.size)]), y, w, identity=[1.0, 0.0])
+    return {"intercept": intercept, "slope": slope}
 
 
-def _platt(y: FloatArray, z: FloatArray, w: FloatArray) -> Fitted:
-    design = np.column_stack([np.ones(z.size), z])
-    intercept, slope = map(float, _fit_logistic(design, y, w, ridge=RIDGE, centre=np.array([0.0, 1.0])))
-    return {"intercept": intercept, "slope": slope}, lambda logit: intercept + slope * logit
+def _line(logit: FloatArray, intercept: float, slope: float) -> FloatArray:
+    return intercept + slope * logit
 
 
-def _beta(y: FloatArray, z: FloatArray, w: FloatArray) -> Fitted:
-    def features(logit: FloatArray) -> FloatArray:
-        # log p, -log(1 - p), 1
-        return np.column_stack([-np.logaddexp(0, -logit), np.logaddexp(0, logit), np.ones(logit.size)])
-
-    design = features(z)
-    identity = np.array([1.0, 1.0, 0.0])
-    used = np.ones(3, dtype=bool)
-    for _ in range(3):  # a negative a or b is dropped and the rest fitted again, the more negative one first
-        coefficients = np.zeros(3)
-        coefficients[used] = _fit_logistic(design[:, used], y, w, ridge=RIDGE, centre=identity[used])
-        if (coefficients[:2] >= 0).all():
-            break
-        used[coefficients[:2].argmin()] = False
-    a, b, c = map(float, coefficients)
-    return {"a": a, "b": b, "c": c}, lambda logit: features(logit) @ coefficients
+def _fit_beta(y: FloatArray, z: FloatArray, w: FloatArray) -> Parameters:
+    # log p, -log(1 - p), 1
+    design = np.column_stack([-np.logaddexp(0, -z), np.logaddexp(0, z), np.ones(z.size)])
+    return dict(zip("abc", _fit_rising(design, y, w, identity=[1.0, 1.0, 0.0]), strict=True))
 
 
-def _isotonic(y: FloatArray, z: FloatArray, w: FloatArray) -> Fitted:
+def _beta(logit: FloatArray, a: float, b: float, c: float) -> FloatArray:
+    return b * np.logaddexp(0, logit) - a * np.logaddexp(0, -logit) + c
+
+
+def _fit_steps(y: FloatArray, z: FloatArray, w: FloatArray) -> Parameters:
     n = w.sum()
     steps = IsotonicRegression(y_min=1 / (n + 1), y_max=n / (n + 1), out_of_bounds="clip").fit(z, y, w)
-    levels = float(np.unique(steps.y_thresholds_).size)
-    return {"levels": levels}, lambda logit: log_odds(steps.predict(logit))
+    return {"logit": steps.X_thresholds_.tolist(), "y_prob": steps.y_thresholds_.tolist()}
 
 
-def _entropy_temperature(y: FloatArray, z: FloatArray, w: FloatArray) -> Fitted:
-    def scaled(logit: FloatArray, parameters: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        size = np.abs(logit)
-        entropy = np.logaddexp(0, -size) + size * expit(-size)
-        log_share = np.log(np.maximum(entropy, np.finfo(float).tiny) / np.log(2))
-        argument = parameters[0] * log_share + parameters[1]
-        return np.logaddexp(0, argument) + TEMPERATURE_LOW, argument, log_share
-
-    identity = np.array([0.0, np.log(np.expm1(1 - TEMPERATURE_LOW))])  # T = 1 everywhere
-
-    def objective(parameters: FloatArray) -> tuple[float, FloatArray]:
-        temperature, argument, log_share = scaled(z, parameters)
-        away = parameters - identity
-        loss = (_log_loss(y, z / temperature, w) + RIDGE / 2 * away @ away) / w.sum()
-        # dNLL/dT = (sigma(z/T) - y) (-z / T^2), dT/du = sigma(u), u = w log H + b
-        slope = w * (expit(z / temperature) - y) * -z / temperature**2 * expit(argument)
-        return loss, (np.array([slope @ log_share, slope.sum()]) + RIDGE * away) / w.sum()
-
-    parameters = minimize(objective, identity, jac=True, method="L-BFGS-B").x
-    weight, bias = map(float, parameters)
-    return {"weight": weight, "bias": bias}, lambda logit: logit / scaled(logit, parameters)[0]
+def _steps(at: FloatArray, logit: list[float], y_prob: list[float]) -> FloatArray:
+    return log_odds(np.interp(at, logit, y_prob))
 
 
 # simplest first
-CALIBRATORS: dict[str, Callable[[FloatArray, FloatArray, FloatArray], Fitted]] = {
-    "identity": _identity,
-    "temperature": _temperature,
-    "platt": _platt,
-    "beta": _beta,
-    "isotonic": _isotonic,
-    "entropy_temperature": _entropy_temperature,
+CALIBRATORS: dict[str, Kind] = {
+    "identity": Kind(lambda y, z, w: {}, lambda logit: logit, 0),
+    "logistic": Kind(_fit_line, _line, 0),
+    "beta": Kind(_fit_beta, _beta, 200),
+    "isotonic": Kind(_fit_steps, _steps, 1000),
 }
+
+
+def _fit_rising(design: FloatArray, y: FloatArray, w: FloatArray, *, identity: list[float]) -> list[float]:
+    """Penalised coefficients of a logistic regression, the last one's column being 1 and the others >= LEAST_SLOPE."""
+    coefficients = np.array(identity)
+    free = np.ones(coefficients.size, dtype=bool)
+    while True:
+        coefficients[free] = _fit_logistic(
+            design[:, free],
+            y,
+            w,
+            ridge=1 / PRIOR_SD**2,
+            centre=np.array(identity)[free],
+            offset=design[:, ~free] @ coefficients[~free],
+        )
+        slopes = np.where(free[:-1], coefficients[:-1], np.inf)
+        if slopes.min() >= LEAST_SLOPE:
+            return coefficients.tolist()
+        lowest = slopes.argmin()  # it stays at the bound, and the others are fitted again
+        coefficients[lowest], free[lowest] = LEAST_SLOPE, False
 
 
 def _merged(y: FloatArray, z: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -621,21 +697,26 @@ def _best_temperature(y: FloatArray, z: FloatArray, w: FloatArray) -> float:
 
 
 def _fit_logistic(
-    design: FloatArray, y: FloatArray, w: FloatArray, *, ridge: float = 0.0, centre: FloatArray | None = None
+    design: FloatArray,
+    y: FloatArray,
+    w: FloatArray,
+    *,
+    ridge: float = 0.0,
+    centre: FloatArray | float = 0.0,
+    offset: FloatArray | float = 0.0,
 ) -> FloatArray:
     """Coefficients of a logistic regression by damped Newton: a step is halved until the loss falls."""
     beta = np.zeros(design.shape[1])
-    mean = beta if centre is None else centre
 
-    # L(beta) = sum_i w_i (log(1 + exp(x_i beta)) - y_i x_i beta) + ridge / 2 |beta - centre|^2
+    # L(beta) = sum_i w_i (log(1 + exp(eta_i)) - y_i eta_i) + ridge / 2 |beta - centre|^2, eta = offset + x beta
     def loss(beta: FloatArray) -> float:
-        away = beta - mean
-        return _log_loss(y, design @ beta, w) + float(ridge / 2 * away @ away)
+        away = beta - centre
+        return _log_loss(y, offset + design @ beta, w) + float(ridge / 2 * away @ away)
 
     least = loss(beta)
     for _ in range(200):
-        p = expit(design @ beta)
-        gradient = design.T @ (w * (p - y)) + ridge * (beta - mean)
+        p = expit(offset + design @ beta)
+        gradient = design.T @ (w * (p - y)) + ridge * (beta - centre)
         hessian = (design.T * (w * p * (1 - p))) @ design + ridge * np.eye(beta.size)
         step = np.linalg.solve(hessian, gradient)
         while (reached := loss(beta - step)) > least and np.abs(step).max() > 1e-12:
@@ -646,11 +727,11 @@ def _fit_logistic(
     raise ValueError("the logistic fit did not converge: the logits all but separate the classes")
 
 
-def _clustered_error(values: FloatArray, patient: IntArray, *, n_patients: int) -> float:
+def _clustered_error(values: FloatArray, patient: IntArray) -> float:
     """Standard error of the mean of values (n,), patients being independent and not their images."""
     # sqrt(G / (G - 1) sum_g (sum_{i in g} (v_i - vbar))^2) / n
     totals = np.bincount(patient, weights=values - values.mean())
-    return float(np.sqrt(n_patients / (n_patients - 1) * (totals**2).sum()) / values.size)
+    return float(np.sqrt(totals.size / (totals.size - 1) * (totals**2).sum()) / values.size)
 
 
 def _cases(y_true: ArrayLike, y_prob: ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -721,8 +802,7 @@ def decision_boundary(logit: ArrayLike, calibrated: ArrayLike) -> float:
     """The raw logit above which a calibrated probability exceeds one half, read off cases (n,) that have both.
 
     Halfway between the two raw logits that enclose it; infinite where all cases lie on one side. Lets the network
-    itself say what the calibrated model would decide. Raises ValueError where no threshold can, as for a negative
-    Platt slope.
+    itself say what the calibrated model would decide. Raises ValueError where no threshold can.
 
     >>> decision_boundary([-1.0, 0.5, 2.0], [-2.0, -0.5, 1.0])
     1.25

@@ -1,5 +1,6 @@
 """One probability from several members' calibrated logits, in the way that validation prefers."""
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ from scipy.special import expit, logit
 
 from tmv_lib.doubt import Difference, mean_difference
 from tmv_lib.logistic import fit_logistic
-from tmv_lib.statistics import FloatArray, as_binary, patient_folds
+from tmv_lib.statistics import FloatArray, IntArray, as_binary, patient_folds
 
 WAYS = ("first_member", "mean_probability", "mean_logit", "stacking")  # simplest first
 PRIOR_SD = 0.5  # of an intercept and weights about the mean logit
@@ -71,17 +72,17 @@ def choose(
     the simplest is taken; one member alone leaves no choice.
     """
     if np.shape(logits)[1] == 1:
-        nll = float(_nll(as_binary(y_true), expit(np.asarray(logits, dtype=float)[:, 0])).mean())
-        return Choice(WAYS[0], {WAYS[0]: nll}, {}, Difference(0.0, 0.0, 0.0))
+        alone = float(_nll(as_binary(y_true), combine(logits, way=WAYS[0], stack=())).mean())
+        return Choice(WAYS[0], {WAYS[0]: alone}, {}, Difference(0.0, 0.0, 0.0))
     y, z, patient = as_binary(y_true), np.asarray(logits, dtype=float), np.asarray(groups)
-    folds = {"n_folds": n_folds, "rng": rng}
-    losses = np.mean([_losses(y, z, patient_folds(y, patient, **folds)) for _ in range(n_foldings)], axis=0)
+    cut = partial(patient_folds, n_folds=n_folds, rng=rng)
+    losses = np.mean([_losses(y, z, cut(y, patient)) for _ in range(n_foldings)], axis=0)
     gains, chosen = np.zeros(y.size), dict.fromkeys(WAYS, 0)
     for _ in range(n_foldings):
-        outer = patient_folds(y, patient, **folds)
+        outer = cut(y, patient)
         for k in range(n_folds):
             out, rest = outer == k, outer != k
-            inner = _losses(y[rest], z[rest], patient_folds(y[rest], patient[rest], **folds))
+            inner = _losses(y[rest], z[rest], cut(y[rest], patient[rest]))
             way = WAYS[_least(inner)]
             chosen[way] += 1
             applied = combine(z[out], way=way, stack=fit_stack(y[rest], z[rest]))
@@ -100,13 +101,13 @@ def cross_fitted(
     return _stacked(y, z, patient_folds(y, groups, n_folds=n_folds, rng=rng))
 
 
-def _stacked(y: FloatArray, z: FloatArray, fold: FloatArray) -> FloatArray:
+def _stacked(y: FloatArray, z: FloatArray, fold: IntArray) -> FloatArray:
     stacks = fit_stack(y, z, weights=fold != np.arange(fold.max() + 1)[:, None])
     own = stacks[fold]
     return expit(own[:, 0] + (own[:, 1:] * z).sum(axis=1))
 
 
-def _losses(y: FloatArray, z: FloatArray, fold: FloatArray) -> FloatArray:
+def _losses(y: FloatArray, z: FloatArray, fold: IntArray) -> FloatArray:
     """Negative log-likelihood (ways, n) of each case, nothing fitted on its own patient."""
     fixed = [_nll(y, combine(z, way=way, stack=())) for way in WAYS[:3]]
     return np.stack([*fixed, _nll(y, _stacked(y, z, fold))])

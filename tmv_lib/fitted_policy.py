@@ -98,9 +98,9 @@ def judge(
     )
     kappa = doubt.lowered(y_prob, doubted, policy.weights, **policy.prices)
     table = decide(y_prob, kappa, out_of_distribution, threshold=policy.threshold, prices=policy.prices)
-    words = doubt.reasons(doubted, policy.weights, close=margin < policy.threshold)
-    words = np.where(table["out_of_distribution"], OUT_OF_DISTRIBUTION, words)
-    return table.assign(reason=np.where(table["deferred"], words, "")).set_axis(logits.index)
+    doubtful = doubt.reasons(doubted, policy.weights, close=margin < policy.threshold)
+    reason = np.where(table["out_of_distribution"], OUT_OF_DISTRIBUTION, doubtful)
+    return table.assign(reason=np.where(table["deferred"], reason, "")).set_axis(logits.index)
 
 
 def reliance(signals: pd.DataFrame, *, decision: ArrayLike) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from tmv_lib import (
     stability,
     uncertainty,
 )
-from tmv_lib.calibration import fit_calibrator
+from tmv_lib.calibration import read_calibrators
 from tmv_lib.explanations import Explained
 from tmv_lib.files import join, read_csv, read_rows
 from tmv_lib.fitted_policy import FittedPolicy, judge, read_policy
@@ -255,13 +255,12 @@ def _reader(
     root: Path, name: str, member: Any, policy: FittedPolicy, params: dict[str, Any], typical: np.ndarray
 ) -> Reader:
     home = root / "data/train" / name
-    predictions = read_csv(home / "predictions.csv", ["image_id", "split", "y_true", "logit"])
+    predictions = read_csv(home / "predictions.csv", ["image_id", "split", "logit"])
     calibrated = read_csv(root / "data/calibration/cases.csv", ["image_id", f"y_prob_{name}"])
     known = join(predictions, calibrated)
     model = _network(member, home / "weights.safetensors")
-    val, train = (known[known["split"] == split] for split in ("val", "train"))
-    chosen = _metrics(root, "calibration")[name]["calibrator"]["name"]
-    calibrate = fit_calibrator(chosen, val["y_true"], val["logit"])
+    train = known[known["split"] == "train"]
+    calibrate = read_calibrators(root / "data/calibration/calibrators.json")[name]
     update = _metrics(root, "site")[name]["update"] if policy.calibration == "site" else {"intercept": 0, "slope": 1}
     reference = read_rows(home / "features.npy", image_id=known["image_id"], wanted=train["image_id"])
     doubt, look, shake, fit = (params[key] for key in ("uncertainty", "explanations", "stability", "train"))

@@ -77,11 +77,23 @@ def _trials(metric: Callable[..., Any], *arrays: Any, groups: np.ndarray) -> int
 
 
 def adjust(*figures: dict[str, Any]) -> None:
-    """Add Holm's `..._holm` beside every `...p_value` in these nested figures: all are one family of tests."""
-    tests = [test for found in figures for test in _p_values(found)]
+    """Add Holm's `..._holm` beside every `...p_value` in these nested figures: all are one family of tests.
+
+    A test counts once, however often it stands there: what bears one name and agrees to the last digit in value,
+    interval and p-value is one test, of logits, say, that a calibrator or a decision left as they were.
+    """
+    tests: dict[Any, list[tuple[dict[str, Any], str]]] = {}
+    for entry, key in (test for found in figures for test in _p_values(found)):
+        stem = key.removesuffix("p_value").removesuffix("_")
+        own = [name for name, value in entry.items() if name.startswith(stem) and isinstance(value, float)]
+        # a p-value without a figure beside it could be that of any test
+        same = (key, *((name, entry[name]) for name in own)) if len(own) > 1 else (id(entry), key)
+        tests.setdefault(same, []).append((entry, key))
     if tests:
-        for (entry, key), p_value in zip(tests, holm([entry[key] for entry, key in tests]), strict=True):
-            entry[f"{key}_holm"] = float(p_value)
+        adjusted = holm([entry[key] for (entry, key), *_ in tests.values()])
+        for places, p_value in zip(tests.values(), adjusted, strict=True):
+            for entry, key in places:
+                entry[f"{key}_holm"] = float(p_value)
 
 
 def _p_values(found: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:

@@ -3,16 +3,16 @@ of them, which card, viewer and command line show.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from tmv_lib import deferral
 from tmv_lib.policy import Prices
 from tmv_lib.reporting import figure
-from tmv_lib.statistics import Z_95
+from tmv_lib.statistics import Z_95, FloatArray
 
 USE, DO_NOT_USE, CANNOT_TELL = "use", "do_not_use", "cannot_tell"
 WORTHWHILE = 0.05  # of a rival's cost: what a policy must be able to save to be of any use
@@ -42,7 +42,10 @@ def judge(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str, A
     """
     y_true, deferred = cases["y_true"].to_numpy(), cases["deferred"].to_numpy(dtype=bool)
     of_case, groups = prices.of(y_true), cases["patient_id"].to_numpy()
-    error = partial(deferral.error_cost, y_true, **prices.errors)
+
+    def error(y_pred: ArrayLike) -> FloatArray:
+        return deferral.error_cost(y_true, y_pred, **prices.errors)
+
     cost = np.where(deferred, of_case["review"], error(cases["decision"]))
     rivals = {
         "doctor_reads_all": np.asarray(of_case["review"], dtype=float),
