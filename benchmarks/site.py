@@ -8,11 +8,11 @@ from scipy.special import expit
 
 from benchmarks.measure import Measured, side_by_side
 from tmv_lib.learning_curve import Labelled, learning_curve
-from tmv_lib.shift import domain_auc
+from tmv_lib.shift import domain_test
 from tmv_lib.updating import closed_test
 
 SOURCE, SITE, SITE_PATIENTS, FEATURES = 402, 624, 428, 32
-PERMUTATIONS, DRAWS = 999, 200
+PERMUTATIONS, DRAWS = 9_999, 200
 CASES, PATIENTS = 1_000_000, 600_000
 
 
@@ -21,7 +21,7 @@ def measure() -> Iterator[Measured]:
     patient = np.r_[np.arange(SOURCE), SOURCE + rng.permutation(np.resize(np.arange(SITE_PATIENTS), SITE))]
     features = rng.normal(size=(SOURCE + SITE, FEATURES))
     at_site = np.repeat([0, 1], [SOURCE, SITE])
-    tell_apart = partial(domain_auc, features, at_site, patient, n_folds=5, n_permutations=PERMUTATIONS)
+    tell_apart = partial(domain_test, features, at_site, patient, n_folds=5, n_foldings=5, n_permutations=PERMUTATIONS)
     y_true, logit = labels(rng, SITE)
     local = Labelled(y_true, logit, patient[SOURCE:])
     learn = partial(
@@ -37,7 +37,7 @@ def measure() -> Iterator[Measured]:
     many = labels(rng, CASES)
     recalibrate = partial(closed_test, *many, groups=rng.integers(PATIENTS, size=CASES))
     for what, call, bound in (
-        (f"shift test, {PERMUTATIONS} permutations, {SITE} cases of the site", partial(tell_apart, rng=rng), 60),
+        (f"shift test, {PERMUTATIONS:,} permutations, {SITE} cases of the site", partial(tell_apart, rng=rng), 5),
         (f"learning curve, {DRAWS} draws of patients", partial(learn, rng=rng), 20),
         (f"recalibration of {CASES:,} cases", recalibrate, 5),
     ):

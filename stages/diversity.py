@@ -89,8 +89,8 @@ def differences(val: dict[str, pd.DataFrame], test: dict[str, pd.DataFrame], par
     """Every figure of the first member minus that of the second, tested; and who is better.
 
     Holm's adjustment over the tests of the claim (AUROC; miscalibration, raw and calibrated), and over all others; what
-    calibration leaves as it was is one test, not two. Miscalibration says who is better calibrated: unlike NLL and Brier score it has nothing to do with ranking,
-    and unlike that of ECE its difference is not biased.
+    calibration leaves as it was is one test, not two. Miscalibration says who is better calibrated: unlike NLL and
+    Brier score it has nothing to do with ranking, and unlike that of ECE its difference is not biased.
     """
     first, second = test
     points = [operating_point(rows["y_true"], rows["score"], sensitivity=params.sensitivity) for rows in val.values()]

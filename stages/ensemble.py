@@ -232,7 +232,8 @@ def fit(
         n_foldings=params.foldings,
         threshold=threshold,
         review=prices.of(y_true)["review"][~foreign],
-        **prices.errors,
+        cost_fn=prices.cost_fn,
+        cost_fp=prices.cost_fp,
     )
     kappa = margin.copy()
     kappa[~foreign] = learned.certainty

@@ -23,15 +23,16 @@ from tmv_lib.calibration import (
 from tmv_lib.cases import COLUMNS
 from tmv_lib.classification import accuracy, brier_score, confusion_counts, negative_log_likelihood
 from tmv_lib.files import join, read_csv, read_rows, whole, write_csv, write_metrics
-from tmv_lib.learning_curve import Labelled, bands, learning_curve
+from tmv_lib.learning_curve import MEASURES, Labelled, bands, learning_curve
 from tmv_lib.params import Params, named_members, read
 from tmv_lib.prevalence import prevalence_by_confusion, prevalence_by_em
-from tmv_lib.reporting import adjust, by_class, counts, curve, figure
+from tmv_lib.reporting import adjust, by_class, counts, curve, figure, mean
 from tmv_lib.selective import cases_needed
 from tmv_lib.shift import (
+    FEWEST_PERMUTATIONS,
     LEVEL,
     WORDS,
-    domain_auc,
+    domain_test,
     feature_space,
     kolmogorov_smirnov,
     name_shift,
@@ -42,6 +43,7 @@ from tmv_lib.stage import run
 from tmv_lib.triage import accepted, certify_sides, one_image_each
 from tmv_lib.updating import (
     UPDATES,
+    calibration_interaction,
     closed_test,
     cross_fitted_update,
     interval,
@@ -52,6 +54,13 @@ from tmv_lib.updating import (
 
 CLASSES = {"negative": 0, "positive": 1}
 MOST_WORDS = 20  # of one column, the rest together are one more
+BLAME = {
+    "site": "Calibration differs between source and site, and the site's labels reject the logit as shipped.",
+    "home": "Home-grown miscalibration, the source shows the same: its patients that fitted nothing reject the logit as"
+    " shipped, and no difference between source and site was shown.",
+    "neither": "Neither source nor site rejects the logit as shipped, and no difference between them was shown.",
+    "unclear": "These labels do not say whether the site or the source is where a miscalibration comes from.",
+}
 SHIFTED = {"negative_class": ("y_true_0",), "positive_class": ("y_true_1",), "none": ()}  # else both
 
 
@@ -59,7 +68,7 @@ class SiteParams(Params):
     components: Annotated[int, Field(ge=1)]
     folds: Annotated[int, Field(ge=2, le=20)]
     foldings: Annotated[int, Field(ge=1, le=50)]
-    permutations: Annotated[int, Field(ge=99)]
+    permutations: Annotated[int, Field(ge=FEWEST_PERMUTATIONS, le=1_000_000)]
     patients: list[Annotated[int, Field(ge=10)]]
     draws: Annotated[int, Field(ge=20)]
     risk: Annotated[float, Field(gt=0, lt=1)]
@@ -91,16 +100,21 @@ def main() -> None:
     metrics["shift"] |= known_patients(at_site)
     metrics["shift"]["columns"] = differing_columns(source["image_id"], local["image_id"], params, rng)
     metrics["shift"]["id_blocks"] = blocks(name)
-    metrics["prevalence"] = prevalence(source, local, test, members[0], name)
+    metrics["prevalence"] = prevalence(source, local, test, members[0], name, params, rng)
     logits = cases.set_index("image_id")[[]]
     for member in tqdm(members, desc="calibrated at the site"):
         shipped = cases.set_index("image_id")[f"logit_{member}"]
         logits[f"site_logit_{member}"], logits[f"ceiling_logit_{member}"] = shipped, shipped
         metrics[member] = three_columns(local, test, member, logits, params, rng)
+        metrics[member]["interaction"] = interaction(source, local, member, params, rng)
+    adjust(*(metrics[member]["interaction"] for member in members))
+    for member in members:
+        metrics[member]["interaction"] |= blamed(metrics[member]["interaction"], metrics[member]["update"]["name"])
     metrics["ensemble"] = together(test, members, logits)
     try:
-        banded = bands(learn(local, test, source, members[0], params, rng))
-        metrics["learning_curve"] = bought(banded)
+        learned = learn(local, test, source, members[0], params, rng)
+        banded = bands(learned)
+        metrics["learning_curve"] = bought(learned, banded)
     except ValueError as error:
         banded = pd.DataFrame(columns=["measure", "n", "median", "low", "high"])
         metrics["learning_curve"] = {"absent": str(error)}
@@ -156,7 +170,7 @@ def shifted(
     """Every test of source against site, by Holm one family, and the name of what they found."""
     both = pd.concat([source.assign(site=0), site.assign(site=1)])
     dealt = {"n_permutations": params.permutations, "rng": rng}
-    folded = {**dealt, "n_folds": params.folds}
+    folded = {**dealt, "n_folds": params.folds, "n_foldings": params.foldings}
     found: dict[str, Any] = {
         name: counts(part["y_true"].to_numpy(), part["patient_id"].to_numpy())
         for name, part in (("source", source), ("site", site))
@@ -164,7 +178,7 @@ def shifted(
     parts = {"pooled": both, **{name: both[both["y_true"] == label] for name, label in CLASSES.items()}}
     for name, part in parts.items():
         who = (part["site"], part["patient_id"])
-        found[name] = {"features": tested(domain_auc, part.filter(like="pc_").to_numpy(), *who, **folded)}
+        found[name] = {"features": tested(domain_test, part.filter(like="pc_").to_numpy(), *who, **folded)}
         for member in members:
             found[name][f"logit_{member}"] = tested(kolmogorov_smirnov, part[f"logit_{member}"], *who, **dealt)
     found["prevalence"] = tested(prevalence_difference, both["y_true"], both["site"], both["patient_id"], **dealt)
@@ -182,7 +196,7 @@ def shifted(
     # of two parts of the source itself: must stay quiet, or the tests are not to be believed
     inside = source.assign(site=(source["split"] == "cal").astype(int))
     found["control"] = tested(
-        domain_auc, inside.filter(like="pc_").to_numpy(), inside["site"], inside["patient_id"], **folded
+        domain_test, inside.filter(like="pc_").to_numpy(), inside["site"], inside["patient_id"], **folded
     )
     return found | {"name": name, "words": WORDS[name]}, name
 
@@ -209,9 +223,9 @@ def differing_columns(
     if not found:
         return {"absent": "the case table has no further column that varies, such as a device, a view or a date"}
     adjust(found)
-    differ = [said[name] for name, test in found.items() if test.get("p_value_holm", 1.0) <= LEVEL]
+    differ = [said[name] for name, test in found.items() if test.get("p_value_holm", 1.0) < LEVEL]
     if not differ:
-        return found | {"words": f"None of these {len(found)} columns was found to differ between source and site."}
+        return found | {"words": f"In none of these {len(found)} columns was a difference of source and site shown."}
     return found | {"words": f"Between source and site differ {'; '.join(differ)}."}
 
 
@@ -239,21 +253,34 @@ def blocks(name: str) -> dict[str, Any]:
     return {"explain_the_shift": explain, "words": words}
 
 
-def prevalence(source: pd.DataFrame, local: pd.DataFrame, test: pd.DataFrame, member: str, name: str) -> dict[str, Any]:
+def prevalence(
+    source: pd.DataFrame,
+    local: pd.DataFrame,
+    test: pd.DataFrame,
+    member: str,
+    name: str,
+    params: SiteParams,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
     """Shares of positives, counted and as estimated without labels, and whether correcting for them is allowed."""
     logit, shipped = test[f"logit_{member}"].to_numpy(), float(source.loc[source["split"] == "val", "y_true"].mean())
-    held = source[source["split"] == "cal"]
-    found: dict[str, Any] = {"source": shipped, "site": float(local["y_true"].mean())}
-    found["estimated_by_em"] = prevalence_by_em(logit, source=shipped)
-    try:
-        found["estimated_by_confusion"] = prevalence_by_confusion(held["y_true"], held[f"logit_{member}"], logit)
-    except ValueError as error:
-        found["estimated_by_confusion_absent"] = str(error)
+    resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
+    found: dict[str, Any] = {"source": shipped}
+    found |= figure("site", mean, local["y_true"].to_numpy(), groups=local["patient_id"], **resampling)
+    by_em = partial(prevalence_by_em, source=shipped)
+    found |= figure("estimated_by_em", by_em, logit, groups=test["patient_id"], **resampling)
+    both = pd.concat([source[source["split"] == "cal"].assign(site=0), test.assign(site=1)])
+    asked = (both[column].to_numpy() for column in ("y_true", f"logit_{member}", "site"))
+    resampling |= {
+        "groups": both["patient_id"],
+        "stratify": both["site"],
+    }  # of each place as many
+    found |= figure("estimated_by_confusion", prevalence_by_confusion, *asked, **resampling)
     if name not in ("none", "prevalence"):
         reason = f"refused: a correction for prevalence holds where nothing else differs. {WORDS[name]}"
         return found | {"correction": reason}
     if name == "none":
-        return found | {"correction": "not needed: no difference was found"}
+        return found | {"correction": "not made: no difference of the prevalence was shown"}
     corrected = at_prevalence(logit, source=shipped, target=found["site"])
     before, after = (float(negative_log_likelihood(test["y_true"], z)) for z in (logit, corrected))
     return found | {"correction": "allowed", "nll_as_shipped": before, "nll_corrected": after}
@@ -298,6 +325,40 @@ def three_columns(
     logits.loc[test["image_id"], f"site_logit_{member}"] = calibrated
     logits.loc[test["image_id"], f"ceiling_logit_{member}"] = ceiling
     return found
+
+
+def interaction(
+    source: pd.DataFrame, local: pd.DataFrame, member: str, params: SiteParams, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Whether the logit as shipped is calibrated otherwise at the site than on `cal`, patients that fitted nothing."""
+    held = source[source["split"] == "cal"]
+    at_home = closed_test(*labelled(held, member)[:2], groups=held["patient_id"])
+    found: dict[str, Any] = {"update_at_source": UPDATES[int(at_home.choice[0])]}
+    both = pd.concat([held.assign(site=0), local.assign(site=1)])
+    y_true, logit, groups = labelled(both, member)
+    try:
+        tested = calibration_interaction(
+            y_true, logit, both["site"], groups=groups, n_resamples=params.resamples, rng=rng
+        )
+    except ValueError as error:
+        return found | {"absent": str(error)}
+    found |= {"p_value": tested.p_value, "design_effect": tested.design_effect}
+    for name in ("intercept_difference", "slope_difference"):
+        values = getattr(tested, name)
+        low, high = np.quantile(values[1:], [0.025, 0.975])
+        found |= {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
+    return found
+
+
+def blamed(found: dict[str, Any], at_site: str) -> dict[str, str]:
+    """Who is to blame for a miscalibration, by `interaction`, adjusted by Holm, and the update taken at the site."""
+    differs = found.get("p_value_holm", 1.0) < LEVEL
+    home, here = found["update_at_source"] != "keep", at_site != "keep"
+    if "absent" in found or (differs and not here) or (here and not differs and not home):
+        blame = "unclear"
+    else:
+        blame = "site" if differs else "home" if home else "neither"
+    return {"blame": blame, "words": BLAME[blame]}
 
 
 def cross_fitted(cases: pd.DataFrame, member: str, params: SiteParams, rng: np.random.Generator) -> dict[str, Any]:
@@ -397,11 +458,15 @@ def learn(
     )
 
 
-def bought(banded: pd.DataFrame) -> dict[str, Any]:
-    """The learning curve as it stands in the metrics file: measure, number of patients, median and band."""
-    found: dict[str, Any] = {}
-    for row in banded.to_dict("records"):
-        found.setdefault(row["measure"], {})[f"{row['n']}"] = {k: float(row[k]) for k in ("median", "low", "high")}
+def bought(learned: pd.DataFrame, banded: pd.DataFrame) -> dict[str, Any]:
+    """The learning curve as it stands in the metrics file: medians as shipped, and by measure and number of patients
+    what labels change, median and band.
+    """
+    shipped = learned.loc[learned["n"] == 0, list(MEASURES)].median()
+    found: dict[str, Any] = {"as_shipped": shipped.to_dict(), "change": {}}
+    for row in banded[banded["n"] > 0].to_dict("records"):
+        ends = {name: float(row[name]) for name in ("median", "low", "high")}
+        found["change"].setdefault(row["measure"], {})[f"{row['n']}"] = ends
     return found
 
 
@@ -421,7 +486,10 @@ def certificate(
     for name, side, there in (("positive", sides.positive, logit > 0), ("negative", sides.negative, logit <= 0)):
         if side.certified:
             found[name] = {"threshold": float(side.threshold), "n": side.n_accepted, "errors": side.errors}
-            found[name]["words"] = f"at most {params.risk:.0%} of these decisions are wrong"
+            found[name]["words"] = (
+                f"at most {params.risk:.0%} of these decisions are wrong, with {1 - params.delta:.0%} confidence for"
+                " both sides together"
+            )
             continue
         needed = cases_needed(params.risk, params.delta / 2)
         wrong = int(((logit > 0) != y_true)[there].sum())

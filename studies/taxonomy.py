@@ -47,7 +47,7 @@ AIMED = {"clinical ambiguity": 17, "annotation noise": 8, "model blindness": 17,
 # Faster, and not asked about: neither sanity checks of maps nor what the site's labels buy is evidence.
 CHEAPER = {
     "explanations": {"sanity_cases": 8, "untrained_networks": 1, "random_pairs": 1},
-    "site": {"permutations": 99, "draws": 20},
+    "site": {"draws": 20},
 }
 
 

@@ -41,7 +41,7 @@ def predictions(*, steepness: float = 1.0, noise: float = 0.0) -> pd.DataFrame:
 def project(tmp_path, monkeypatch) -> Path:
     """The knobs of the project, made quick, and two files: one overconfident, one noisy and in another order."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params["site"] |= {"permutations": 99, "draws": 20, "patients": [25]}
+    params["site"] |= {"draws": 20, "patients": [25]}
     for section in params.values():
         if "resamples" in section:
             section["resamples"] = 100

@@ -28,10 +28,23 @@ def curve(local, rng, *, judged_on=None, sizes=(25, 100, 200), draws=40):
 
 def test_labels_mend_a_shifted_site_and_do_not_harm_a_true_one(rng):
     shifted = curve(site(rng, 300, intercept=-3), rng)
-    assert shifted["nll", 200] < 0.75 * shifted["nll", 0]
-    assert shifted["accuracy", 200] > shifted["accuracy", 0]
+    assert shifted["nll", 200] < -0.1
+    assert shifted["accuracy", 200] > 0.02
+    assert shifted["debiased_ece", 200] < -0.1
     true = curve(site(rng, 300), rng)
-    assert true["nll", 200] < 1.1 * true["nll", 0]
+    assert abs(true["nll", 200]) < 0.01
+
+
+def test_the_band_is_of_what_labels_change_and_not_of_who_judges(rng):
+    options = {"judged_on": None, "n_patients": [200], "n_draws": 40, "rng": rng, **OPTIONS}
+    rows = learning_curve(site(rng, 300, intercept=-1), **options)
+    found = bands(rows).set_index(["measure", "n"])
+    assert (found.xs(0, level="n") == 0).all(axis=None)
+    levels = rows.pivot(index="draw", columns="n", values="nll")
+    changes = levels[200] - levels[0]
+    assert found.loc[("nll", 200), "median"] == pytest.approx(changes.median())
+    assert found.loc[("nll", 200), "high"] == pytest.approx(changes.quantile(0.95))
+    assert changes.std() < 0.6 * levels[200].std()
 
 
 def test_more_patients_certify_more(rng):
@@ -43,9 +56,11 @@ def test_more_patients_certify_more(rng):
 
 def test_other_cases_judge_where_there_are_any(rng):
     local, test = site(rng, 60, intercept=-2), site(rng, 500, intercept=-2)
-    found = curve(local, rng, judged_on=test, sizes=(25, 60))
-    assert found["accuracy", 0] == pytest.approx(((test.logit > 0) == test.y_true).mean())
-    assert found["accuracy", 60] > found["accuracy", 0]
+    options = {"judged_on": test, "n_patients": [25, 60], "n_draws": 10, "rng": rng, **OPTIONS}
+    rows = learning_curve(local, **options)
+    shipped = rows.loc[rows["n"] == 0, "accuracy"]
+    np.testing.assert_allclose(shipped, ((test.logit > 0) == test.y_true).mean())
+    assert bands(rows).set_index(["measure", "n"]).loc[("accuracy", 60), "median"] > 0
 
 
 def test_sizes_beyond_the_site_are_left_out(rng):

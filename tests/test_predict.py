@@ -64,7 +64,7 @@ def test_one_image_takes_its_patient_to_a_doctor_and_one_positive_makes_a_positi
 
 
 def test_the_batch_counts_every_image_once(images):
-    alike = Likeness({"features": Shift(0.9, 0.6, 0.01)}, "words")
+    alike = Likeness({"features": Shift(0.9, 0.01)}, "words")
     found = of_batch(images, of_patients(images), alike)
     assert found["images"] == {"n": 5, "negative": 1, "positive": 2, "to a doctor": 2, "out_of_distribution": 0}
     assert found["n_unreadable"] == 1

@@ -13,7 +13,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from stages import ensemble
-from stages.site import prevalence
+from stages.site import SiteParams, blamed, prevalence
 from tmv_lib import doubt, failures, fitted_policy
 
 ROOT = Path(__file__).parents[1]
@@ -101,7 +101,7 @@ def run_stages(
     for section in params.values():
         if "resamples" in section:
             section["resamples"] = 100
-    params["site"] |= {"permutations": 299, "draws": 20}  # Holm's over the 13 tests of three members can reject at 299
+    params["site"] |= {"draws": 20}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     (folder / "card.yaml").write_text((ROOT / "card.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.chdir(folder)
@@ -471,7 +471,7 @@ def test_a_site_of_ten_cases_is_answered(tmp_path, monkeypatch):
     ("name", "words"),
     [
         ("prevalence", "allowed"),
-        ("none", "not needed"),
+        ("none", "not made"),
         ("negative_class", "refused: a correction for prevalence holds where nothing else differs. Negatives look"),
         ("both_classes", "refused"),
         ("unnamed", "refused"),
@@ -486,13 +486,67 @@ def test_prevalence_is_corrected_where_nothing_else_differs_and_nowhere_else(nam
 
     # the log odds of two Normals of variance 4 at -2 and 2 are the score itself, at equal shares
     source, test = pd.concat([drawn(0.5, "val"), drawn(0.5, "cal")]), drawn(0.1, "test")
-    found = prevalence(source, test, test, "net", name)
+    source = source.assign(patient_id=np.arange(len(source)))
+    test = test.assign(patient_id=np.arange(len(test)) + len(source))
+    knobs = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["site"] | {"resamples": 100}
+    found = prevalence(source, test, test, "net", name, SiteParams(**knobs), rng)
     assert found["correction"].startswith(words)
     assert found["estimated_by_em"] == pytest.approx(0.1, abs=0.03)
     assert found["estimated_by_confusion"] == pytest.approx(0.1, abs=0.03)
+    for by in ("em", "confusion"):
+        low, high = (found[f"estimated_by_{by}_{end}"] for end in ("low", "high"))
+        assert 0 < low < found[f"estimated_by_{by}"] < high < 0.2
     assert ("nll_corrected" in found) == (name == "prevalence")
     if name == "prevalence":
         assert found["nll_corrected"] < found["nll_as_shipped"] - 0.05
+
+
+@pytest.mark.parametrize(
+    ("p_value", "at_source", "at_site", "blame"),
+    [
+        (0.049, "keep", "both", "site"),
+        (0.049, "both", "both", "site"),
+        (0.05, "both", "both", "home"),
+        (0.5, "intercept", "keep", "home"),
+        (0.5, "keep", "keep", "neither"),
+        (0.5, "keep", "intercept", "unclear"),
+        (0.049, "both", "keep", "unclear"),
+        (None, "both", "both", "unclear"),
+    ],
+)
+def test_the_site_is_blamed_for_what_the_source_does_not_show(p_value, at_source, at_site, blame):
+    found = {"update_at_source": at_source}
+    found |= {"absent": "one class"} if p_value is None else {"p_value_holm": p_value}
+    said = blamed(found, at_site)
+    assert said["blame"] == blame
+    assert ("site's labels reject" in said["words"]) == (blame == "site")
+
+
+def test_a_model_that_is_wrong_at_home_is_not_blamed_on_the_site(tmp_path, monkeypatch):
+    cases = made_tables(tmp_path, separation=1.0)
+    run_stages(tmp_path, monkeypatch, "calibration")
+    path = Path("data/calibration/cases.csv")
+    table = pd.read_csv(path).set_index("image_id")
+    where = cases.set_index("image_id").loc[table.index]
+    rng = np.random.default_rng(0)
+    for name in MEMBERS:
+        table[f"logit_{name}"] = 2 * (where["y_true"] - 0.5) + rng.normal(0, 1, len(table)) + 3
+    table.reset_index().to_csv(path, index=False)
+    run_stages(tmp_path, monkeypatch, "site")
+    found = metrics(tmp_path, "site")["site"]
+    for name in MEMBERS:
+        assert found[name]["interaction"]["blame"] == "home"
+        assert found[name]["interaction"]["update_at_source"] != "keep"
+        assert found[name]["interaction"]["p_value_holm"] >= 0.05
+    for name in MEMBERS:
+        table.loc[where["split"] == "test", f"logit_{name}"] -= 6
+    table.reset_index().to_csv(path, index=False)
+    run_stages(tmp_path, monkeypatch, "site")
+    found = metrics(tmp_path, "site")["site"]
+    for name in MEMBERS:
+        assert found[name]["interaction"]["blame"] == "site"
+        assert found[name]["interaction"]["intercept_difference_low"] > 0
+        assert found[name]["interaction"]["p_value_holm"] >= found[name]["interaction"]["p_value"]
 
 
 def test_a_local_patient_who_stands_in_test_too_teaches_nothing(tmp_path, monkeypatch):

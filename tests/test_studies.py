@@ -373,7 +373,7 @@ def quarters(images: np.ndarray) -> pd.DataFrame:
 def test_planted_shifts_of_rendered_images_are_named():
     """A short version of `make sites`, with two seeds and no network."""
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    site = SiteParams(**params["site"] | {"permutations": 199})
+    site = SiteParams(**params["site"])
     tables = [sites.told(seed, params["prepare"]["phantom"], site, quarters, size=48) for seed in (1, 2)]
     table = pd.concat(tables, ignore_index=True)
     assert list(table["right"]) == [right for right, _ in sites.SITES] * 2

@@ -2,12 +2,21 @@ import time
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from scipy.special import expit
 from scipy.stats import chi2
 from sklearn.linear_model import LogisticRegression
 
 from tmv_lib.classification import negative_log_likelihood
-from tmv_lib.updating import UPDATES, closed_test, cross_fitted_update, interval, patient_counts, resampled_update
+from tmv_lib.updating import (
+    UPDATES,
+    calibration_interaction,
+    closed_test,
+    cross_fitted_update,
+    interval,
+    patient_counts,
+    resampled_update,
+)
 from tmv_lib.updating import site_folds as fold_by_patient
 
 
@@ -29,6 +38,61 @@ def test_true_logits_are_kept_in_93_percent_of_2000_repeats():
         y, z, groups = world(np.random.default_rng(seed), 300)
         kept += closed_test(y, z, groups=groups).choice[0] == 0
     assert kept / 2000 >= 0.93
+
+
+def two_places(seed, n=150, *, images=1, home=(0.0, 1.0), away=(0.0, 1.0)):
+    """Source and site, each with its own line."""
+    rng = np.random.default_rng(seed)
+    parts = [world(rng, n, intercept=a, slope=b, images=images) for a, b in (home, away)]
+    y, z = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
+    groups = np.r_[parts[0][2], n + parts[1][2]]
+    return y, z, np.repeat([0, 1], len(y) // 2), groups
+
+
+def interaction(y, z, site, groups, n_resamples=1):
+    rng = np.random.default_rng(0)
+    return calibration_interaction(y, z, site, groups=groups, n_resamples=n_resamples, rng=rng)
+
+
+@pytest.mark.parametrize("images", [1, 3])
+def test_a_model_that_is_equally_wrong_in_both_places_is_not_blamed_on_the_site(images):
+    wrong = {"home": (-0.8, 0.6), "away": (-0.8, 0.6)}
+    blamed = sum(interaction(*two_places(seed, images=images, **wrong)).p_value < 0.05 for seed in range(300))
+    assert blamed <= 27  # 15 are promised, and 27 or more have a chance of 0.3 %
+
+
+def test_a_site_with_another_line_is_found():
+    found = [interaction(*two_places(seed, 300, away=(-1.0, 0.7))).p_value < 0.05 for seed in range(40)]
+    assert sum(found) >= 36
+
+
+def test_the_interaction_is_that_of_a_logistic_regression():
+    y, z, site, groups = two_places(0, 300, away=(-0.5, 0.8))
+    found = interaction(y, z, site, groups)
+    design = np.column_stack([z, site, site * z])
+    full, one = (sm.Logit(y, sm.add_constant(x)).fit(disp=False) for x in (design, z[:, None]))
+    assert found.p_value == pytest.approx(chi2.sf(2 * (full.llf - one.llf) / found.design_effect, 2), rel=0.02)
+    assert found.intercept_difference[0] == pytest.approx(full.params[2], abs=0.01)
+    assert found.slope_difference[0] == pytest.approx(full.params[3], abs=0.01)
+
+
+def test_the_design_effect_of_copies_is_their_number():
+    y, z, site, groups = two_places(0, 200, images=3)
+    assert interaction(y, z, site, groups).design_effect == pytest.approx(3, rel=0.15)
+
+
+def test_the_interval_of_the_slope_covers_its_difference():
+    covered = 0
+    for seed in range(60):
+        found = interaction(*two_places(seed, 200, away=(0.0, 0.7)), n_resamples=200)
+        low, high = np.quantile(found.slope_difference[1:], [0.025, 0.975])
+        covered += low <= -0.3 <= high
+    assert covered >= 52
+
+
+def test_an_interaction_needs_both_classes_in_both_places():
+    with pytest.raises(ValueError, match="one class only at the site"):
+        interaction([0, 1, 1, 1], [0.0, 1, 2, 3], [0, 0, 1, 1], [0, 1, 2, 3])
 
 
 def test_several_images_a_patient_do_not_make_it_update_more_often():

@@ -7,12 +7,13 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
-from tmv_lib.calibration import expected_calibration_error
+from tmv_lib.calibration import debiased_calibration_error
 from tmv_lib.classification import negative_log_likelihood
 from tmv_lib.statistics import FloatArray, as_binary, as_finite
 from tmv_lib.triage import accepted, certify_sides, one_image_each
 from tmv_lib.updating import UPDATES, closed_test
 
+MEASURES = ("nll", "accuracy", "debiased_ece", "coverage")
 MOST = 0.75  # share of the patients that may teach where the rest must judge
 
 
@@ -39,10 +40,10 @@ def learning_curve(
 
     In each draw patients are taken in random order, the first n of them teach, for every n, so that sizes are
     compared within a draw. judged_on: the cases that judge, in every draw all of them; where None, the patients beyond
-    the largest n, the same for all n: an ECE grows with the noise of few cases, and must not grow along the curve for
-    that. The logits that n labels make are judged by `nll`, `accuracy`, `ece` (15 bins of equal width) and `cost`
-    (1 a wrong decision, everybody decided); the logit as shipped by `coverage`, the share of images whose decision is
-    certified by one image of each of n patients (`certify_sides`). n = 0 is the model as shipped; `update` the choice.
+    the largest n, the same for all n, so that a row less the row n = 0 of its draw is what the labels changed. The
+    logits that n labels make are judged by `nll`, `accuracy` and `debiased_ece` (15 bins of equal width, the noise of
+    few cases taken off); the logit as shipped by `coverage`, the share of images whose decision is certified by one
+    image of each of n patients (`certify_sides`). n = 0 is the model as shipped; `update` the choice.
 
     n_patients: sizes, of which those are left out that are more than the local patients or, where no other cases
     judge, more than three quarters of them. Raises ValueError where none is left.
@@ -74,14 +75,22 @@ def learning_curve(
 
 
 def bands(curve: pd.DataFrame) -> pd.DataFrame:
-    """Median and 5 to 95 % over the draws of a learning curve: `measure`, `n`, `median`, `low`, `high`, a row each."""
-    long = curve.melt("n", ["nll", "accuracy", "ece", "cost", "coverage"], var_name="measure")
+    """What n patients change, paired: `measure`, `n`, `median`, `low`, `high` (5 and 95 % over the draws), a row each.
+
+    Of each draw the value at n less the value as shipped, on the very same cases, so that the band is not the noise of
+    the cases that judge.
+    """
+    levels = curve.set_index(["draw", "n"])[list(MEASURES)]
+    change = levels - levels.xs(0, level="n").reindex(levels.index.get_level_values("draw")).to_numpy()
+    long = change.reset_index().melt("n", list(MEASURES), var_name="measure")
     grouped = long.groupby(["measure", "n"], sort=False)["value"]
     ends = {"median": 0.5, "low": 0.05, "high": 0.95}
     return pd.DataFrame({name: grouped.quantile(level) for name, level in ends.items()}).reset_index()
 
 
 def _judged(y: FloatArray, logit: FloatArray) -> dict[str, float]:
-    wrong = float(((logit > 0) != y).mean())
-    ece = float(expected_calibration_error(y, expit(logit)))
-    return {"nll": float(negative_log_likelihood(y, logit)), "accuracy": 1 - wrong, "ece": ece, "cost": wrong}
+    return {
+        "nll": float(negative_log_likelihood(y, logit)),
+        "accuracy": float(((logit > 0) == y).mean()),
+        "debiased_ece": float(debiased_calibration_error(y, expit(logit))),
+    }

@@ -33,12 +33,16 @@ from tmv_lib.files import join, read_csv, read_rows
 from tmv_lib.fitted_policy import FittedPolicy, judge, read_policy
 from tmv_lib.images import How
 from tmv_lib.params import read_members
-from tmv_lib.shift import LEVEL, Shift, domain_auc, feature_space, kolmogorov_smirnov
+from tmv_lib.shift import LEVEL, Shift, domain_test, feature_space, kolmogorov_smirnov
 from tmv_lib.statistics import holm
 
 FEWEST = 20  # patients of a batch that are compared with the cases calibrated on
 AT_ONCE = 32  # images whose signals are measured together: seconds, so that progress shows
 LOGIT_TOLERANCE, KAPPA_TOLERANCE = 0.05, 0.05  # between two machines, or processor and graphics card
+LOOKS = (  # 1 - 0.95^14 = 0.51
+    "This is one look: of batches that are no different one in twenty is called different, and of fourteen in a row at"
+    " least one as likely as not."
+)
 REPEATED = 8  # cases on record that `check` scores again
 
 
@@ -151,8 +155,9 @@ def likeness(system: System, scored: Scored, groups: ArrayLike) -> Likeness:
     """Compare new images, of the patients `groups` (n,), with those that calibrators and threshold come from.
 
     They are `val` and `cal`, patients of the source that no network was trained on, or the site's own cases where the
-    policy was calibrated there. The tests of the stage `site` that need no label, with its parameters: a classifier on
-    features, the mean of several foldings, and the distribution of each member's logit; p by permuting patients, Holm.
+    policy was calibrated there. The tests of the stage `site` that need no label, with its parameters: the features and
+    the distribution of each member's logit; p by permuting patients, Holm over the tests of this batch. Batches that
+    were looked at before are not known here, and no correction is made for them: the words say what that means.
     """
     cases = read_csv(system.root / "data/prepare/cases.csv", ["image_id", "patient_id", "split"])
     splits = {"val", "cal"}
@@ -178,7 +183,7 @@ def likeness(system: System, scored: Scored, groups: ArrayLike) -> Likeness:
     dealt = {"n_permutations": params["permutations"], "rng": np.random.default_rng(params["seed"])}
     features = np.vstack([space(rows(wanted=cases["image_id"])), space(scored.features[fresh])])
     folded = {"n_folds": params["folds"], "n_foldings": params["foldings"]}
-    tests = {"features": domain_auc(features, site, who, **folded, **dealt)}
+    tests = {"features": domain_test(features, site, who, **folded, **dealt)}
     for name in system.policy.members:
         told = read_csv(system.root / f"data/train/{name}/predictions.csv", ["image_id", "logit"])
         # to four decimals: what rounding and the size of a batch leave is no difference
@@ -190,21 +195,21 @@ def likeness(system: System, scored: Scored, groups: ArrayLike) -> Likeness:
 
 
 def _likeness_in_words(tests: dict[str, Shift], n_patients: int) -> str:
-    told = tests["features"]
-    auc = (
-        f"AUC of telling them apart {told.observed:.2f}, by lot {told.chance_p95:.2f} or more once in 20;"
-        f" least p {min(test.p_value for test in tests.values()):.2g} by Holm over {len(tests)} tests"
+    least = min(test.p_value for test in tests.values())
+    tested = (
+        f"AUC of telling them apart {tests['features'].observed:.2f}; least p {least:.2g} by Holm over"
+        f" {len(tests)} tests"
     )
-    if any(test.p_value <= LEVEL for test in tests.values()):
-        found = ", ".join(name.replace("_", " of ", 1) for name, test in tests.items() if test.p_value <= LEVEL)
+    if least < LEVEL:
+        differ = ", ".join(name.replace("_", " of ", 1) for name, test in tests.items() if test.p_value < LEVEL)
         return (
-            f"These {n_patients} patients do not look like the cases calibrated on ({found}; {auc}). Probabilities,"
-            " threshold and guarantee may be false here. Without labels nobody can say: another share of positives"
-            " alone also looks different."
+            f"Looks different, harm unknown: these {n_patients} patients and the cases calibrated on differ in {differ}"
+            f" ({tested}). Another share of positives alone also looks different, and without labels nobody can say"
+            f" whether probabilities, threshold and guarantee hold. {LOOKS}"
         )
     return (
-        f"No difference from the cases calibrated on was found in {n_patients} patients ({auc}). That is no proof:"
-        " a smaller difference goes unnoticed, and so does one that only labels can show."
+        f"No difference from the cases calibrated on was shown in {n_patients} patients ({tested}). That is no proof:"
+        f" a smaller difference goes unnoticed, and so does one that only labels can show. {LOOKS}"
     )
 
 

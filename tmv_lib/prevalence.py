@@ -4,46 +4,63 @@ Both estimates hold where positives look like positives and negatives like negat
 they are wrong without a sign of it: ask `tmv_lib.shift` within each class first.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from tmv_lib.calibration import at_prevalence
-from tmv_lib.statistics import as_binary, as_finite
+from tmv_lib.statistics import FloatArray, as_binary, as_finite, as_weights
 
 EDGE = 1e-4  # estimates are kept within [EDGE, 1 - EDGE], so that their log odds are finite
 
 
-def prevalence_by_em(logit: ArrayLike, *, source: float) -> float:
+def prevalence_by_em(logit: ArrayLike, *, source: float, weights: ArrayLike | None = None) -> Any:
     """The prevalence under which calibrated logits (n,) say it themselves (Saerens, Latinne & Decaestecker 2002).
 
-    EM: pi <- mean sigma(z + logit pi - logit pi_s), to its fixed point, the maximum of the likelihood. source: pi_s in
-    (0, 1), the prevalence that the logits are calibrated for.
+    pi maximises sum_i w_i log[pi q_i + (1 - pi)(1 - q_i)], q = sigma(z - logit pi_s); EM climbs there step by step.
+    The derivative falls in pi, so that bisection ends at the same place in fifty steps. source: pi_s in (0, 1), the
+    prevalence that the logits are calibrated for. Returns a float, or an array (resamples,) for weights (resamples, n).
     """
     z = as_finite(logit, name="logit")
-    found = source
-    for _ in range(10_000):
-        before = found
-        found = float(np.clip(expit(at_prevalence(z, source=source, target=before)).mean(), EDGE, 1 - EDGE))
-        if abs(found - before) < 1e-9:
-            break
-    return found
+    w = as_weights(weights, n=z.size)
+    q = expit(at_prevalence(z, source=source, target=0.5))
+    low, high = np.full(w.shape[:-1], EDGE), np.full(w.shape[:-1], 1 - EDGE)
+    for _ in range(50):
+        middle = (low + high) / 2
+        pi = middle[..., None]
+        rising = (w * (2 * q - 1) / (pi * q + (1 - pi) * (1 - q))).sum(axis=-1) > 0
+        low, high = np.where(rising, middle, low), np.where(rising, high, middle)
+    return ((low + high) / 2)[()]
 
 
-def prevalence_by_confusion(source_y_true: ArrayLike, source_logit: ArrayLike, logit: ArrayLike) -> float:
+def prevalence_by_confusion(
+    y_true: ArrayLike, logit: ArrayLike, site: ArrayLike, *, weights: ArrayLike | None = None
+) -> Any:
     """The prevalence that explains the share of positive decisions z > 0 at the site (BBSE, Lipton et al. 2018).
 
-    pi = (mu - FPR) / (TPR - FPR), mu the share at the site (n,), both rates from labelled source cases (m,) that the
-    logits were not fitted on. Raises ValueError without both classes, and where TPR is not above FPR.
+    pi = (mu - FPR) / (TPR - FPR), mu the share at the site, both rates from source cases that the logits were not
+    fitted on. logit (n,) of both places, site (n,) 1 at the site and 0 at the source; y_true (n,) plays a part at the
+    source alone. Returns a float, or an array (resamples,) for weights (resamples, n). Raises ValueError where, in any
+    resample, one place or one class of the source has no case, or TPR is not above FPR.
     """
-    y = as_binary(source_y_true, name="source_y_true")
-    decided = as_finite(source_logit, name="source_logit", n=y.size) > 0
-    if not 0 < y.sum() < y.size:
-        raise ValueError("both classes are needed at the source, found one class only")
-    tpr, fpr = decided[y == 1].mean(), decided[y == 0].mean()
-    if tpr <= fpr:
+    y, here = as_binary(y_true), as_binary(site, name="site")
+    decided = as_finite(logit, name="logit", n=y.size) > 0
+    w = as_weights(weights, n=y.size)
+
+    def rate(among: FloatArray, what: str) -> FloatArray:
+        total = w @ among
+        if not (total > 0).all():
+            raise ValueError(f"{what} are needed, found none")
+        return (w @ (among * decided)) / total
+
+    tpr, fpr = rate((1 - here) * y, "positives at the source"), rate((1 - here) * (1 - y), "negatives at the source")
+    share = rate(here, "cases of the site")
+    if not (tpr > fpr).all():
+        worst = np.argmin(tpr - fpr)
         raise ValueError(
-            f"decisions must be positive more often among positives ({tpr:.3f}) than negatives ({fpr:.3f})"
+            "decisions must be positive more often among the source's positives"
+            f" ({np.ravel(tpr)[worst]:.3f}) than its negatives ({np.ravel(fpr)[worst]:.3f})"
         )
-    share = (as_finite(logit, name="logit") > 0).mean()
-    return float(np.clip((share - fpr) / (tpr - fpr), EDGE, 1 - EDGE))
+    return np.clip((share - fpr) / (tpr - fpr), EDGE, 1 - EDGE)[()]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import chdtri, expit
+from scipy.special import chdtrc, chdtri, expit
 
 from tmv_lib.classification import RIDGE
 from tmv_lib.logistic import fit_logistic
@@ -29,6 +29,18 @@ class Updates(NamedTuple):
     against_keep: FloatArray
     against_intercept: FloatArray
     design_effect: FloatArray
+
+
+class Interaction(NamedTuple):
+    """Whether calibration differs between two places: the p-value, and by how much intercept and slope do, (rows,).
+
+    Differences are those of the site minus those of the source; the first row is of the cases as they are.
+    """
+
+    p_value: float
+    design_effect: float
+    intercept_difference: FloatArray
+    slope_difference: FloatArray
 
 
 class CrossFitted(NamedTuple):
@@ -68,11 +80,56 @@ def closed_test(y_true: ArrayLike, logit: ArrayLike, *, groups: ArrayLike, weigh
     effect = _design_effect(y - expit(line[:, :1] + line[:, 1:] * z), z, w, patient)
     against_keep, against_intercept = (2 * (loss - losses[2]) / effect for loss in losses[:2])
     one_class = np.minimum(w @ y, w @ (1 - y)) == 0
-    keep = (against_keep < chdtri(2, LEVEL)) | one_class
-    choice = np.where(keep, 0, np.where(against_intercept < chdtri(1, LEVEL), 1, 2))
+    keep = (against_keep <= chdtri(2, LEVEL)) | one_class
+    choice = np.where(keep, 0, np.where(against_intercept <= chdtri(1, LEVEL), 1, 2))
     intercept = np.choose(choice, [np.zeros(len(w)), shift, line[:, 0]])
     slope = np.where(choice == 2, line[:, 1], 1.0)
     return Updates(choice, intercept, slope, against_keep, against_intercept, effect)
+
+
+def calibration_interaction(
+    y_true: ArrayLike,
+    logit: ArrayLike,
+    site: ArrayLike,
+    *,
+    groups: ArrayLike,
+    n_resamples: int,
+    rng: np.random.Generator,
+) -> Interaction:
+    """Test that one line calibrates a logit at two places: logit P(y = 1) = a + b z + site (c + d z), c = d = 0.
+
+    A model can be as wrong at home as at the site, and then nothing that is found at the site is the site's doing. With
+    log-likelihoods l1 of one line for both and l2 of a line each, 2 (l2 - l1) / D is held against chi-square with two
+    degrees of freedom, and rejects where p < 0.05. D = trace[(B0 + B1)^-1 (V0 + V1)] / 2, at least 1, is the design
+    effect of c and d (Rao & Scott 1981): B the inverse information of a place's line, V its variance clustered by
+    patient. Of 400 simulated pairs of equally calibrated places 4 to 7 % were rejected from 60 patients each on, with
+    one to three images a patient; of 40 and 40, 9 %: there it rejects too often.
+
+    y_true (n,) in {0, 1}; logit (n,) finite, one that no label of either place has fitted; site (n,) 1 at the site and
+    0 at the source, groups (n,) the patients, each of one place. n_resamples: draws of patients, within each place, of
+    which the rows of c and d beyond the first are. Raises ValueError unless both places hold both classes.
+    """
+    y, here = as_binary(y_true), as_binary(site, name="site")
+    z = as_finite(logit, name="logit", n=y.size)
+    lines, losses, variances, naive = [], [], [], []
+    for place, name in ((0, "source"), (1, "site")):
+        there = here == place
+        if not 0 < y[there].sum() < there.sum():
+            raise ValueError(f"calibration is compared where both classes are, found one class only at the {name}")
+        label, score, patient = y[there], z[there], pd.factorize(np.asarray(groups)[there])[0]
+        weights = np.vstack([np.ones(score.size), patient_counts(patient, n_resamples=n_resamples, rng=rng)])
+        line = _line(label, score, weights)
+        lines.append(line)
+        losses.append(_losses(label, line[:1, :1] + line[:1, 1:] * score, weights[:1])[0])
+        of_images, of_patients = _line_variances(label, score, line[0], patient)
+        naive.append(of_images)
+        variances.append(of_patients)
+    one = _line(y, z, np.ones((1, y.size)))
+    together = _losses(y, one[:, :1] + one[:, 1:] * z, np.ones((1, y.size)))[0]
+    effect = max(1.0, float(np.trace(np.linalg.solve(sum(naive), sum(variances))) / 2))
+    apart = lines[1] - lines[0]
+    p_value = float(chdtrc(2, max(2 * (together - sum(losses)) / effect, 0)))
+    return Interaction(p_value, effect, apart[:, 0], apart[:, 1])
 
 
 def site_folds(groups: ArrayLike, *, n_folds: int, n_foldings: int, rng: np.random.Generator) -> IntArray:
@@ -141,6 +198,21 @@ def _cross_fitted(
         updated = np.take_along_axis(intercept, folds, axis=1) + np.take_along_axis(slope, folds, axis=1) * z
         logits[row] = updated.mean(axis=0)
     return logits, chosen
+
+
+def _line(y: FloatArray, z: FloatArray, weights: FloatArray) -> FloatArray:
+    """Intercept and slope (rows, 2) under the weak ridge about the identity."""
+    return fit_logistic(np.column_stack([np.ones(z.size), z]), y, weights=weights, ridge=RIDGE, centre=[0.0, 1.0])
+
+
+def _line_variances(y: FloatArray, z: FloatArray, line: FloatArray, patient: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Variance (2, 2) of intercept and slope, images taken as independent, and clustered by patient."""
+    design = np.column_stack([np.ones(z.size), z])
+    p = expit(design @ line)
+    bread = np.linalg.inv((design * (p * (1 - p))[:, None]).T @ design + RIDGE * np.eye(2))
+    scores = np.zeros((patient.max() + 1, 2))
+    np.add.at(scores, patient, design * (y - p)[:, None])
+    return bread, bread @ (scores.T @ scores) @ bread * len(scores) / max(len(scores) - 1, 1)
 
 
 def _losses(y: FloatArray, logits: FloatArray, w: FloatArray) -> FloatArray:
