@@ -88,9 +88,9 @@ def errors(test: dict[str, pd.DataFrame], params: DiversityParams) -> dict[str, 
 def differences(val: dict[str, pd.DataFrame], test: dict[str, pd.DataFrame], params: DiversityParams) -> dict[str, Any]:
     """Every figure of the first member minus that of the second, tested; and who is better.
 
-    Holm's adjustment over the three tests of the claim (AUROC; miscalibration, raw and calibrated), and over all
-    others. Miscalibration says who is better calibrated: unlike NLL and Brier score it has nothing to do with ranking,
-    and unlike that of ECE its difference is not biased.
+    Holm's adjustment over the tests of the claim (AUROC; miscalibration, raw and calibrated), and over all others; what
+    calibration leaves as it was is one test, not two. Miscalibration says who is better calibrated: unlike NLL and
+    Brier score it has nothing to do with ranking, and unlike that of ECE its difference is not biased.
     """
     first, second = test
     points = [operating_point(rows["y_true"], rows["score"], sensitivity=params.sensitivity) for rows in val.values()]
@@ -188,7 +188,7 @@ def claim(found: dict[str, Any], first: str, second: str) -> str:
         f"AUROC {told(found, 'auroc_difference', ranks)}; what a wrong shift and slope cost, in nats a case, "
         f"raw {told(found['raw'], 'logistic_miscalibration_difference', calibrates['raw'])}; "
         f"calibrated {told(found['calibrated'], 'logistic_miscalibration_difference', calibrates['calibrated'])}. "
-        "p by Holm over these three; one training of each."
+        "p by Holm over these; one training of each."
     )
 
 

@@ -81,18 +81,26 @@ def test_differences_change_sign_with_the_order_of_members():
     assert forth["ranks_better"] == back["ranks_better"]
 
 
-def test_two_families_are_corrected_apart():
-    found = compared(noise=(0.8, 1.0))
+@pytest.mark.parametrize(
+    ("scale", "sizes"),
+    [
+        ((1.5, 1.2), (3, 12)),  # a scale moves no decision at p > 0.5: of its 15, three tests stand there twice
+        ((1.0, 1.0), (2, 10)),  # raw and calibrated are the same: nor do NLL, Brier score and miscalibration differ
+    ],
+)
+def test_two_families_are_corrected_apart_and_a_test_counts_once(scale, sizes):
+    found = compared(noise=(0.3, 1.5), scale=scale)
     tests = [entry for entry in (found, *found.values()) if isinstance(entry, dict)]
     claimed, others = {}, {}
     for entry in tests:
         for name in [name for name in entry if name.endswith("_p_value")]:
             ours = "miscalibration" in name or (entry is found and name == "auroc_difference_p_value")
             (claimed if ours else others)[id(entry), name] = (entry[name], entry[f"{name}_holm"])
-    for family, size in ((claimed, 3), (others, 15)):
-        assert len(family) == size
-        raw, adjusted = zip(*sorted(family.values()), strict=True)
-        assert adjusted[0] == pytest.approx(min(1, size * raw[0]))
+    for family, entries, size in ((claimed, 3, sizes[0]), (others, 15, sizes[1])):
+        assert len(family) == entries
+        least, adjusted = min(family.values())
+        assert adjusted == pytest.approx(size * least)
+        assert adjusted < 1
 
 
 def test_the_ece_is_told_without_interval_or_test():
