@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
-	validate-taxonomy predict judge
+	foreign validate-taxonomy predict judge
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -59,6 +59,9 @@ intervals: $(BIN)/.installed  ## how often do our intervals cover the truth? doc
 
 sites: $(BIN)/.installed  ## does `site` name planted shifts? docs/sites.md; needs `make repro`, 20 phantoms, goes on after a kill
 	OMP_NUM_THREADS=1 python -m studies.sites
+
+foreign: $(BIN)/.installed  ## what becomes of photographs, other organs, spoiled films? docs/foreign.csv; needs `make repro`; FOLDERS="<folder of images> ..."
+	python -m studies.foreign $(FOLDERS)
 
 $(BIN)/.installed: requirements.txt
 	$(PYTHON) -m venv .venv
