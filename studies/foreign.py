@@ -3,8 +3,8 @@
 Run by `make foreign FOLDERS="<folder> ..."` in a project that has run; writes docs/foreign.csv. Asked are the test
 images spoiled in every way of `tmv_lib.foreign`, the photographs that ship with scikit-image and scikit-learn, the
 slices and dose maps that ship with pydicom, phantoms where the networks were trained on something else, and up to a
-hundred images of each folder that is named. Nothing is downloaded. A case counts as decided where it is not refused and the
-certainty of its probability alone, the price-weighted margin, reaches the threshold.
+hundred images of each folder that is named. Nothing is downloaded. A case counts as decided where it is not refused and
+the certainty of its probability alone, the price-weighted margin, reaches the threshold.
 """
 
 import sys
