@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
-	validate-taxonomy predict judge promises fresh-phantoms public-predictions
+	foreign validate-taxonomy predict judge promises fresh-phantoms public-predictions
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -69,6 +69,9 @@ fresh-phantoms: $(BIN)/.installed  ## is the verdict true of the population? doc
 
 public-predictions: $(BIN)/.installed  ## the verdict on others' predictions: make public-predictions FOLDER=<folder>; docs/verdicts.md
 	OMP_NUM_THREADS=1 python -m studies.public_predictions "$(FOLDER)"
+
+foreign: $(BIN)/.installed  ## what becomes of photographs, other organs, spoiled films? docs/foreign.csv; needs `make repro`; FOLDERS="<folder of images> ..."
+	python -m studies.foreign $(FOLDERS)
 
 $(BIN)/.installed: requirements.txt
 	$(PYTHON) -m venv .venv

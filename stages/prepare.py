@@ -159,8 +159,7 @@ def foreign(cases: pd.DataFrame, images: np.ndarray) -> tuple[np.ndarray, pd.Dat
     val = np.flatnonzero(cases["split"] == "val")
     chosen = np.sort(rng.choice(val, min(FOREIGN, len(val)), replace=False))
     spoiled = foreign_images(images[chosen], rng=rng)
-    made_from = cases["image_id"].to_numpy()[chosen]
-    rows = [pd.DataFrame({"image_id": made_from[: len(of)], "kind": kind}) for kind, of in spoiled.items()]
+    rows = [pd.DataFrame({"image_id": cases["image_id"].to_numpy()[chosen], "kind": kind}) for kind in spoiled]
     return np.concatenate(list(spoiled.values())), pd.concat(rows, ignore_index=True)
 
 

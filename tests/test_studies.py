@@ -9,13 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 from scipy.special import ndtr
 from scipy.stats import ttest_ind
 
 from stages.site import SiteParams
-from studies import copies, intervals, planted_marker, seeds, sites, taxonomy
+from studies import copies, foreign, intervals, planted_marker, seeds, sites, taxonomy
 from tmv_lib import failures
 from tmv_lib.calibration import calibration_in_the_large, calibration_slope, expected_calibration_error
+from tmv_lib.images import square
 from tmv_lib.reporting import mean
 from tmv_lib.sources.phantom import plan_cases
 from tmv_lib.statistics import auroc
@@ -385,3 +387,28 @@ def test_planted_shifts_of_rendered_images_are_named():
     text = sites.page(table, updates, site, "float32")
     assert "| test_prevalence: 0.65 | `prevalence` | 2 |" in text
     assert "nan" not in text
+
+
+def test_foreign_images_are_of_eight_kinds_and_more_and_each_folder_is_one(tmp_path):
+    (tmp_path / "blood_cells/a").mkdir(parents=True)
+    levels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "blood_cells/a/one.png")
+    bring = partial(square, size=32, how="stretch")
+    test = np.random.default_rng(0).integers(0, 256, (60, 32, 32), dtype=np.uint8)
+    kinds = foreign.collect(test, [tmp_path / "blood_cells"], bring, {"source": "phantom"})
+    assert len(kinds) >= 8
+    assert len(kinds["blood cells"]) == 1
+    assert min(len(kinds[kind]) for kind in ("CT slices", "MR slices")) >= 2
+    assert len(kinds["photographs"]) > 100
+    assert sum(map(len, kinds.values())) > 500
+    assert {(of.shape[1:], of.dtype) for of in kinds.values()} == {((32, 32), np.dtype(np.uint8))}
+    with pytest.raises(ValueError, match="nothing: no PNG or JPEG below it"):
+        foreign.collect(test, [tmp_path / "nothing"], bring, {"source": "phantom"})
+
+
+def test_what_is_refused_is_not_decided_however_certain():
+    asked = pd.DataFrame({"kind": ["a", "a", "a", "b"], "oddity": [0.01, 0.5, 0.5, 0.05], "alone_layout": True})
+    found = foreign.table(asked.assign(certainty=[1.0, 0.2, 0.8, 1.0]), threshold=0.5).set_index("kind")
+    assert found.loc["a", ["n", "refused", "decided", "decided_without_the_rule"]].tolist() == [3, 1, 1, 2]
+    assert found.loc["a", "surest_decided"] == 0.8
+    assert found.loc["b", ["refused", "decided", "alone_layout"]].tolist() == [1, 0, 1]

@@ -4,11 +4,12 @@ import numpy as np
 
 
 def foreign_images(images: np.ndarray, *, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Spoiled versions of square uint8 images (n, side, side), one per image and kind; black and white are one each.
+    """Spoiled versions of square uint8 images (n, side, side), one per image and kind.
 
     noise: the image's own pixels in a random order, so that no histogram gives it away. inverted: white for black.
-    rotated_90, rotated_180: lying on its side, upside down. mirrored: left for right. grey: its mean level everywhere.
-    gradient: from its darkest to its brightest level, downwards, upwards, or to either side. black, white: uniform.
+    rotated_90, rotated_180: lying on its side, upside down. mirrored: left for right. uniform: one level everywhere,
+    from black for the first image to white for the last. gradient: from its darkest to its brightest level, downwards,
+    upwards, or to either side.
 
     Raises ValueError for images that are not square, or none.
 
@@ -17,16 +18,15 @@ def foreign_images(images: np.ndarray, *, rng: np.random.Generator) -> dict[str,
     """
     if images.ndim != 3 or images.shape[1] != images.shape[2] or not len(images):
         raise ValueError(f"images must be (n, side, side), at least one, found shape {images.shape}")
-    lowest, mean, highest = (of(images, axis=(1, 2)) for of in (np.min, np.mean, np.max))
-    ramps = np.linspace(lowest, highest, images.shape[1], axis=1)[:, :, None].repeat(images.shape[1], axis=2)
+    n, side, _ = images.shape
+    ramps = np.linspace(images.min(axis=(1, 2)), images.max(axis=(1, 2)), side, axis=1)[:, :, None].repeat(side, axis=2)
+    levels = np.linspace(0, 255, n)[:, None, None]
     return {
-        "noise": rng.permuted(images.reshape(len(images), -1), axis=1).reshape(images.shape),
+        "noise": rng.permuted(images.reshape(n, -1), axis=1).reshape(images.shape),
         "inverted": 255 - images,
         "rotated_90": np.rot90(images, axes=(1, 2)),
         "rotated_180": np.rot90(images, 2, axes=(1, 2)),
         "mirrored": images[:, :, ::-1],
-        "grey": np.broadcast_to(mean[:, None, None], images.shape).astype(np.uint8),
+        "uniform": np.broadcast_to(levels, images.shape).astype(np.uint8),
         "gradient": np.stack([np.rot90(ramp, k % 4) for k, ramp in enumerate(ramps)]).astype(np.uint8),
-        "black": np.zeros_like(images[:1]),
-        "white": np.full_like(images[:1], 255),
     }
