@@ -316,8 +316,10 @@ def answers(
     votes = np.column_stack([deferral.cheapest_decision(prob, **prices.errors) for prob in probs.values()])
     result["disagreement"] = policy.disagreement(test, votes, **resampling)
     result["subgroups"] = subgroups(test, resampling)
-    networks = None not in members.values()
-    result["failures"] = policy.caught(test, kinds(test), **resampling) if networks else {"absent": NO_NETWORK}
+    networks, way = None not in members.values(), fitted.policies["as_shipped"].combine
+    result["failures"] = {"absent": NO_NETWORK}
+    if networks:
+        result["failures"] = policy.caught(test, kinds(test, way, list(members)), prices, **resampling)
     return result
 
 
@@ -355,10 +357,11 @@ def subgroups(test: pd.DataFrame, resampling: dict[str, Any]) -> dict[str, Any]:
     return found if len(named.columns) else found | {"absent": "the case table has no subgroup column, class excepted"}
 
 
-def kinds(test: pd.DataFrame) -> pd.Series:
-    """The kind of failure of each case, by `failures`; "" where the ensemble does not err at p > 0.5."""
+def kinds(test: pd.DataFrame, way: str, members: list[str]) -> pd.Series:
+    """The kind of each case's failure, by `failures`, of the first member or the mean; "" where that is right at 0.5."""
     errors = read_csv("data/failures/errors.csv", ["image_id", "model", "kind"])
-    own = errors[errors["model"] == "ensemble"].set_index("image_id")["kind"]
+    model = members[0] if way == "first_member" else "ensemble"
+    own = errors[errors["model"] == model].set_index("image_id")["kind"]
     return test["image_id"].map(own.astype(object)).astype(object).fillna("")
 
 

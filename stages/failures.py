@@ -48,8 +48,6 @@ class FailuresParams(Params):
     folds: Annotated[int, Field(ge=2, le=20)]
     components: Annotated[int, Field(ge=1)]
     gap: Share
-    false_negative: Annotated[float, Field(gt=0)]
-    false_positive: Annotated[float, Field(gt=0)]
     adjudication: str | None
     resamples: Annotated[int, Field(ge=100)]
     seed: Annotated[int, Field(ge=0)]
@@ -275,16 +273,12 @@ def answers(cases: pd.DataFrame, probs: np.ndarray, members: list[str]) -> pd.Da
 def counted(
     errors: pd.DataFrame, test: pd.DataFrame, params: FailuresParams, rng: np.random.Generator
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """How many errors of each kind one model makes, what they cost, what mending a kind would gain, and what is right
-    for no reason.
-    """
-    cost = np.where(test["y_true"] == 1, params.false_negative, params.false_positive)
+    """How many errors of each kind one model makes, what mending a kind would gain, and what is right for no reason."""
     y_true, y_prob = test["y_true"].to_numpy(), test["y_prob"].to_numpy()
     resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
     found, drawn = failures.tally(errors), []
     for kind in failures.KINDS:
         of_kind = errors[errors["kind"] == kind]
-        groups = of_kind["patient_id"].to_numpy()
         share = (errors["kind"] == kind).to_numpy(dtype=float)
         entry = found[kind] | figure("share", mean, share, groups=errors["patient_id"].to_numpy(), **resampling)
         if "share" in entry:
@@ -292,13 +286,9 @@ def counted(
             drawn.append({"kind": kind, "share": entry["share"], **ends})
         if len(of_kind):
             here = test["image_id"].isin(of_kind["image_id"]).to_numpy()
-            missed = (of_kind["y_true"] == 1).to_numpy(dtype=float)
-            entry |= priced(figure("severity", mean, missed, groups=groups, **resampling), params)
             entry["accuracy_gain"] = len(of_kind) / len(test)
-            everybody = test["patient_id"].to_numpy()
-            entry |= figure("failure_cost_gain", mean, cost * here, groups=everybody, **resampling)
             arrays = (y_true, y_prob, *failures.mended(y_true, y_prob, here, kind=kind))
-            ranked = {"groups": everybody, "stratify": y_true, **resampling}
+            ranked = {"groups": test["patient_id"].to_numpy(), "stratify": y_true, **resampling}
             entry |= figure("auroc_gain", failures.auroc_gain, *arrays, **ranked)
         found[kind] = entry
     # Right, but not once the border is hidden, and a network that never sees the border is wrong.
@@ -308,15 +298,6 @@ def counted(
     lucky = figure("share", mean, values, groups=groups, **resampling)
     found["right_for_the_wrong_reason"] = {"n": int(leaning.sum()), **lucky}
     return found, pd.DataFrame(drawn, columns=["kind", "share", "low", "high"])
-
-
-def priced(missed: dict[str, Any], params: FailuresParams) -> dict[str, Any]:
-    """The share of missed positives among errors, with its interval, as the mean cost of one of them."""
-    prices = {"cost_fn": params.false_negative, "cost_fp": params.false_positive}
-    if "severity" not in missed:
-        return missed
-    low, high = sorted(failures.severity(missed[f"severity_{end}"], **prices) for end in ("low", "high"))
-    return {"severity": failures.severity(missed["severity"], **prices), "severity_low": low, "severity_high": high}
 
 
 def queues(errors: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -382,7 +382,6 @@ def test_repairs_mend_answers_and_of_wrong_labels_the_label():
         assert ((p > 0.5) == y).all()
         assert (y == y_true).all() == (kind != "annotation noise")
         assert failures.auroc_gain(y_true, y_prob, y, p) == pytest.approx(0.5)  # of 4 pairs 2 were in order
-    assert failures.severity(0.25, cost_fn=5, cost_fp=1) == 2
 
 
 def test_a_spread_shows_the_most_typical_and_the_least_sure_in_order():

@@ -191,14 +191,14 @@ def test_caught_counts_each_kind_once(resampling):
     cases = pd.DataFrame({"patient_id": range(7), "y_true": [1, 1, 1, 0, 0, 0, 1], "decision": [0, 0, 1, 1, 0, 1, 1]})
     cases["deferred"] = [True, False, False, True, False, False, False]
     kinds = pd.Series(["blind", "blind", "blind", "", "", "noise", ""])
-    found = policy.caught(cases, kinds, **resampling)
+    found = policy.caught(cases, kinds, PRICES, **resampling)
     assert {name: (one["n"], one["deferred"], one["left"], one["decided_rightly"]) for name, one in found.items()} == {
         "blind": (3, 1, 1, 1),
         "noise": (1, 0, 1, 0),
         "without a kind": (1, 1, 0, 0),
     }
     assert found["blind"]["caught"] == pytest.approx(1 / 3)
-    assert policy.caught(cases.assign(decision=cases["y_true"]), kinds * 0, **resampling) == {}
+    assert policy.caught(cases.assign(decision=cases["y_true"]), kinds * 0, PRICES, **resampling) == {}
 
 
 def test_net_benefit_against_the_confusion_matrix(rng):

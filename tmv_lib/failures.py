@@ -262,11 +262,6 @@ def tally(errors: pd.DataFrame) -> dict[str, Any]:
     return found
 
 
-def severity(missed_share: float, *, cost_fn: float, cost_fp: float) -> float:
-    """Mean cost of an error where this share of the errors, in [0, 1], are missed positives."""
-    return cost_fp + (cost_fn - cost_fp) * missed_share
-
-
 def mended(y_true: np.ndarray, y_prob: np.ndarray, of_kind: np.ndarray, *, kind: str) -> tuple[np.ndarray, np.ndarray]:
     """Labels and probabilities (n,) once the errors of a kind, of_kind (n,) boolean, are repaired.
 

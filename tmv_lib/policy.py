@@ -380,12 +380,15 @@ def _widened(
     return np.abs(next(ends)) - np.abs(next(ends))
 
 
-def caught(cases: pd.DataFrame, kinds: pd.Series, **resampling: Any) -> dict[str, Any]:
+def caught(cases: pd.DataFrame, kinds: pd.Series, prices: Prices, **resampling: Any) -> dict[str, Any]:
     """Of each kind of failure (n,), "" where there is none: how many errors are deferred, left, or decided rightly.
 
     The kinds are those of errors at p > 0.5; with unequal costs the cheapest decision puts some of them right and makes
-    others, which have no kind ("without a kind").
+    others, which have no kind ("without a kind"). `severity` is what one error of the kind costs where it is decided,
+    `failure_cost_gain` what mending all of them would save per case, were every case decided.
     """
+    y_true, everybody = cases["y_true"].to_numpy(), cases["patient_id"].to_numpy()
+    price = np.where(y_true == 1, prices.cost_fn, prices.cost_fp)
     wrong, deferred = (cases["decision"] != cases["y_true"]).to_numpy(), cases["deferred"].to_numpy()
     kind = np.where(wrong & (kinds.to_numpy() == ""), "without a kind", kinds.to_numpy())
     found: dict[str, Any] = {}
@@ -394,8 +397,10 @@ def caught(cases: pd.DataFrame, kinds: pd.Series, **resampling: Any) -> dict[str
         found[name] = {"n": int(here.sum()), "deferred": int((here & deferred).sum())}
         found[name]["left"] = int((here & wrong & ~deferred).sum())
         found[name]["decided_rightly"] = int((here & ~wrong & ~deferred).sum())
-        groups = cases["patient_id"].to_numpy()[here]
+        groups = everybody[here]
         found[name] |= figure("caught", mean, deferred[here].astype(float), groups=groups, **resampling)
+        found[name] |= figure("severity", mean, price[here], groups=groups, **resampling)
+        found[name] |= figure("failure_cost_gain", mean, price * here, groups=everybody, **resampling)
     return found
 
 

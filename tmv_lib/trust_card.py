@@ -359,14 +359,13 @@ def do_not_use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
     unusable = [name for name, one in metrics.get("explanations", {}).items() if "Do not" in one.get("verdict", "")]
     if unusable:
         told.append(f"you take a map for the reason ({_few(unusable)});")
-    risk = found.get("selective_risk", 1)
     worse = [
         f"{name} ({plain(one, 'errors_left', 'd')} wrong of {round(one.get('coverage', 0) * one.get('n', 0))} decided)"
         for name, one in at(found, "subgroups").items()
-        if name not in CLASSES
-        and isinstance(one, Mapping)
-        and not one.get("defined_by_truth")
-        and one.get("selective_risk_low", 0) > risk
+        if isinstance(one, Mapping)
+        and not one.get("defined_by_truth", name in CLASSES)
+        and one.get("gap_decided", 0) > 0
+        and one.get("gap_decided_p_value_holm", 1) < 0.05
     ]
     if worse:
         told.append(f"the case is one of those on which it errs more often: {_few(worse)};")
