@@ -358,7 +358,7 @@ def subgroups(test: pd.DataFrame, resampling: dict[str, Any]) -> dict[str, Any]:
 
 
 def kinds(test: pd.DataFrame, way: str, members: list[str]) -> pd.Series:
-    """The kind of each case's failure, by `failures`, of the first member or the mean; "" where that is right at 0.5."""
+    """Kind of each failure, by `failures`, of the first member or the mean; "" where that is right at p > 0.5."""
     errors = read_csv("data/failures/errors.csv", ["image_id", "model", "kind"])
     model = members[0] if way == "first_member" else "ensemble"
     own = errors[errors["model"] == model].set_index("image_id")["kind"]
