@@ -27,6 +27,7 @@ from tmv_lib.trust_card import (
     of_hundred,
     read_stages,
 )
+from tmv_lib.verdict import RIVALS
 
 ROOT = Path(__file__).parents[1]
 MEMBERS = {"one": "densenet121, seed 1", "two": "resnet50, seed 1"}
@@ -59,8 +60,6 @@ def of_member() -> dict:
 def metrics() -> dict:
     """What the metrics files of a run hold, as far as the card reads them."""
     found = {key: {name: of_member()[key] for name in MEMBERS} for key in of_member()}
-    promise = {"certified": True, "threshold": 0.623, "test_coverage": 0.71} | between("test_selective_risk", 0.031)
-    nothing = {"certified": False, "words": "Nothing can be certified with 89 calibration patients."}
     group = {"n": 50, "errors_left": 4, "words": "deferral narrows the gap"} | between("coverage", 0.9)
     deferral = {"n": 418, "n_positive": 167, "n_patients": 270, "threshold": 0.3, "words": "deferral can pay"}
     deferral |= {"deferral_rate": 0.172, "errors_deciding_all": 93, "errors_left": 60, "break_even_review_price": 0.625}
@@ -71,7 +70,7 @@ def metrics() -> dict:
             deferral |= between(f"{prefix}_{name}", 0.928 - 0.1 * place)
     for rival in ("baseline_decides_all", "baseline_at_half_decides_all", "ensemble_decides_all"):
         deferral[rival] = between("cost", 0.333) | between("reduction", 0.122)
-    for name in ("random_deferral", "plain_margin_deferral", "oracle_deferral", "doctor_reads_all"):
+    for name in ("random_deferral", "margin_deferral", "plain_margin_deferral", "oracle_deferral", "doctor_reads_all"):
         deferral[f"{name}_cost"] = 0.25
     counts = (142, 11, 14, 49, 144, 58)
     names = [f"{truth}_{end}" for truth in ("positive", "negative") for end in ("called_positive", "called_negative")]
@@ -87,18 +86,39 @@ def metrics() -> dict:
             "ward: b": group | between("selective_risk", 0.4),
         },
         "failures": {"spurious feature": between("caught", 0.186)},
-        "learned": {"verdict": "the margin is kept"},
-        "signals_missing": {"instability_one": 12},
+        "learned": {"used": False},
+        "threshold_from": "params",
+        "chow_threshold": 0.7,
+        "chow_review_price": 0.583,
+        "deferral_can_pay": True,
+        "out_of_distribution": 0.0431,
     }
-    audit = {place: {"ltt": between("violation_rate", rate)} for place, rate in (("cal", 0.04), ("test", 0.43))}
-    sides = {side: {"delta": 0.1, "ltt": nothing} for side in ("positive", "negative")}
-    guarantee = sides | {"pooled": {"delta": 0.1, "ltt": promise}, "ltt": promise, "risk": 0.05, "delta": 0.1}
-    guarantee |= {"population": "cases like cal", "words": "It holds if.", "audit": audit | {"draws": 500}}
+    standing = {"verdict": "holds", "n_patients": 93.5, "errors": 2.5, "low": 0.011, "high": 0.063}
+    promise = {"limit": 0.1, "level": 0.05, "p_value": 0.01, "n_patients": 101.0, "errors": 3.0}
+    guarantee = {
+        "delta": 0.1,
+        "lapses": False,
+        "missed_positives": promise | {"status": "kept_above", "threshold": 0.623, "on_test": standing},
+        "false_alarms": promise | {"status": "not_shown", "patients_wanted": 1234},
+        "sensitivity": promise | {"status": "vacuous"},
+    }
+    against = {name: {"cost": 0.25} | between("difference", -0.0511) for name in RIVALS}
+    good = {"prevalence": 0.4, "called_negative": {"share": 0.3, "wrong": 0.02}}
+    good["called_positive"] = {"share": 0.35, "wrong": 0.0812}
+    verdict = {
+        "answer": "use",
+        "because_of": "doctor_reads_all",
+        "is_dearer": False,
+        "cost": 0.1989,
+        "good_for": good,
+        "against": against,
+    }
     problems = {"duplicate": {"images": 0, "groups": 0}, "near_duplicate": {"images": 7, "groups": 1}}
     return found | {
         "deferral": deferral,
         "guarantee": guarantee,
-        "ensemble": {"combine": "mean_logit", "mean_logit": between("auroc", 0.9128)},
+        "verdict": verdict,
+        "ensemble": {"combine": "mean_logit", "in_use": between("auroc", 0.9128)},
         "prepare": {"problems": problems, "splits": {"test": {"images": 418, "positives": 167, "patients": 270}}},
         "site": {"shift": {"name": "ward", "words": "Test is darker."}, "certificate": {"coverage": 0.37}},
         "failures": {"ensemble": {"n_errors": 73, "spurious feature": {"n": 43} | between("share", 0.589)}},
@@ -152,10 +172,17 @@ CHANGES = [
     (("deferral", "baseline_decides_all", "reduction"), -0.0456, "-4.6 %"),
     (("deferral", "subgroups", "ward: b", "coverage"), 0.4321, "43.2 %"),
     (("deferral", "failures", "spurious feature", "caught"), 0.9753, "97.5 %"),
-    (("deferral", "learned", "verdict"), "it beats the margin", "it beats the margin"),
-    (("ensemble", "mean_logit", "auroc"), 0.6543, "0.654"),
-    (("guarantee", "pooled", "ltt", "threshold"), 0.512, "0.512"),
-    (("guarantee", "audit", "cal", "ltt", "violation_rate"), 0.0789, "7.9 %"),
+    (("deferral", "learned", "used"), True, "the margin, lowered by doubts"),
+    (("deferral", "out_of_distribution"), 0.0678, "6.8 %"),
+    (("deferral", "threshold_from"), "prices", "what these prices ask for"),
+    (("deferral", "deferral_can_pay"), False, "you hand cases to a doctor to save cost"),
+    (("ensemble", "in_use", "auroc"), 0.6543, "0.654"),
+    (("verdict", "answer"), "do_not_use", "Do not use it for"),
+    (("verdict", "cost"), 0.1777, "0.178 per case"),
+    (("verdict", "good_for", "called_positive", "wrong"), 0.0777, "7.8%"),
+    (("guarantee", "missed_positives", "threshold"), 0.512, "a certainty of 0.51 on"),
+    (("guarantee", "missed_positives", "on_test", "verdict"), "broken", "on test it is broken"),
+    (("guarantee", "false_alarms", "patients_wanted"), 4321, "4,321 calibration patients"),
     (("calibration", "one", "before", "positive_class_ece_uniform", "ece"), 0.1357, "0.136"),
     (("calibration", "two", "after", "in_the_large"), 1.23, "+1.23"),
     (("uncertainty", "two", "margin", "adjusted_error_auroc"), 0.5432, "0.543"),
@@ -203,7 +230,7 @@ def test_both_forms_say_the_same(metrics, facts):
 
 
 @pytest.mark.parametrize(
-    "missing", [*QUESTIONS, "deferral", "guarantee", "ensemble", "out_of_distribution", "everything"]
+    "missing", [*QUESTIONS, "deferral", "guarantee", "verdict", "ensemble", "out_of_distribution", "everything"]
 )
 def test_what_is_missing_is_said_and_nothing_is_blank(metrics, facts, missing):
     kept = {} if missing == "everything" else {name: one for name, one in metrics.items() if name != missing}
@@ -329,7 +356,6 @@ def test_sources_carry_the_digest_that_dvc_has(tmp_path, metrics, facts):
         assert "bins 15, knob null" in text
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_a_stage_that_has_not_run_is_no_source(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, text in (("site.json", '{"site": {"n": 3}}'), ("shift.json", '{"shift": {}}'), ("cases.csv", "a")):
@@ -341,6 +367,7 @@ def test_a_stage_that_has_not_run_is_no_source(tmp_path, monkeypatch):
     assert sources[0].files == {path: digest(path) for path in files["site"]}
 
 
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 @pytest.mark.parametrize("size", ["A4", "letter"])
 def test_it_prints_as_a_page_and_the_crosswalk(tmp_path, metrics, facts, size):
     html, _ = told(metrics, facts)
@@ -362,8 +389,27 @@ def paths(found: dict, *above: str) -> list[tuple[str, ...]]:
     return here + [path for name, one in found.items() if isinstance(one, dict) for path in paths(one, *above, name)]
 
 
-def test_any_figure_may_be_missing(metrics, facts):
+def test_a_verdict_and_a_promise_are_whole_or_a_loud_failure(metrics, facts):
+    needed = [
+        ("verdict", "cost"),
+        ("verdict", "against"),
+        ("verdict", "good_for"),
+        ("guarantee", "missed_positives", "limit"),
+    ]
+    for *above, name in needed:
+        kept = deepcopy(metrics)
+        entry = kept
+        for key in above:
+            entry = entry[key]
+        entry[f"{name}_renamed"] = entry.pop(name)
+        with pytest.raises(KeyError, match=name):
+            card(kept, facts, members=MEMBERS)
+
+
+def test_any_other_figure_may_be_missing(metrics, facts):
     for *above, name in paths(metrics):
+        if above and above[0] in ("verdict", "guarantee"):
+            continue
         kept = deepcopy(metrics)
         entry = kept
         for key in above:

@@ -572,8 +572,8 @@ def deferral(found: Mapping[str, Any]) -> Section:
     )
     learned = at(found, "learned")
     certainty = {
-        True: "lowered by doubts that save cost on validation",
-        False: "the margin; no doubt was shown to save",
+        True: "the margin, lowered by doubts",
+        False: "the margin; no doubt was shown to save cost",
     }
     words.append(f"Certainty: {certainty.get(bool(learned.get('used'))) if learned else NOT_MEASURED}.")
     foreign = figure(found, "out_of_distribution")
