@@ -32,11 +32,15 @@ def main() -> None:
     rng = np.random.default_rng(params.seed)
     calibrators, calibrated_tables, diagrams, curves, tables, metrics = {}, [], [], [], [], {}
     for member in named_members("params.yaml"):
-        predictions = read_predictions(f"data/train/{member}/predictions.csv")
+        path = f"data/train/{member}/predictions.csv"
+        predictions = read_predictions(path)
         val, test = (predictions[predictions["split"] == split] for split in ("val", "test"))
         y_true, logit = val["y_true"], val["logit"]
         folded = {"groups": val["patient_id"], "n_folds": params.folds, "rng": rng}
-        choice = calibration.choose_calibrator(y_true, logit, **folded)
+        try:
+            choice = calibration.choose_calibrator(y_true, logit, **folded)
+        except ValueError as error:
+            raise ValueError(f"{path}: split val in {params.folds} folds (calibration.folds): {error}") from None
         calibrator = calibration.fit_calibrator(choice.name, y_true, logit, groups=val["patient_id"])
         calibrators[member] = calibrator
         calibrated = calibrator(predictions["logit"])
@@ -48,8 +52,8 @@ def main() -> None:
         calibrated_tables.append(predictions[["image_id"]].assign(**named))
 
         metrics[member] = chosen(calibrator, choice.table) | {"procedure": procedure(val, params, rng)}
-        error = choice.table["standard_error"]
-        ends = {"low": choice.table["excess"] - error, "high": choice.table["excess"] + error}
+        excess, spread = choice.table["excess"], choice.table["standard_error"]
+        ends = {"low": excess - spread, "high": excess + spread}
         tables.append(choice.table.assign(**ends, series=member))
         for phase, z in (("before", test["logit"].to_numpy()), ("after", calibrator(test["logit"]))):
             # each phase from the same seed: logits left as they were have the same figures, and are one test
@@ -72,8 +76,8 @@ def main() -> None:
 def read_predictions(path: str) -> pd.DataFrame:
     """What a network says of every case.
 
-    Raises ValueError naming the file where val or test lacks a class, val cannot be cut by patient, or the scores rank
-    the wrong way on val: nothing that comes later could mend that.
+    Raises ValueError naming the file where val or test lacks a class, a class of val has one patient only, or the
+    scores rank the wrong way on val: nothing that comes later could mend that.
     """
     predictions = read_csv(path, ["image_id", "patient_id", "split", "y_true", "logit"])
     for split in ("val", "test"):
@@ -98,7 +102,10 @@ def chosen(calibrator: calibration.Calibrator, table: pd.DataFrame) -> dict[str,
     """The calibrator, and the AUROC before and after it, of patients of val held out, within their fold."""
     figures = {name: len(value) if isinstance(value, list) else value for name, value in calibrator.parameters.items()}
     before, after = (float(table.loc[row, "auroc"].iloc[0]) for row in (table["name"] == "identity", table["chosen"]))
-    return {"calibrator": {"name": calibrator.name, **figures}, "auroc_before": before, "auroc_after": after}
+    found: dict[str, Any] = {"calibrator": {"name": calibrator.name, **figures}}
+    if np.isnan(before):
+        return found | {"auroc_before_absent": "no fold of validation holds both classes"}
+    return found | {"auroc_before": before, "auroc_after": after}
 
 
 def procedure(val: pd.DataFrame, params: CalibrationParams, rng: np.random.Generator) -> dict[str, Any]:

@@ -927,6 +927,26 @@ def test_one_patient_of_a_class_is_too_few(tmp_path):
         stage.read_predictions(str(path))
 
 
+def test_a_handful_of_patients_is_enough_or_the_file_is_named(tmp_path, monkeypatch):
+    y = np.array([0, 0, 0, 1, 1])  # a patient a fold: none of them holds both classes
+    cases = pd.DataFrame({"y_true": np.tile(y, 2), "logit": np.tile([-1.0, 1, 0, 2, 0.5], 2)})
+    cases = cases.assign(patient_id=[f"p{k}" for k in range(10)], split=np.repeat(["val", "test"], 5))
+    path = tmp_path / "data/train/mine/predictions.csv"
+    write_predictions(path, cases)
+    monkeypatch.chdir(tmp_path)
+    params = {"calibration": PARAMS.model_dump(), "members": {"mine": None}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    stage.main()
+    found = json.loads(Path("metrics/calibration.json").read_text("utf-8"))["calibration"]["mine"]
+    assert found["auroc_before_absent"] == "no fold of validation holds both classes"
+    params["calibration"]["folds"] = 6
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"mine/predictions\.csv: split val in 6 folds \(calibration\.folds\): n_folds"
+    ):
+        stage.main()
+
+
 def test_scores_that_rank_nothing_go_on_and_are_shrunk_to_the_prevalence(tmp_path, monkeypatch):
     cases = predictions(np.random.default_rng(7))
     write_predictions(

@@ -103,7 +103,7 @@ class CalibratorChoice(NamedTuple):
     """The chosen calibrator's name, and a row a calibrator that was tried, all figures of patients held out.
 
     name; nll in nats; excess: nll above that of `logistic`, and its standard_error over patients; auroc: mean over the
-    folds that hold both classes; chosen.
+    folds that hold both classes, NaN without one; chosen.
     """
 
     name: str
@@ -543,7 +543,7 @@ def choose_calibrator(
     excess = loss - loss[names.index("logistic")]
     error = np.array([_clustered_error(row, patient) for row in excess])
     both = [here for k in range(n_folds) if 0 < y[here := fold == k].mean() < 1]
-    ranked = np.array([[auroc(y[here], row[here]) for here in both] for row in logits])
+    ranked = np.array([[auroc(y[here], row[here]) for here in both] or [np.nan] for row in logits])
     fall = ranked[names.index("identity")] - ranked
     fall_error = fall.std(axis=1, ddof=1) / np.sqrt(len(both)) if len(both) > 1 else np.zeros(len(names))
     better = (excess.mean(axis=1) < -error) & (fall.mean(axis=1) <= fall_error) & (np.array(names) != "identity")
