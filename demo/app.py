@@ -73,6 +73,8 @@ def of_cases() -> None:
     number = None if known is None else chosen(known)
     if known is None or number is None:
         return
+    if words := evidence.judgement(DISK):
+        st.info(said(f"**{words[0]}** {words[1]}"))
     st.title(f"Case {number}")
     seen, asked = st.columns(2, gap="large")
     with seen:

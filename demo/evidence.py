@@ -11,6 +11,7 @@ import pandas as pd
 from demo import charts
 from demo.disk import NOT_MEASURED, Disk, figure
 from demo.page import Picture
+from tmv_lib import guarantee, verdict
 
 Figures = dict[str, tuple[str, ...]]  # what a figure is called, and where it stands in the metrics
 
@@ -167,12 +168,7 @@ def _failures(said: Said, members: list[str]) -> str:
 
 
 def _ensemble(said: Said, members: list[str]) -> str:
-    return (
-        f"It decides {said.number('deferral', 'coverage', form='.0%')} of the cases and hands on the rest; of the"
-        f" decided, {said.number('deferral', 'selective_risk', form='.0%')} are wrong. Cost a case"
-        f" {said.number('deferral', 'failure_cost')}, with the baseline deciding all"
-        f" {said.number('deferral', 'baseline_decides_all', 'cost')}. {said.words('guarantee', 'ltt', 'words')}."
-    )
+    return " ".join([*verdict.sentences(said.found["verdict"]), *guarantee.sentences(said.found["guarantee"])])
 
 
 ANSWERS: dict[str, Callable[[Said, list[str]], str]] = {
@@ -212,10 +208,16 @@ def _figures(members: list[str]) -> dict[str, Figures]:
     found["ensemble"] = {
         "coverage": ("deferral", "coverage"),
         "wrong among the decided": ("deferral", "selective_risk"),
-        "failure cost a case": ("deferral", "failure_cost"),
+        "failure cost per case": ("deferral", "failure_cost"),
         "errors left": ("deferral", "errors_left"),
     }
     return found
+
+
+def judgement(disk: Disk) -> list[str]:
+    """The verdict on the policy, in sentences; empty where `ensemble` has not run."""
+    found = disk.metrics("ensemble")
+    return verdict.sentences(found["verdict"]) if "verdict" in found else []
 
 
 def questions(disk: Disk) -> list[Evidence]:

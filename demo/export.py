@@ -47,7 +47,7 @@ def written(known: cases.Collection) -> dict[str, str]:
     numbers = sorted({*first, *(number for some in chosen.values() for number in some)})
     kinds = [f"<h2>{escape(queues[key][0])}</h2>{links(some)}" for key, some in chosen.items()]
     pages = {
-        "index.html": page("Cases", f"<h1>Cases</h1><p>{INTRODUCTION}</p>{links(first)}{KINDS}", known),
+        "index.html": page("Cases", f"<h1>Cases</h1>{judgement(known)}{INTRODUCTION}{links(first)}{KINDS}", known),
         "kinds.html": page("Kinds of patients", "<h1>Kinds of patients</h1>" + "".join(kinds), known),
         "policy.html": page("Policy", of_policy(known), known),
         "evidence.html": page("Evidence", of_evidence(known.disk), known),
@@ -59,9 +59,15 @@ def written(known: cases.Collection) -> dict[str, str]:
     return pages
 
 
+def judgement(known: cases.Collection) -> str:
+    """The verdict on the policy, in a paragraph, or nothing where there is none."""
+    words = evidence.judgement(known.disk)
+    return f"<p><strong>{escape(words[0])}</strong> {escape(words[1])}</p>" if words else ""
+
+
 INTRODUCTION = (
-    "Patients as they come, errors at their true rate. Look at a case, make up your mind, then turn to the page with"
-    " what the system says."
+    "<p>Patients as they come, errors at their true rate. Look at a case, make up your mind, then turn to the page with"
+    " what the system says.</p>"
 )
 KINDS = (
     '<p><a href="kinds.html">Choose a kind of patient instead</a>: whoever does so has chosen to know something'

@@ -73,17 +73,19 @@ class Point(NamedTuple):
 def knobs(cases: Collection) -> Knobs:
     """The knobs as the run had them, with the prevalence of the test split."""
     params = cases.disk.yaml("params.yaml")
-    own = {name: float(figure(params, *place.split("."))) for name, place in PLACES.items()}
-    used = figure(cases.disk.metrics("ensemble"), "deferral", "threshold")  # where a budget chose it
-    if figure(params, "deferral", "budget") is not None and used is not None:
-        own["threshold"] = float(used)
-    return Knobs(**own, prevalence=float(cases.table["y_true"].mean()))
+    own = {name: float(figure(params, *place.split("."))) for name, place in PLACES.items() if name != "threshold"}
+    # the one in force, which prices or a budget may have set
+    threshold = figure(cases.disk.metrics("ensemble"), "deferral", "threshold")
+    if threshold is None:
+        raise ValueError("metrics/ensemble.json has no deferral.threshold; `dvc repro` makes it")
+    return Knobs(threshold=float(threshold), **own, prevalence=float(cases.table["y_true"].mean()))
 
 
 def learned(cases: Collection, at_run: Knobs) -> bool:
     """Whether the run decided by a learned certainty and not by the plain one, which follows from the probability."""
-    plain = deferral.certainty(cases.table["y_prob"], **at_run.prices.errors)
-    return bool(np.abs(plain - cases.table["kappa"]).max() > ROUNDING)
+    usual = cases.table[~cases.table["out_of_distribution"]]
+    plain = deferral.certainty(usual["y_prob"], **at_run.prices.errors)
+    return bool(np.abs(plain - usual["kappa"]).max() > ROUNDING)
 
 
 def point(cases: Collection, at: Knobs) -> Point:
@@ -97,6 +99,7 @@ def point(cases: Collection, at: Knobs) -> Point:
         y_prob = expit(at_prevalence(clipped, source=run.prevalence, target=at.prevalence))
     same = at.prices.errors == run.prices.errors and at.prevalence == run.prevalence
     kappa = table["kappa"].to_numpy() if same else deferral.certainty(y_prob, **at.prices.errors)
+    kappa = np.where(table["out_of_distribution"], deferral.NEVER, kappa)
     decision = deferral.cheapest_decision(y_prob, **at.prices.errors)
     deferred = deferral.decide(kappa, threshold=at.threshold)
     prices = at.prices.of(y_true)
@@ -125,7 +128,7 @@ def sentences(cases: Collection, at: Knobs) -> list[str]:
         f"Coverage {found.coverage:.1%}; wrong among the decided "
         + ("(nobody is decided)" if found.risk is None else f"{found.risk:.1%}")
         + f"; errors left {found.missed + found.alarmed:.0f} of {found.n:.0f} test images.",
-        f"Failure cost a case {found.cost:.3f}; deciding every case {found.cost_deciding_all:.3f}.",
+        f"Failure cost per case {found.cost:.3f}; deciding every case {found.cost_deciding_all:.3f}.",
         f"The policy's price: {at.prices.verdict()}.",
     ]
     if found.reader_missed + found.reader_alarmed > 0:
@@ -150,7 +153,7 @@ def measured(cases: Collection) -> str:
     return (
         "Measured at the point of the run, with 95 % intervals:"
         f" coverage {said.number('deferral', 'coverage', form='.1%')},"
-        f" wrong among the decided {said.number('deferral', 'selective_risk', form='.1%')}, failure cost a case"
+        f" wrong among the decided {said.number('deferral', 'selective_risk', form='.1%')}, failure cost per case"
         f" {said.number('deferral', 'failure_cost', form='.3f')}."
     )
 
@@ -159,6 +162,9 @@ def command(cases: Collection, at: Knobs) -> str:
     """The command that computes this point with intervals."""
     run = knobs(cases)
     changed = [name for name in PLACES if getattr(at, name) != getattr(run, name)]
+    by_prices = figure(cases.disk.yaml("params.yaml"), "deferral", "threshold") is None
+    if changed and by_prices and "threshold" not in changed:
+        changed.append("threshold")  # or other prices would set another one
     options = [f"-S {PLACES[name]}={getattr(at, name):g}" for name in changed]
     if "threshold" in changed and figure(cases.disk.yaml("params.yaml"), "deferral", "budget") is not None:
         options.append("-S deferral.budget=null")

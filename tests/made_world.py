@@ -82,10 +82,11 @@ def decide(root: Path, y_prob: np.ndarray, later: pd.Series) -> None:
     knobs = section(root, "deferral")
     prices = {"cost_fn": knobs["cost"]["false_negative"], "cost_fp": knobs["cost"]["false_positive"]}
     kappa = deferral.certainty(y_prob, **prices)
-    deferred = deferral.decide(kappa, threshold=knobs["threshold"])
+    deferred = deferral.decide(kappa, threshold=deferral.chow_threshold(knobs["cost"]["review"], **prices))
     reason = np.where(deferred, "members disagree", "")
     decision = deferral.cheapest_decision(y_prob, **prices)
-    table = later.to_frame().assign(y_prob=y_prob, kappa=kappa, decision=decision, deferred=deferred, reason=reason)
+    table = later.to_frame().assign(y_prob=y_prob, kappa=kappa, decision=decision, out_of_distribution=False)
+    table = table.assign(deferred=deferred, reason=reason)
     write_csv(root / "data/ensemble/cases.csv", table)
     cases = pd.read_csv(root / "data/prepare/cases.csv").set_index("image_id").loc[later]
     wrong = ((y_prob > 0.5) != (cases["y_true"] == 1).to_numpy()) & (cases["split"] == "test").to_numpy()
