@@ -147,7 +147,7 @@ def _claimed(said: Said, *errors: str) -> str:
             if isinstance(few, str)
             else f"AUROC {said.number(*entry, f'called_{label}', 'error_auroc')}"
         )
-        within.append(f"Among cases it calls {label}, unstable explanations find errors: {size}.")
+        within.append(f"Do unstable explanations go with errors among cases it calls {label}: {size}.")
     adjusted = said.number(*entry, "adjusted_error_auroc")
     gain = said.number(*entry, "gain_over_margin", form=".3f")
     return (
