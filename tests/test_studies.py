@@ -14,10 +14,22 @@ from scipy.special import ndtr
 from scipy.stats import ttest_ind
 
 from stages.site import SiteParams
-from studies import copies, foreign, intervals, planted_marker, seeds, sites, taxonomy
+from studies import (
+    copies,
+    foreign,
+    fresh_phantoms,
+    intervals,
+    planted_marker,
+    promises,
+    public_predictions,
+    seeds,
+    sites,
+    taxonomy,
+)
 from tmv_lib import failures
 from tmv_lib.calibration import calibration_in_the_large, calibration_slope, expected_calibration_error
 from tmv_lib.images import square
+from tmv_lib.policy import Prices
 from tmv_lib.reporting import mean
 from tmv_lib.sources.phantom import plan_cases
 from tmv_lib.statistics import auroc
@@ -412,3 +424,58 @@ def test_what_is_refused_is_not_decided_however_certain():
     assert found.loc["a", ["n", "refused", "decided", "decided_without_the_rule"]].tolist() == [3, 1, 1, 2]
     assert found.loc["a", "surest_decided"] == 0.8
     assert found.loc["b", ["refused", "decided", "alone_layout"]].tolist() == [1, 0, 1]
+
+
+def test_the_three_answers_about_a_site_add_up_and_follow_the_risk():
+    rng = np.random.default_rng(0)
+    for images in (1, 2):
+        kept, broken = (
+            {row["event"]: row["share"] for row in promises.sites(images, risk, rng, repeats=10)} for risk in (0.0, 0.6)
+        )
+        assert kept == {"said: broken": 0, "said: holds": 1, "said: cannot tell": 0}
+        assert broken == {"said: broken": 1, "said: holds": 0, "said: cannot tell": 0}
+
+
+def test_promises_of_a_calibrated_model_are_made_and_seldom_broken(monkeypatch):
+    monkeypatch.setattr(promises, "POPULATION", 5000)
+    row = promises.fresh_populations(2, 1.0, 0.7, np.random.default_rng(0), repeats=5)
+    assert row["any promise made"] > 0
+    assert row["share"] <= 0.4
+
+
+def test_a_policy_and_its_rivals_cost_what_they_cost():
+    cases = pd.DataFrame(
+        {
+            "patient_id": list("aabb"),
+            "y_true": [1, 0, 0, 1],
+            "y_prob": [0.9, 0.3, 0.05, 0.02],
+            "decision": [1, 1, 0, 0],
+            "deferred": [False, True, False, False],
+            "out_of_distribution": False,
+            "baseline": [0, 0, 0, 1],
+        }
+    )
+    rows = {row["policy"]: row for row in fresh_phantoms.compared("x", cases, Prices(5.0, 1.0, 0.25))}
+    assert rows["this policy"]["cost"] == pytest.approx((0 + 0.25 + 0 + 5) / 4)
+    assert rows["the first member alone decides every case"]["cost"] == pytest.approx(5 / 4)
+    assert rows["all called positive"]["cost"] == pytest.approx(2 / 4)
+    assert rows["all called negative"]["cost"] == pytest.approx(10 / 4)
+    assert rows["a doctor reads every case"]["difference"] == pytest.approx(5.25 / 4 - 0.25)
+    margin, plain = (rows[f"{name} at the same referral rate"] for name in ("margin", "plain margin"))
+    assert margin["difference"] == plain["difference"] == 0  # the least certain case by either is the one deferred
+
+
+def test_public_predictions_are_cut_by_patient_and_joined_by_image(tmp_path):
+    rng = np.random.default_rng(0)
+    images = [f"{patient:08d}_{k:03d}.png" for patient in range(200) for k in range(2)]
+    truth = rng.integers(0, 2, (400, 14))
+    lines = [f"{image} {' '.join(map(str, row))}" for image, row in zip(images, truth, strict=True)]
+    pd.Series(lines).sample(frac=1, random_state=0).to_csv(tmp_path / "test_list.txt.gz", index=False, header=False)
+    probs = pd.DataFrame(np.clip(truth, 0.1, 0.9), columns=[f"prob_{name}" for name in public_predictions.FINDINGS])
+    probs.assign(**{"Image Index": images}).to_csv(tmp_path / "preds.csv.gz", index=False)
+    table = public_predictions.read(tmp_path)
+    assert len(table[["patient_id", "split"]].drop_duplicates()) == 200
+    shares = table["split"].value_counts(normalize=True)
+    assert shares.to_dict() == pytest.approx(public_predictions.CUT)
+    for name in public_predictions.FINDINGS:
+        assert ((table[f"prob_{name}"] > 0.5) == (table[name] == 1)).all()
