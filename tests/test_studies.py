@@ -438,7 +438,7 @@ def test_the_three_answers_about_a_site_add_up_and_follow_the_risk():
 
 def test_promises_of_a_calibrated_model_are_made_and_seldom_broken(monkeypatch):
     monkeypatch.setattr(promises, "POPULATION", 5000)
-    row = promises.fresh_populations(2, 1.0, 0.7, np.random.default_rng(0), repeats=5)
+    row = promises.fresh_populations(2, 1.0, np.random.default_rng(0), repeats=5)
     assert row["any promise made"] > 0
     assert row["share"] <= 0.4
 
