@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
-	foreign validate-taxonomy predict judge promises fresh-phantoms public-predictions
+	foreign validate-taxonomy predict judge promises fresh-phantoms public-predictions referral-rates
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -66,6 +66,9 @@ promises: $(BIN)/.installed  ## do certificates and the answers about a site kee
 
 fresh-phantoms: $(BIN)/.installed  ## is the verdict true of the population? docs/fresh_phantoms.csv; needs `make repro`
 	python -m studies.fresh_phantoms
+
+referral-rates: $(BIN)/.installed  ## what do referrals of 18 and 35 % save, as shipped and calibrated at the site? needs `make repro`
+	python -m studies.referral_rates
 
 public-predictions: $(BIN)/.installed  ## the verdict on others' predictions: make public-predictions FOLDER=<folder>; docs/verdicts.md
 	OMP_NUM_THREADS=1 python -m studies.public_predictions "$(FOLDER)"

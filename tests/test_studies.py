@@ -22,6 +22,7 @@ from studies import (
     planted_marker,
     promises,
     public_predictions,
+    referral_rates,
     seeds,
     sites,
     taxonomy,
@@ -479,3 +480,14 @@ def test_public_predictions_are_cut_by_patient_and_joined_by_image(tmp_path):
     assert shares.to_dict() == pytest.approx(public_predictions.CUT)
     for name in public_predictions.FINDINGS:
         assert ((table[f"prob_{name}"] > 0.5) == (table[name] == 1)).all()
+
+
+def test_a_share_of_referrals_is_met_exactly_and_costs_what_it_costs():
+    cases = pd.DataFrame({"patient_id": range(200), "y_true": [1, 0, 1, 0] * 50, "out_of_distribution": False})
+    y_prob, alone = np.tile([0.9, 0.2, 0.05, 0.02], 50), np.tile([0.9, 0.6, 0.1, 0.1], 50)
+    prices = Prices(5.0, 1.0, 0.25)
+    none, half = (referral_rates.saved(cases, y_prob, alone, rate, prices) for rate in (0.0, 0.5))
+    assert none["cost"] == pytest.approx((0 + 1 + 5 + 0) / 4)
+    assert none["reduction"] == pytest.approx(0)  # alone: the same two errors at p > 0.5
+    assert half["cost"] == pytest.approx((0 + 0.25 + 0.25 + 0) / 4)  # 0.2 and 0.05 are nearest to 1 / 6
+    assert half["reduction"] == pytest.approx(1 - 0.5 / 6)

@@ -1,0 +1,66 @@
+"""What do referrals of a given share save? The run's test cases, as shipped and calibrated at the site.
+
+Run by `make referral-rates` after `make repro`; prints a table. The share is met exactly, by referring the least
+certain cases: it compares with studies that report a share, and is no policy with a threshold fixed beforehand. The
+reduction is of the failure cost against the first member deciding every case at p > 0.5, paired, with 95 % intervals
+over patients.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from stages.ensemble import DeferralParams, gather
+from tmv_lib import combination, deferral, fitted_policy, policy
+from tmv_lib.params import named_members, read
+from tmv_lib.reporting import figure
+from tmv_lib.signals import read_calibrations
+from tmv_lib.statistics import FloatArray
+
+RATES = (0.0, 0.18, 0.35)  # the last two are those of the reference study
+
+
+def main() -> None:
+    prices = read("params.yaml", "deferral", DeferralParams).prices
+    members = named_members("params.yaml")
+    cases, _ = gather(list(members), networks=None not in members.values())
+    here = (cases["split"] == "test").to_numpy()
+    way = fitted_policy.read_policy("data/ensemble/policy.json")
+    rows = []
+    for name, logits in read_calibrations(cases, list(members), site="data/site/cases.csv").items():
+        y_prob = combination.combine(logits.to_numpy()[here], way=way.combine, stack=way.stack)
+        alone = expit(logits.to_numpy()[here, 0])
+        rows += [saved(cases[here], y_prob, alone, rate, prices) | {"calibration": name} for rate in RATES]
+    print(pd.DataFrame(rows).to_string(index=False, float_format="%.3f"))
+
+
+def saved(
+    cases: pd.DataFrame, y_prob: FloatArray, alone: FloatArray, rate: float, prices: policy.Prices
+) -> dict[str, Any]:
+    """Cost per case with this share referred, and the reduction against the first member at p > 0.5."""
+    y_true, groups = cases["y_true"].to_numpy(), cases["patient_id"].to_numpy()
+    table = fitted_policy.decide(
+        y_prob,
+        deferral.certainty(y_prob, **prices.errors),
+        cases["out_of_distribution"],
+        threshold=0,
+        prices=prices.errors,
+    )
+    referred = policy.least_certain(table, table["kappa"].to_numpy()) <= round(rate * len(cases))
+    error = partial(deferral.error_cost, **prices.errors)
+    cost = np.where(referred, prices.of(y_true)["review"], error(y_true=y_true, y_pred=table["decision"]))
+    rival = error(y_true=y_true, y_pred=(alone > 0.5).astype(int))
+
+    def reduction(cost: FloatArray, rival: FloatArray, *, weights: Any = None) -> Any:
+        w = np.ones(len(cost)) if weights is None else weights
+        return 1 - (w @ cost) / (w @ rival)
+
+    resampling: dict[str, Any] = {"groups": groups, "n_resamples": 2000, "rng": np.random.default_rng(0)}
+    return {"referred": rate, "cost": cost.mean()} | figure("reduction", reduction, cost, rival, **resampling)
+
+
+if __name__ == "__main__":
+    main()
