@@ -179,7 +179,7 @@ CHANGES = [
     (("ensemble", "in_use", "auroc"), 0.6543, "0.654"),
     (("verdict", "answer"), "do_not_use", "Do not use it for"),
     (("verdict", "cost"), 0.1777, "0.178 per case"),
-    (("verdict", "good_for", "called_positive", "wrong"), 0.0777, "7.8%"),
+    (("verdict", "good_for", "called_positive", "wrong"), 0.0777, "7.8 %"),
     (("guarantee", "missed_positives", "threshold"), 0.512, "a certainty of 0.51 on"),
     (("guarantee", "missed_positives", "on_test", "verdict"), "broken", "on test it is broken"),
     (("guarantee", "false_alarms", "patients_wanted"), 4321, "4,321 calibration patients"),

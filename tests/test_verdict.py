@@ -95,7 +95,7 @@ def test_equal_to_its_first_member_is_not_enough_to_be_used(resampling):
     assert found["answer"] == "cannot_tell"
     assert found["because_of"] == "first_member_decides_all"
     assert "no number" in found["patients_needed_absent"]
-    assert "No number" in verdict.sentences(found)[1]
+    assert "no number" in verdict.sentences(found)[1]
 
 
 @pytest.mark.parametrize("n", [60, 4000])
@@ -104,5 +104,5 @@ def test_the_words_carry_the_figures(resampling, n):
     head, why, does = verdict.sentences(found, cases="films", positive="an opacity")
     assert {"use": "Use it", "cannot_tell": "Cannot tell"}[found["answer"]] in head
     assert f"{found['cost']:.3g}" in why
-    assert f"{found['good_for']['called_negative']['share']:.0%}" in does
+    assert f"{100 * found['good_for']['called_negative']['share']:.0f} % of the cases negative" in does
     assert "an opacity" in does

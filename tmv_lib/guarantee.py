@@ -21,6 +21,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 
 from tmv_lib import selective
+from tmv_lib.reporting import percent
 from tmv_lib.statistics import FloatArray
 
 LOTS = 200  # ways to let one image stand for each patient
@@ -92,9 +93,9 @@ PROMISES: dict[str, Rule] = {
 
 # What each promise says, of its limit.
 SAYS: dict[str, Callable[[float], str]] = {
-    "missed_positives": lambda limit: f"of the cases it calls negative at most {limit:.1%} are positive",
-    "false_alarms": lambda limit: f"of the cases it calls positive at most {limit:.1%} are negative",
-    "sensitivity": lambda limit: f"at least {1 - limit:.1%} of all positives are found or read by a doctor",
+    "missed_positives": lambda limit: f"of the cases it calls negative at most {percent(limit)} are positive",
+    "false_alarms": lambda limit: f"of the cases it calls positive at most {percent(limit)} are negative",
+    "sensitivity": lambda limit: f"at least {percent(1 - limit)} of all positives are found or read by a doctor",
 }
 
 
@@ -199,13 +200,15 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     words = [_sentence(name, entry) for name, entry in made.items()]
     kept = sum(entry["status"].startswith("kept") for entry in made.values())
     if kept > 1:
-        words.append(f"All of this together with {1 - found['delta']:.0%} confidence, for patients like those of cal.")
+        words.append(
+            f"All of this together with {percent(1 - found['delta'])} confidence, for patients like those of cal."
+        )
     return words or ["Nothing is promised: a constant answer would keep every promise that was asked for."]
 
 
 def _sentence(name: str, entry: Mapping[str, Any]) -> str:
-    claim, counted = SAYS[name](entry["limit"]), f"{entry['errors']:.3g} of {entry['n_patients']:.4g} patients break it"
-    sure = f"with {1 - entry['level']:.1%} confidence"
+    claim, counted = SAYS[name](entry["limit"]), f"{entry['errors']:.1f} of {entry['n_patients']:.0f} patients break it"
+    sure = f"with {percent(1 - entry['level'], 1)} confidence"
     if entry["status"] == "no_case":
         return f"Not promised that {claim}: there is no such case."
     if entry["status"] == "not_shown":
@@ -224,8 +227,8 @@ def _standing(entry: Mapping[str, Any]) -> str:
     words = {"holds": "it holds", "broken": "it is broken" if kept else "it would be broken"}
     more = f"; about {one['patients_needed']:,} patients would tell" if "patients_needed" in one else ""
     return (
-        f" On test {words.get(one['verdict'], 'one cannot tell')}: {one['errors']:.3g} of {one['n_patients']:.4g}"
-        f" ({one['low']:.1%} to {one['high']:.1%}){more}."
+        f" On test {words.get(one['verdict'], 'one cannot tell')}: {one['errors']:.1f} of {one['n_patients']:.0f}"
+        f" ({percent(one['low'], 1)} to {percent(one['high'], 1)}){more}."
     )
 
 

@@ -187,3 +187,12 @@ def by_class(y_true: np.ndarray, y_pred: np.ndarray, *, prefix: str = "", **resa
 def curve(series: str, **columns: np.ndarray) -> pd.DataFrame:
     """One named series of a diagram in long format."""
     return pd.DataFrame({"series": series, **columns})
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """A share in words.
+
+    >>> percent(0.0514), percent(0.0514, 1)
+    ('5 %', '5.1 %')
+    """
+    return f"{100 * share:.{digits}f} %"

@@ -597,8 +597,7 @@ def subgroups(found: Mapping[str, Any]) -> Section:
     for name in ordered[:MOST_SUBGROUPS]:
         one = groups[name]
         row = [CLASSES.get(name, name), plain(one, "n", "d"), figure(one, "coverage"), figure(one, "selective_risk")]
-        reason = str(one.get("widened_absent", "")).rpartition(": ")[2]
-        table.append([*row, one.get("words", f"not applicable because {reason}").removeprefix("deferral ")])
+        table.append([*row, one.get("words", "too few to compare").removeprefix("deferral ")])
     words = []
     if len(ordered) > MOST_SUBGROUPS:
         words.append(

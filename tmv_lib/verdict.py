@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from tmv_lib import deferral
 from tmv_lib.policy import Prices
-from tmv_lib.reporting import figure
+from tmv_lib.reporting import figure, percent
 from tmv_lib.statistics import Z_95, FloatArray
 
 USE, DO_NOT_USE, CANNOT_TELL = "use", "do_not_use", "cannot_tell"
@@ -108,19 +108,18 @@ def sentences(verdict: Mapping[str, Any], *, cases: str = "cases", positive: str
     if verdict["answer"] == USE:
         head = f"Use it for {cases} like these, at these prices."
         nearest = max(against, key=lambda name: against[name]["difference_high"])
-        why = f"It costs {cost} per case, less than any alternative; {_compared(against, nearest)}."
+        why = f"It costs {cost} per case, less than every alternative; the nearest is {_compared(against, nearest)}."
     elif verdict["answer"] == DO_NOT_USE:
         head = f"Do not use it for {cases} like these, at these prices."
         kind = "costs more than" if verdict["is_dearer"] else "saves nothing worth having against"
-        why = f"At {cost} per case it {kind} {RIVALS[names[0]]}: {_compared(against, names[0])}."
+        why = f"At {cost} per case it {kind} {_compared(against, names[0])}."
     else:
         head = "Cannot tell yet whether to use it."
-        why = f"At {cost} per case it was not shown to cost less than {' or '.join(RIVALS[name] for name in names)}: "
-        why += "; ".join(_compared(against, name) for name in names) + ". "
-        why += (
-            f"If these differences are what they are, about {verdict['patients_needed']:,} patients would tell."
+        rivals = ", or ".join(_compared(against, name) for name in names)
+        why = f"At {cost} per case it was not shown to cost less than {rivals}. " + (
+            f"If the differences are what they are, about {verdict['patients_needed']:,} patients would tell."
             if "patients_needed" in verdict
-            else "No number of such patients would show a saving if the differences are what they are."
+            else "If the differences are what they are, no number of such patients would show a saving."
         )
     return [head, why, _what_it_does(good, positive)]
 
@@ -128,7 +127,7 @@ def sentences(verdict: Mapping[str, Any], *, cases: str = "cases", positive: str
 def _compared(against: Mapping[str, Any], name: str) -> str:
     entry = against[name]
     low, value, high = (entry[f"difference{end}"] for end in ("_low", "", "_high"))
-    return f"{RIVALS[name]} costs {entry['cost']:.3g}, a difference of {value:+.3f} ({low:+.3f} to {high:+.3f})"
+    return f"{RIVALS[name]} ({entry['cost']:.3g}; difference {value:+.3f}, {low:+.3f} to {high:+.3f})"
 
 
 def _what_it_does(good: Mapping[str, Any], positive: str) -> str:
@@ -137,12 +136,12 @@ def _what_it_does(good: Mapping[str, Any], positive: str) -> str:
     parts = []
     if negative["share"] >= SELDOM:
         parts.append(
-            f"calls {negative['share']:.0%} of the cases negative, {negative['wrong']:.1%} of them wrongly"
-            f" ({good['prevalence']:.1%} of all cases have {positive})"
+            f"calls {percent(negative['share'])} of the cases negative, {percent(negative['wrong'], 1)} of them wrongly"
+            f" (of all cases {percent(good['prevalence'], 1)} have {positive})"
         )
     if called["share"] >= SELDOM:
-        parts.append(f"calls {called['share']:.0%} positive, {called['wrong']:.1%} of them wrongly")
+        parts.append(f"calls {percent(called['share'])} positive, {percent(called['wrong'], 1)} of them wrongly")
     seldom = [word for word, one in (("negative", negative), ("positive", called)) if one["share"] < SELDOM]
     if seldom:
         parts.append(f"calls hardly any case {' or '.join(seldom)}")
-    return f"It {', '.join(parts)}, and hands {handed:.0%} to a doctor."
+    return f"It {', '.join(parts)}, and hands {percent(handed)} to a doctor."
