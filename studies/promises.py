@@ -29,7 +29,7 @@ ACCEPTED, LIMIT = 100, 0.05
 
 def main() -> None:
     rng = np.random.default_rng(0)
-    rows = [fresh_populations(images, slope, rng) for images in (1, 2) for slope in (1.0, 0.7)]
+    rows = [fresh_populations(images, slope, rng) for images in (1, 2) for slope in (1.0, 0.6, 0.4)]
     rows += [row for images in (1, 2) for risk in RISKS for row in sites(images, risk, rng)]
     write_csv("docs/promises.csv", pd.DataFrame(rows))
 
