@@ -12,9 +12,9 @@ from pytorch_grad_cam.utils.image import scale_cam_image
 from scipy.special import expit
 from torch import nn
 
-from stages.explanations import ExplanationsParams, Material, by_marker, verdict, where_it_looks
+from stages.explanations import ExplanationsParams, Material, by_marker, where_it_looks
 from studies import shuffled_labels
-from tmv_lib import explanations, network
+from tmv_lib import explanations, map_verdict, network
 from tmv_lib.attention import (
     border,
     border_to_blame,
@@ -680,19 +680,26 @@ GOOD = {"deletion_area_minus_random_high": -0.01, "insertion_area_minus_random_l
 
 
 @pytest.mark.parametrize(
-    ("passes", "changed", "words"),
+    ("passes", "changed", "reasons"),
     [
-        ("yes", {}, "These maps deserve a look"),
-        ("yes", {"deletion_area_minus_random_high": 0.01}, "Do not use these maps: deletion is no better than random."),
-        ("yes", {"insertion_area_minus_random_low": -0.01}, "insertion is no better"),
-        ("no, mirrored", {}, "they do not depend on what was learned"),
-        ("undecided", {}, "it is undecided whether they depend on what was learned"),
+        ("yes", {}, ""),
+        ("yes", {"deletion_area_minus_random_high": 0.01}, "deletion"),
+        ("yes", {"insertion_area_minus_random_low": -0.01}, "insertion"),
+        ("no, mirrored", {"deletion_area_minus_random_high": 0.0}, "no_dependence deletion"),
+        ("undecided", {}, "dependence_undecided"),
     ],
 )
-def test_the_verdict_is_the_gate(passes, changed, words):
-    said = verdict({"untrained": {"passes": passes}}, GOOD | changed)
-    assert words in said
-    assert said.startswith("Do not use") == (words != "These maps deserve a look")
+def test_the_verdict_is_the_gate(passes, changed, reasons):
+    found = map_verdict.judge({"untrained": {"passes": passes}}, GOOD | changed)
+    assert found == {"usable": not reasons, "because_of": reasons}
+    said = map_verdict.sentence(found)
+    assert said.startswith("These maps deserve a look" if found["usable"] else "Do not use these maps")
+    assert all(map_verdict.REASONS[name] in said for name in reasons.split())
+
+
+def test_what_was_not_measured_is_not_usable():
+    nothing = map_verdict.judge({"untrained": {}}, {})
+    assert nothing == {"usable": False, "because_of": "dependence_undecided deletion insertion"}
 
 
 def shuffled_table(cases: pd.DataFrame, second: np.ndarray, maps: np.ndarray) -> pd.DataFrame:
