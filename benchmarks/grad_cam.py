@@ -9,7 +9,7 @@ from pytorch_grad_cam.utils.image import scale_cam_image
 from torch import nn
 
 from benchmarks.measure import Measured, side_by_side
-from tmv_lib.explanations import grad_cam
+from tmv_lib.explanations import explain
 from tmv_lib.network import Classifier, build
 
 IMAGES, SIDE = 32, 224
@@ -25,9 +25,9 @@ def measure() -> Iterator[Measured]:
         with GradCAM(model, [model.get_submodule(LAYER)]) as cam:
             return cam(images, targets=[lambda logit: logit] * IMAGES)
 
-    ours, peer = side_by_side(lambda: grad_cam(model, images, layer=LAYER, target=1), theirs, repeats=3)
+    ours, peer = side_by_side(lambda: explain(model, images, layer=LAYER).maps, theirs, repeats=3)
     what = f"Grad-CAM, {IMAGES} images of {SIDE} px, DenseNet-121's last map"
-    yield Measured(f"{what}: `explanations.grad_cam`", ours.seconds, "s")
+    yield Measured(f"{what}: `explanations.explain`", ours.seconds, "s")
     yield Measured("the same by pytorch-grad-cam 1.5.7", peer.seconds, "s")
     yield Measured("ours is faster by", peer.seconds / ours.seconds, "times", at_least=3)
     # Their scaling, twice as they do: to [0, 1], and bilinearly to the image's size.

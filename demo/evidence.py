@@ -11,7 +11,7 @@ import pandas as pd
 from demo import charts
 from demo.disk import NOT_MEASURED, Disk, figure
 from demo.page import Picture
-from tmv_lib import guarantee, verdict
+from tmv_lib import guarantee, map_verdict, verdict
 
 Figures = dict[str, tuple[str, ...]]  # what a figure is called, and where it stands in the metrics
 
@@ -121,7 +121,10 @@ def _uncertainty(said: Said, members: list[str]) -> str:
 
 
 def _explanations(said: Said, members: list[str]) -> str:
-    return " ".join(f"{name}: {said.words('explanations', name, 'verdict')}." for name in members)
+    judged = {name: figure(said.found, "explanations", name, "verdict") for name in members}
+    return " ".join(
+        f"{name}: {map_verdict.sentence(one) if one else f'{NOT_MEASURED}.'}" for name, one in judged.items()
+    )
 
 
 def _stability(said: Said, members: list[str]) -> str:

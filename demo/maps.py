@@ -8,7 +8,7 @@ from demo import pictures
 from demo.cases import Collection, image
 from demo.disk import NOT_MEASURED, Disk, figure
 from demo.page import Picture
-from tmv_lib import perturbations
+from tmv_lib import map_verdict, perturbations
 from tmv_lib.calibration import decision_boundary
 
 OPACITY = 0.65  # of the maps under each change, which nobody turns
@@ -73,9 +73,9 @@ def overlays(cases: Collection, number: int) -> list[Overlay]:
 
 
 def verdict(disk: Disk, name: str) -> str:
-    """Whether the maps of a member deserve a look, in a sentence of `explanations`."""
-    told = figure(disk.metrics("explanations"), "explanations", name, "verdict")
-    return told or f"Whether these maps deserve a look: {NOT_MEASURED}."
+    """Whether the maps of a member deserve a look, in a sentence."""
+    judged = figure(disk.metrics("explanations"), "explanations", name, "verdict")
+    return map_verdict.sentence(judged) if judged else f"Whether these maps deserve a look: {NOT_MEASURED}."
 
 
 def _decided(cases: Collection, number: int) -> Any:

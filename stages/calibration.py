@@ -127,18 +127,17 @@ def measure(
     """Every figure of calibration on the test split, errors of calibration beside their noise floor."""
     y_true, y_prob, groups = test["y_true"].to_numpy(), expit(logit), test["patient_id"].to_numpy()
     found: dict[str, Any] = counts(y_true, groups)
-    bins: dict[str, Any] = {"n_bins": params.bins}
     for view, outcome, probability in (
         ("positive_class", y_true, y_prob),
         ("top_label", *calibration.top_label(y_true, y_prob)),
     ):
         for strategy in ("uniform", "quantile"):
-            drawn = {**bins, "strategy": strategy, "n_draws": params.noise_draws, "rng": rng}
+            drawn = {"n_bins": params.bins, "strategy": strategy, "n_draws": params.noise_draws, "rng": rng}
             found |= stated(f"{view}_ece_{strategy}", tested, outcome, probability, **drawn)
-        found |= stated(f"{view}_debiased", calibration.debiased_calibration_error, outcome, probability, **bins)
-        found[f"{view}_mce"] = calibration.maximum_calibration_error(outcome, probability, **bins)
+        found |= stated(
+            f"{view}_debiased", calibration.debiased_calibration_error, outcome, probability, n_bins=params.bins
+        )
         found[f"{view}_smooth_ece"] = calibration.smooth_calibration_error(outcome, probability)
-    found["classwise_ece"] = calibration.classwise_calibration_error(y_true, y_prob, **bins)
     found["corp"] = calibration.corp_decomposition(y_true, y_prob)._asdict()
     return found | with_intervals(y_true, logit, groups=groups, n_resamples=params.resamples, rng=rng)
 

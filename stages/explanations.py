@@ -10,7 +10,7 @@ from pydantic import Field
 from scipy.special import expit
 from tqdm import tqdm
 
-from tmv_lib import attention, explanations, faithfulness, figures, network, sanity
+from tmv_lib import attention, explanations, faithfulness, figures, map_verdict, network, sanity
 from tmv_lib.calibration import decision_boundary
 from tmv_lib.explanations import AsTrained, Explained, Method
 from tmv_lib.files import join, read_csv, write_csv, write_metrics, write_npy
@@ -204,7 +204,7 @@ def answer(
     write_npy(f"data/explanations/untrained_{name}.npy", blank.maps)
     columns["untrained_logit"] = blank.logit
     return Answer(
-        {"verdict": verdict(metrics["sanity"], metrics["faithfulness"])} | metrics,
+        {"verdict": map_verdict.judge(metrics["sanity"], metrics["faithfulness"])} | metrics,
         columns,
         seen.maps,
         target,
@@ -316,26 +316,6 @@ def faithfulness_check(
     return found, pd.concat(drawn)
 
 
-def verdict(sanity_found: dict[str, Any], faithfulness_found: dict[str, Any]) -> str:
-    """Whether these maps deserve a look, in a sentence: the untrained level passes, and both areas beat the random
-    order by their intervals.
-    """
-    deletion, insertion = "deletion_area_minus_random_high", "insertion_area_minus_random_low"
-    passes = sanity_found["untrained"].get("passes", "undecided")
-    reasons = []
-    if passes == "undecided":
-        reasons.append("it is undecided whether they depend on what was learned")
-    elif passes != "yes":
-        reasons.append("they do not depend on what was learned")
-    if not faithfulness_found.get(deletion, 0.0) < 0:
-        reasons.append("deletion is no better than random")
-    if not faithfulness_found.get(insertion, 0.0) > 0:
-        reasons.append("insertion is no better than random")
-    if reasons:
-        return f"Do not use these maps: {', and '.join(reasons)}."
-    return "These maps deserve a look: they depend on what was learned, and the answer on what they rank first."
-
-
 def most_confident(cases: pd.DataFrame, name: str) -> np.ndarray:
     """Rows of the two test cases each, right and wrong, positive and negative, of which a member is surest."""
     test, y_prob = cases["split"] == "test", cases[f"y_prob_{name}"]
@@ -365,7 +345,9 @@ def overlays(
             ]
         rows.append((f"{'right' if right else 'wrong'}, truth {truth}\n{cases['image_id'][case]}", image, panels))
     title = f"Where each network looks for the class it names ({params.method}): the surest answers of {first}"
-    title = "\n".join([title, *(f"{name}: {found.metrics['verdict']}" for name, found in answers.items())])
+    title = "\n".join(
+        [title, *(f"{name}: {map_verdict.sentence(a.metrics['verdict'])}" for name, a in answers.items())]
+    )
     return figures.case_rows(rows, title=title)
 
 

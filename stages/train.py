@@ -21,11 +21,6 @@ from tmv_lib.params import Augmentation, Member, Params, read
 from tmv_lib.stage import run
 
 
-class BodyParams(Params):
-    dropout: Annotated[float, Field(gt=0, lt=1)]
-    passes: Annotated[int, Field(ge=0)]
-
-
 class TrainParams(Params):
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=2)]
@@ -35,7 +30,6 @@ class TrainParams(Params):
     patience: Annotated[int, Field(ge=1)]
     precision: network.Precision
     augmentation: Augmentation
-    body: BodyParams
 
 
 def main() -> None:
@@ -70,7 +64,6 @@ def main() -> None:
     mended, repairs = np.load("data/prepare/repairs.npy"), read_csv("data/prepare/repairs.csv", ["image_id", "repair"])
     logit = predict(mended).logit if len(mended) else np.empty(0)
     write_csv(folder / "repairs.csv", repairs.assign(logit=logit))
-    write_npy(folder / "body_passes.npy", body_passes(model, images[cases["split"] != "train"], member, params))
     write_csv(f"plots/train/{key}.csv", curves(history))
 
 
@@ -121,23 +114,9 @@ def train(
     return history
 
 
-def body_passes(model: network.Classifier, images: np.ndarray, member: Member, params: TrainParams) -> np.ndarray:
-    """Logits (passes, n) of full passes with dropout inside the body; no row where none are asked for."""
-    return network.body_dropout_logits(
-        model,
-        images,
-        rate=params.body.dropout,
-        passes=params.body.passes,
-        batch_size=params.batch_size,
-        precision=params.precision,
-        generator=torch.Generator().manual_seed(member.seed),
-        progress=partial(tqdm, desc="dropout in the body", disable=not params.body.passes),
-    )
-
-
 def digest(member: Member, params: TrainParams, cases: pd.DataFrame, images: np.ndarray) -> str:
     """Name of a checkpoint: the same for the same data to train on, code and parameters, and for no others."""
-    made_of = hashlib.sha256(f"{member!r} {params.model_dump(exclude={'body'})} torch {torch.__version__}".encode())
+    made_of = hashlib.sha256(f"{member!r} {params.model_dump()} torch {torch.__version__}".encode())
     seen = cases["split"].isin(["train", "val"]).to_numpy()  # other cases that are to be read make no other training
     made_of.update(cases.loc[seen, ["image_id", "split", "y_true"]].to_csv(index=False).encode())
     made_of.update(images[seen].tobytes())

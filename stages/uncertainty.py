@@ -62,9 +62,8 @@ def main() -> None:
             uncertainty.recalibrated, raw=expit(everything[f"raw_{name}"]), calibrated=everything[f"y_prob_{name}"]
         )
         dropped, curve = head_dropout(name, later, member.dropout, params)
-        others = {"body": body_dropout(name, later), "augmented": augmented(name, later)}
         distances, strange = away_from_training(name, everything, params)
-        own = doubts(dropped, others, calibrate=calibrate).join(distances)
+        own = doubts(dropped, augmented(name, later), calibrate=calibrate).join(distances)
         cases = decided(later, name, params).join([own, between])
         test = cases[cases["split"] == "test"]
 
@@ -131,14 +130,6 @@ def head_dropout(
     return probs, pd.concat([pd.DataFrame({"passes": passes, "value": v, "series": s}) for s, v in drawn.items()])
 
 
-def body_dropout(name: str, cases: pd.DataFrame) -> np.ndarray:
-    """Raw probabilities (passes, cases) of full passes with dropout in the body; no row where none were made."""
-    predictions = read_csv(f"data/train/{name}/predictions.csv", ["image_id", "split"])
-    later = predictions.loc[predictions["split"] != "train", "image_id"]
-    logits = pd.DataFrame(np.load(f"data/train/{name}/body_passes.npy"), columns=later)
-    return expit(logits[cases["image_id"]].to_numpy())
-
-
 def augmented(name: str, cases: pd.DataFrame) -> np.ndarray:
     """Raw probabilities (1 + changes, cases) of the image as it is and under each mild change that `stability` made."""
     table = read_csv("data/stability/logits.csv", ["image_id", "member", "perturbation", "logit"])
@@ -146,18 +137,17 @@ def augmented(name: str, cases: pd.DataFrame) -> np.ndarray:
     return expit(np.vstack([cases[f"raw_{name}"], changed[cases["image_id"]].to_numpy()]))
 
 
-def doubts(dropped: np.ndarray, others: dict[str, np.ndarray], *, calibrate: Calibrate) -> pd.DataFrame:
-    """Entropies a case from raw probabilities (passes, cases) of dropout in the head, and of the other kinds.
+def doubts(dropped: np.ndarray, changed: np.ndarray, *, calibrate: Calibrate) -> pd.DataFrame:
+    """Entropies a case from raw probabilities (passes, cases) of dropout in the head, and (1 + changes, cases).
 
     All speak of the calibrated model, because that is the one that decides.
     """
     found = pd.DataFrame(uncertainty.entropy_decomposition(calibrate(dropped))._asdict())
-    for kind, probs in others.items():
-        if len(probs) > 1:
-            entropies = uncertainty.entropy_decomposition(calibrate(probs))
-            found[f"{kind}_predictive_entropy"] = entropies.predictive_entropy
-            found[f"{kind}_mutual_information"] = entropies.mutual_information
-    return found
+    entropies = uncertainty.entropy_decomposition(calibrate(changed))
+    return found.assign(
+        augmented_predictive_entropy=entropies.predictive_entropy,
+        augmented_mutual_information=entropies.mutual_information,
+    )
 
 
 def away_from_training(

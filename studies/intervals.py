@@ -28,7 +28,6 @@ from tmv_lib.calibration import (
     corp_decomposition,
     debiased_calibration_error,
     expected_calibration_error,
-    maximum_calibration_error,
     smooth_calibration_error,
     top_label,
 )
@@ -176,7 +175,6 @@ def figures() -> list[Figure]:
         "ece_uniform": expected_calibration_error,
         "ece_quantile": equal_mass,
         "debiased": debiased_calibration_error,
-        "mce": maximum_calibration_error,
         "smooth_ece": smooth_calibration_error,
     }
     paired: list[tuple[str, Callable[..., Any], Arrays, str]] = [

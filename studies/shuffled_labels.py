@@ -62,7 +62,7 @@ def train_on_shuffled_labels(member: Member, params: TrainParams, *, seed: int) 
     torch.manual_seed(member.seed)
     model = network.build(member.architecture, weights="none", dropout=member.dropout)
     model = model.to(network.available_device()).to(memory_format=torch.channels_last)
-    options = params.model_dump(exclude={"positive_weight", "augmentation", "body"})
+    options = params.model_dump(exclude={"positive_weight", "augmentation"})
     with TemporaryDirectory() as folder:
         training.fit(
             model,

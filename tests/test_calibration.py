@@ -29,7 +29,6 @@ from tmv_lib.calibration import (
     calibration_slope,
     calibration_test,
     choose_calibrator,
-    classwise_calibration_error,
     corp_curve,
     corp_decomposition,
     cross_fitted,
@@ -38,7 +37,6 @@ from tmv_lib.calibration import (
     expected_calibration_error,
     fit_calibrator,
     fit_temperature,
-    maximum_calibration_error,
     nested_choice,
     prevalence_weights,
     ranking,
@@ -55,14 +53,12 @@ STRATEGIES = ["uniform", "quantile"]
 OF_PROBABILITIES = [
     reliability_curve,
     expected_calibration_error,
-    classwise_calibration_error,
-    maximum_calibration_error,
     debiased_calibration_error,
     smooth_calibration_error,
     corp_decomposition,
     top_label,
 ]
-BINNED = OF_PROBABILITIES[:5]
+BINNED = OF_PROBABILITIES[:3]
 OF_LOGITS = [calibration_slope, calibration_in_the_large, fit_temperature]
 
 
@@ -103,7 +99,6 @@ def test_errors_of_a_small_example():
     # bins (0, 1/2] and (1/2, 1]: shares 1/2 and 1, mean probabilities 0.3 and 0.7, two and two cases
     y, p = [0, 1, 1, 1], [0.2, 0.4, 0.6, 0.8]
     assert expected_calibration_error(y, p, n_bins=2) == pytest.approx((0.2 + 0.3) / 2)
-    assert maximum_calibration_error(y, p, n_bins=2) == pytest.approx(0.3)
     # 1/2 (0.2^2 - 0.5 * 0.5 / 1) + 1/2 (0.3^2 - 0) is negative, so the floor holds; bins of one case have no variance
     assert debiased_calibration_error(y, p, n_bins=2) == 0
     with pytest.raises(ValueError, match="at least 2 cases"):
@@ -112,13 +107,12 @@ def test_errors_of_a_small_example():
     assert debiased_calibration_error(np.ones(8), np.full(8, 0.5)) == 0.5
 
 
-@pytest.mark.parametrize(("ours", "norm"), [(expected_calibration_error, "l1"), (maximum_calibration_error, "max")])
-def test_binned_errors_agree_with_torchmetrics(ours, norm):
+def test_expected_error_agrees_with_torchmetrics():
     rng = np.random.default_rng(1)
     y, logit = calibrated_cases(rng, 500)
     p = expit(2 * logit).astype(np.float32)  # off the edges, where the two would differ
-    theirs = binary_calibration_error(torch.tensor(p), torch.tensor(y), n_bins=15, norm=norm)
-    assert ours(y, p) == pytest.approx(float(theirs), abs=1e-6)
+    theirs = binary_calibration_error(torch.tensor(p), torch.tensor(y), n_bins=15, norm="l1")
+    assert expected_calibration_error(y, p) == pytest.approx(float(theirs), abs=1e-6)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -149,25 +143,6 @@ def test_order_of_rows_changes_nothing(metric):
     values = p if metric in OF_PROBABILITIES else 4 * p - 2
     order = rng.permutation(y.size)
     np.testing.assert_allclose(np.asarray(metric(y[order], values[order])), np.asarray(metric(y, values)), atol=1e-9)
-
-
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_classwise_error_averages_both_classes(strategy):
-    y, p = tied_cases(np.random.default_rng(21))
-    both = [expected_calibration_error(*pair, strategy=strategy) for pair in ((y, p), (1 - y, 1 - p))]
-    assert both[0] != both[1]  # probabilities on edges fall to either side
-    assert classwise_calibration_error(y, p, strategy=strategy) == pytest.approx(np.mean(both), abs=1e-15)
-    assert classwise_calibration_error(1 - y, 1 - p, strategy=strategy) == pytest.approx(np.mean(both), abs=1e-12)
-
-
-def test_classwise_error_agrees_with_torchmetrics_class_by_class():
-    y, logit = calibrated_cases(np.random.default_rng(22), 500)
-    p = expit(2 * logit).astype(np.float32)
-    theirs = [
-        float(binary_calibration_error(torch.tensor(prob), torch.tensor(label), n_bins=10))
-        for prob, label in ((p, y), (1 - p, 1 - y))
-    ]
-    assert classwise_calibration_error(y, p, n_bins=10) == pytest.approx(np.mean(theirs), abs=1e-6)
 
 
 def test_top_label_turns_both_sides_to_the_decision():

@@ -12,9 +12,9 @@ from pytorch_grad_cam.utils.image import scale_cam_image
 from scipy.special import expit
 from torch import nn
 
-from stages.explanations import ExplanationsParams, Material, by_marker, verdict, where_it_looks
+from stages.explanations import ExplanationsParams, Material, by_marker, where_it_looks
 from studies import shuffled_labels
-from tmv_lib import explanations, network
+from tmv_lib import explanations, map_verdict, network
 from tmv_lib.attention import (
     border,
     border_to_blame,
@@ -30,7 +30,7 @@ from tmv_lib.attention import (
     pointing_game,
     shares,
 )
-from tmv_lib.explanations import Explained, class_maps, explain, explainer, grad_cam, reader, target_layer
+from tmv_lib.explanations import Explained, explain, explainer, reader, target_layer
 from tmv_lib.faithfulness import area, deletion_and_insertion, random_order
 from tmv_lib.params import Member
 from tmv_lib.sanity import agreement, cascade, completeness, judged, random_pairs
@@ -79,45 +79,35 @@ class ByHand(nn.Module):
 
 
 # The methods in a world small enough to work out: z = mean(x), A = (x, 2 x), dz/dA = (3, -1) / 12.
-X = np.arange(12, dtype="float32").reshape(1, 1, 3, 4)
+X = torch.arange(12.0).reshape(1, 1, 3, 4)
 
 
-def supporters(weight: float) -> np.ndarray:
-    """Grad-CAM++ of one channel A of 12 cells with sum S and gradient g > 0 everywhere: weight 12 g / (2 + S g)."""
-    total = {3.0: 66.0, 1.0: 132.0}[weight]
-    return weight / (2 + total * weight / 12)
-
-
-@pytest.mark.parametrize("method", ["grad_cam", "hires_cam", "integrated_gradients"])
-def test_linear_methods_by_hand(method):
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_by_hand(method):
     # Grad-CAM and HiResCAM: (3 x - 2 x) / 12. Integrated gradients: dz/dx = 1/12 on the whole path.
-    found = class_maps(ByHand(), X, layer="maps", target=1, method=method)
-    np.testing.assert_allclose(found, X[:, 0] / 12, rtol=1e-5)
+    found = explain(ByHand(), X, layer="maps", method=method)
+    np.testing.assert_allclose(found.maps, X[:, 0] / 12, rtol=1e-5)
+    np.testing.assert_allclose(found.logit, X.mean((1, 2, 3)), rtol=1e-6)
 
 
-def test_grad_cam_plus_plus_by_hand():
-    # The first map supports z and the second -z.
-    for target, expected in ((1, supporters(3.0) * X[:, 0]), (-1, supporters(1.0) * 2 * X[:, 0])):
-        found = class_maps(ByHand(), X, layer="maps", target=target, method="grad_cam_plus_plus")
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+class Negated(nn.Module):
+    """A network that says the opposite."""
 
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.inner = model
 
-def test_score_cam_by_hand():
-    # Both maps scaled to [0, 1] are the same mask, so both scores are the same and weigh a half.
-    found = class_maps(ByHand(), X, layer="maps", target=1, method="score_cam")
-    np.testing.assert_allclose(found, 1.5 * X[:, 0], rtol=1e-5)
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return -self.inner(images)
 
 
 @pytest.mark.usefixtures("short_path")
 @pytest.mark.parametrize("method", METHODS)
-def test_signed_maps_are_half_the_difference_of_both_classes(resnet, method):
+def test_the_map_of_the_opposite_is_the_negative_map(resnet, method):
     batch = batch_of(2)
-    both = [class_maps(resnet, batch, layer="body.layer1", target=sign, method=method) for sign in (1, -1)]
     found = explain(resnet, batch, layer="body.layer1", method=method)
-    np.testing.assert_allclose(found.maps, (both[0] - both[1]) / 2, atol=1e-7, rtol=1e-5)
-    np.testing.assert_allclose(found.logit, resnet(batch).detach(), atol=1e-6)
-    if method not in ("grad_cam_plus_plus", "score_cam"):
-        np.testing.assert_array_equal(both[1], -both[0])
+    opposite = explain(Negated(resnet), batch, layer="inner.body.layer1", method=method)
+    np.testing.assert_array_equal(opposite.maps, -found.maps)
 
 
 @pytest.mark.usefixtures("short_path")
@@ -136,7 +126,7 @@ def test_a_case_does_not_depend_on_its_batch(resnet, method):
 def test_grad_cam_is_captums(resnet, layer):
     batch = batch_of(3, 64)
     reference = LayerGradCam(resnet, resnet.get_submodule(layer)).attribute(batch, relu_attributions=False)
-    found = grad_cam(resnet, batch, layer=layer, target=1)
+    found = explain(resnet, batch, layer=layer).maps
     np.testing.assert_allclose(found, reference.detach().numpy()[:, 0], atol=1e-6, rtol=1e-4)
 
 
@@ -144,43 +134,25 @@ def test_integrated_gradients_are_captums_in_cells(resnet):
     batch = batch_of(2)
     reference = IntegratedGradients(resnet).attribute(batch, n_steps=explanations.PATH_STEPS).sum(1)
     cells = reference.reshape(2, 4, 8, 4, 8).sum((2, 4)).detach().numpy()
-    found = class_maps(resnet, batch, layer="body.layer2", target=1, method="integrated_gradients")
+    found = explain(resnet, batch, layer="body.layer2", method="integrated_gradients").maps
     np.testing.assert_allclose(found, cells, rtol=1e-4, atol=1e-5 * np.abs(cells).max())
 
 
-PEERS = {
-    "grad_cam": "GradCAM",
-    "grad_cam_plus_plus": "GradCAMPlusPlus",
-    "hires_cam": "HiResCAM",
-    "score_cam": "ScoreCAM",
-}
-
-
-class Steep(nn.Module):
-    """A network with its logit multiplied: Grad-CAM++ of peers adds 1e-6 to squared gradients, which must vanish."""
-
-    def __init__(self, model: network.Classifier, slope: float) -> None:
-        super().__init__()
-        self.inner, self.slope = model.requires_grad_(True), slope
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.slope * self.inner(images)
+PEERS = {"grad_cam": "GradCAM", "hires_cam": "HiResCAM"}
 
 
 @pytest.mark.parametrize("method", PEERS)
 def test_equal_to_pytorch_grad_cam_after_its_scaling(any_network, method):
     model, layer = any_network
     layer, side = {"body.layer4": "body.layer3"}.get(layer, layer), 64  # where HiResCAM is not Grad-CAM
-    if method == "score_cam":  # a pass a channel: of few, and of a small image
-        layer, side = next(name for name in network.blocks(model) if "pool" in name), 32
-    image, targets = batch_of(1, side), [1, -1]
+    image = batch_of(1, side)
     batch = torch.cat([image, image])
-    model = Steep(model, 1e4 if method == "grad_cam_plus_plus" else 1.0).eval()
-    layer = f"inner.{layer}"
+    model.requires_grad_(True)
     with getattr(pytorch_grad_cam, PEERS[method])(model, [model.get_submodule(layer)]) as cam:
         theirs = cam(batch, targets=[lambda z: z, lambda z: -z])
     assert theirs.max() > 0.9
-    ours = np.maximum(class_maps(model, batch, layer=layer, target=targets, method=method), 0)
+    maps = explain(model, batch, layer=layer, method=method).maps
+    ours = np.maximum(maps * np.array([1, -1])[:, None, None], 0)
     scaled = scale_cam_image(scale_cam_image(ours, (side, side)))  # they do so twice
     np.testing.assert_allclose(scaled, theirs, atol=1e-5)
 
@@ -190,7 +162,7 @@ def test_densenets_last_map_is_explained_behind_its_relu():
     batch = batch_of(2, 64)
     kept = []
     model.get_submodule("body.features.relu5").register_forward_hook(lambda _m, _i, output: kept.append(output))
-    found = grad_cam(model, batch, layer="body.features.relu5", target=1)
+    found = explain(model, batch, layer="body.features.relu5").maps
     assert (kept[0] >= 0).all()
     # Behind the map there is only the mean over pixels and the head: alpha = w / pixels.
     expected = (model.head.weight.detach()[0][:, None, None] * kept[0].detach()).sum(1) / kept[0][0, 0].numel()
@@ -210,8 +182,8 @@ class UsedTwice(ByHand):
 
 
 def test_of_a_module_used_twice_the_last_use_is_explained():
-    found = class_maps(UsedTwice(), X, layer="relu", target=1, method="grad_cam")
-    np.testing.assert_allclose(found, X[:, 0] / 12, rtol=1e-5)
+    found = explain(UsedTwice(), X, layer="relu")
+    np.testing.assert_allclose(found.maps, X[:, 0] / 12, rtol=1e-5)
 
 
 # What a map must add up to.
@@ -245,8 +217,6 @@ def test_a_path_ends_where_the_logit_is(resnet):
     [
         ("body.layer3", "grad_cam", "more than the mean over cells and the linear head lies behind body.layer3"),
         ("body.layer3", "hires_cam", "more than the mean"),
-        ("body.layer4", "score_cam", "maps of score_cam do not add up"),
-        ("body.layer4", "grad_cam_plus_plus", "do not add up"),
     ],
 )
 def test_no_sum_is_claimed_where_none_is_promised(resnet, layer, method, reason):
@@ -259,17 +229,16 @@ def test_no_sum_is_claimed_where_none_is_promised(resnet, layer, method, reason)
 
 
 @pytest.mark.parametrize(
-    ("layer", "target", "method", "message"),
+    ("layer", "method", "message"),
     [
-        ("body.layer9", 1, "grad_cam", "has no layer 'body.layer9'"),
-        ("head", 1, "grad_cam", "'head' has no spatial maps"),
-        ("body.layer3", 0, "grad_cam", "target must be"),
-        ("body.layer3", 1, "saliency", "method must be one of grad_cam, .* found 'saliency'"),
+        ("body.layer9", "grad_cam", "has no layer 'body.layer9'"),
+        ("head", "grad_cam", "'head' has no spatial maps"),
+        ("body.layer3", "saliency", "method must be one of grad_cam, .* found 'saliency'"),
     ],
 )
-def test_bad_requests_are_named(resnet, layer, target, method, message):
+def test_bad_requests_are_named(resnet, layer, method, message):
     with pytest.raises(ValueError, match=message):
-        class_maps(resnet, batch_of(1), layer=layer, target=target, method=method)
+        explain(resnet, batch_of(1), layer=layer, method=method)
 
 
 def test_the_layer_has_a_grid_of_seven(resnet):
@@ -624,8 +593,7 @@ def planted() -> tuple[np.ndarray, np.ndarray]:
     return images, finding
 
 
-# Score-CAM is left out: its masks, drawn large from 8 x 8 cells, fade the small things that they should show.
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "score_cam"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("channel", "caught"), [(0, True), (1, False)])
 def test_who_reads_the_marker_is_caught(planted, method, channel, caught):
     images, finding = planted
@@ -712,19 +680,26 @@ GOOD = {"deletion_area_minus_random_high": -0.01, "insertion_area_minus_random_l
 
 
 @pytest.mark.parametrize(
-    ("passes", "changed", "words"),
+    ("passes", "changed", "reasons"),
     [
-        ("yes", {}, "These maps deserve a look"),
-        ("yes", {"deletion_area_minus_random_high": 0.01}, "Do not use these maps: deletion is no better than random."),
-        ("yes", {"insertion_area_minus_random_low": -0.01}, "insertion is no better"),
-        ("no, mirrored", {}, "they do not depend on what was learned"),
-        ("undecided", {}, "it is undecided whether they depend on what was learned"),
+        ("yes", {}, ""),
+        ("yes", {"deletion_area_minus_random_high": 0.01}, "deletion"),
+        ("yes", {"insertion_area_minus_random_low": -0.01}, "insertion"),
+        ("no, mirrored", {"deletion_area_minus_random_high": 0.0}, "no_dependence deletion"),
+        ("undecided", {}, "dependence_undecided"),
     ],
 )
-def test_the_verdict_is_the_gate(passes, changed, words):
-    said = verdict({"untrained": {"passes": passes}}, GOOD | changed)
-    assert words in said
-    assert said.startswith("Do not use") == (words != "These maps deserve a look")
+def test_the_verdict_is_the_gate(passes, changed, reasons):
+    found = map_verdict.judge({"untrained": {"passes": passes}}, GOOD | changed)
+    assert found == {"usable": not reasons, "because_of": reasons}
+    said = map_verdict.sentence(found)
+    assert said.startswith("These maps deserve a look" if found["usable"] else "Do not use these maps")
+    assert all(map_verdict.REASONS[name] in said for name in reasons.split())
+
+
+def test_what_was_not_measured_is_not_usable():
+    nothing = map_verdict.judge({"untrained": {}}, {})
+    assert nothing == {"usable": False, "because_of": "dependence_undecided deletion insertion"}
 
 
 def shuffled_table(cases: pd.DataFrame, second: np.ndarray, maps: np.ndarray) -> pd.DataFrame:

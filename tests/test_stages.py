@@ -63,7 +63,6 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
         logit = separation * (2 * cases["y_true"] - 1) + rng.normal(size=300)
         predictions = cases[["image_id", "patient_id", "split", "y_true"]].assign(logit=logit)
         predictions.to_csv(home / "predictions.csv", index=False)
-        np.save(home / "body_passes.npy", np.empty((0, len(later)), np.float32))
         np.save(home / "foreign.npy", rng.normal(0, 9, (len(foreign), 12)).astype(np.float32))
         foreign.assign(logit=rng.normal(size=len(foreign))).to_csv(home / "foreign.csv", index=False)
         np.save(folder / f"data/explanations/maps_{name}.npy", rng.normal(size=(len(later), 7, 7)))
@@ -207,7 +206,6 @@ def test_every_signal_is_judged_and_every_test_case_has_its_quadrant(tmp_path, m
         )
         assert found[signal]["over_margin"] in ("better", "worse", "no worthwhile gain", "not shown")
     assert "over_margin" not in found["margin"]
-    assert not [signal for signal in found if signal.startswith("body")]
     listed = pd.read_csv("data/uncertainty/quadrants.csv")
     assert len(listed) == len(MEMBERS) * (cases["split"] == "test").sum()
     mistakes = listed["quadrant"].str.endswith("error")
@@ -215,25 +213,6 @@ def test_every_signal_is_judged_and_every_test_case_has_its_quadrant(tmp_path, m
     assert (np.diff((listed.loc[mistakes, "y_prob"] - 0.5).abs()) <= 0).all()
     one = listed[listed["member"] == "net"]["quadrant"].value_counts()
     assert {name: found["quadrants"][name]["n"] for name in one.index} == one.to_dict()
-
-
-def test_passes_through_the_body_are_read_by_image(tmp_path, monkeypatch):
-    made_tables(tmp_path, separation=1.0)
-    home = tmp_path / "data/train/net"
-    predictions = pd.read_csv(home / "predictions.csv").sample(frac=1, random_state=1)  # another order than the cases
-    features = np.load(home / "features.npy")[predictions.index]
-    predictions.to_csv(home / "predictions.csv", index=False)
-    np.save(home / "features.npy", features)
-    logit = predictions.loc[predictions["split"] != "train", "logit"].to_numpy()
-    np.save(home / "body_passes.npy", np.stack([logit, logit]).astype(np.float32))
-    run_stages(tmp_path, monkeypatch, "calibration", "uncertainty")
-    signals = pd.read_csv("data/uncertainty/cases.csv").set_index("image_id")
-    # two passes that say what the network says: its own entropy, and no information
-    calibrated = pd.read_csv("data/calibration/cases.csv").set_index("image_id")["y_prob_net"][signals.index]
-    expected = -calibrated * np.log(calibrated) - (1 - calibrated) * np.log(1 - calibrated)
-    np.testing.assert_allclose(signals["body_predictive_entropy_net"], expected, atol=1e-5)
-    np.testing.assert_allclose(signals["body_mutual_information_net"], 0, atol=1e-9)
-    assert "body_mutual_information" in metrics(tmp_path, "uncertainty")["uncertainty"]["net"]
 
 
 def test_images_unlike_the_training_images_are_refused_and_usual_ones_are_not(tmp_path, monkeypatch):

@@ -186,46 +186,6 @@ def expected_calibration_error(
     return np.abs(gaps).sum(axis=-1) / w.sum(axis=-1)
 
 
-def classwise_calibration_error(
-    y_true: ArrayLike,
-    y_prob: ArrayLike,
-    *,
-    n_bins: int = 15,
-    strategy: str = "uniform",
-    weights: ArrayLike | None = None,
-) -> Any:
-    """Mean of the ECE of class 1 on p and of class 0 on 1 - p (Kull et al. 2019), in [0, 1].
-
-    With two classes the bins of 1 - p mirror those of p: the figure leaves the positive-class ECE only where
-    probabilities lie on the edge of a bin. Bins, weights and return value as in `expected_calibration_error`.
-    """
-    y, p = _cases(y_true, y_prob)
-    errors = (
-        expected_calibration_error(outcome, probability, n_bins=n_bins, strategy=strategy, weights=weights)
-        for outcome, probability in ((y, p), (1 - y, 1 - p))
-    )
-    return sum(errors) / 2
-
-
-def maximum_calibration_error(
-    y_true: ArrayLike,
-    y_prob: ArrayLike,
-    *,
-    n_bins: int = 15,
-    strategy: str = "uniform",
-    weights: ArrayLike | None = None,
-) -> Any:
-    """Largest distance of observed share and mean probability over the bins that carry weight, in [0, 1].
-
-    Bins, weights and return value as in `expected_calibration_error`.
-    """
-    y, p = _cases(y_true, y_prob)
-    w = as_weights(weights, n=y.size)
-    order, starts = _by_bin(p, n_bins=n_bins, strategy=strategy)
-    n, gap = (np.add.reduceat(part[..., order], starts, axis=-1) for part in (w, w * (y - p)))
-    return (np.abs(gap) / np.where(n > 0, n, 1)).max(axis=-1)
-
-
 def debiased_calibration_error(
     y_true: ArrayLike,
     y_prob: ArrayLike,

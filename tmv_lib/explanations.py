@@ -1,9 +1,7 @@
-"""Where a network looks: five ways to attribute its logit to places in the image, under one contract.
+"""Where a network looks: three ways to attribute its logit to places in the image, under one contract.
 
 A map is signed and raw: min-max scaling turns noise into structure and is for pictures only. Every method answers on
-the grid of the explained layer. Grad-CAM, HiResCAM and integrated gradients are linear in the score, so that the map
-of -z is the negative of the map of z. Grad-CAM++ and Score-CAM are not: their signed map of the logit is half the
-difference between the maps of z and of -z, which for the linear ones is the map of z itself.
+the grid of the explained layer and is linear in the score: the map of -z is the negative of the map of z.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,17 +12,15 @@ import numpy as np
 import torch
 from pydantic import ConfigDict
 from torch import nn
-from torch.nn import functional
 
 from tmv_lib import network
 from tmv_lib.network import Classifier, Precision, as_levels, blocks, is_spatial, normalise
 from tmv_lib.params import Member, Params
 
-Method = Literal["grad_cam", "grad_cam_plus_plus", "hires_cam", "score_cam", "integrated_gradients"]
+Method = Literal["grad_cam", "hires_cam", "integrated_gradients"]
 
 MINIMUM_GRID = 7
 PATH_STEPS = 32  # Gauss-Legendre nodes of integrated gradients
-MASKED_AT_ONCE = 64  # images of Score-CAM in one pass
 
 
 class AsTrained(Params):
@@ -52,116 +48,45 @@ class Seen(NamedTuple):
     gradient: torch.Tensor
 
 
-def grad_cam(
-    model: nn.Module,
-    images: torch.Tensor | np.ndarray,
-    *,
-    layer: str,
-    target: np.ndarray | Sequence[int] | int,
-) -> np.ndarray:
-    """Signed Grad-CAM maps (n, h, w) on the grid of `layer`, Selvaraju et al. 2017, without the final ReLU.
-
-    The arguments are those of `class_maps`.
-
-    >>> grad_cam(nn.Sequential(nn.Identity(), nn.Flatten()), np.ones((1, 1, 1, 1), "float32"), layer="0", target=-1)
-    array([[[-1.]]], dtype=float32)
-    """
-    return class_maps(model, images, layer=layer, target=target, method="grad_cam")
-
-
-def class_maps(
-    model: nn.Module,
-    images: torch.Tensor | np.ndarray,
-    *,
-    layer: str,
-    target: np.ndarray | Sequence[int] | int,
-    method: Method,
-) -> np.ndarray:
-    """Maps (n, h, w) of one class's score, `target` times the logit, on the grid of `layer`; no final ReLU.
+def explain(model: nn.Module, images: torch.Tensor, *, layer: str, method: Method = "grad_cam") -> Explained:
+    """Logits (n,) and signed maps (n, h, w) of the logit on the grid of `layer`, without a final ReLU.
 
     model: returns one logit a case, (n,) or (n, 1). images: what it takes, (n, channels, height, width).
-    layer: name of a module whose output is (n, k, h, w). target: +1 explains the logit, -1 its negative, one
-    for all or one a case. Raises ValueError for an unknown layer or method, a layer without spatial maps, another
-    target.
+    layer: name of a module whose output is (n, k, h, w). Raises ValueError for an unknown layer or method, a layer
+    without spatial maps, and a network of several logits.
+
+    >>> explain(nn.Sequential(nn.Identity(), nn.Flatten()), torch.ones(1, 1, 1, 1), layer="0").maps
+    array([[[1.]]], dtype=float32)
     """
-    sign = np.broadcast_to(np.asarray(target), len(images))
-    if not np.isin(sign, (-1, 1)).all():
-        raise ValueError(f"target must be +1 or -1, found {sorted(set(sign.tolist()))}")
-    formula = _formula(method)
-    seen = _look(model, torch.as_tensor(images), layer=layer)
-    signs = torch.from_numpy(sign.astype(np.float32))[None].to(seen.features.device)
-    return formula(seen, signs)[0].cpu().numpy()
-
-
-def explain(model: nn.Module, images: torch.Tensor, *, layer: str, method: Method = "grad_cam") -> Explained:
-    """Logits and signed maps of the logit, [map of z - map of (-z)] / 2, by one pass through the explained part."""
-    formula = _formula(method)
+    if method not in _FORMULAS:
+        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, found {method!r}")
     seen = _look(model, images, layer=layer)
-    both = torch.tensor([[1.0], [-1.0]], device=seen.features.device).expand(2, len(images))
-    positive, negative = formula(seen, both)
-    return Explained(seen.logit.cpu().numpy(), ((positive - negative) / 2).cpu().numpy())
+    return Explained(seen.logit.cpu().numpy(), _FORMULAS[method](seen).cpu().numpy())
 
 
-# The formulas. `signs` (s, n) are +1 or -1: each row asks for the maps of the scores signs * z, (s, n, h, w).
-
-
-def _grad_cam(seen: Seen, signs: torch.Tensor) -> torch.Tensor:
+def _grad_cam(seen: Seen) -> torch.Tensor:
     """Grad-CAM: map_ij = sum_k alpha_k A_kij, alpha_k = mean_ij dz/dA_kij.
 
-    Selvaraju et al. 2017. Linear in the score. Costs a forward pass and the backward pass behind the layer.
+    Selvaraju et al. 2017, without the final ReLU. Costs a forward pass and the backward pass behind the layer.
     """
-    maps = torch.einsum("nk,nkhw->nhw", seen.gradient.mean((2, 3)), seen.features)
-    return signs[:, :, None, None] * maps
+    return torch.einsum("nk,nkhw->nhw", seen.gradient.mean((2, 3)), seen.features)
 
 
-def _grad_cam_plus_plus(seen: Seen, signs: torch.Tensor) -> torch.Tensor:
-    """Grad-CAM++: alpha_k = sum_ij a_kij max(g_kij, 0), a = g^2 / (2 g^2 + S_k g^3), g = ds/dA, S_k = sum_ij A_kij.
-
-    Chattopadhyay et al. 2018, for maps behind a ReLU; S_k takes the positive part of others, so that a = 1/(2 + S g)
-    stays in (0, 1/2]. Peers add 1e-6 to the denominator, which distorts them where gradients are below 1e-3.
-    Not linear: it asks for the score's supporters alone. Costs what Grad-CAM does.
-    """
-    total = seen.features.relu().sum((2, 3), keepdim=True)
-    maps = []
-    for sign in signs:
-        rising = (sign[:, None, None, None] * seen.gradient).relu()
-        weight = (rising / (2 + total * rising)).sum((2, 3))
-        maps.append(torch.einsum("nk,nkhw->nhw", weight, seen.features))
-    return torch.stack(maps)
-
-
-def _hires_cam(seen: Seen, signs: torch.Tensor) -> torch.Tensor:
+def _hires_cam(seen: Seen) -> torch.Tensor:
     """HiResCAM: map_ij = sum_k dz/dA_kij A_kij.
 
     Draelos & Carin 2020: the gradient is not averaged over the image first, so that no cell is credited with what
-    another one did. Linear in the score. Costs what Grad-CAM does.
+    another one did. Costs what Grad-CAM does.
     """
-    return signs[:, :, None, None] * (seen.gradient * seen.features).sum(1)
+    return (seen.gradient * seen.features).sum(1)
 
 
-@torch.no_grad()
-def _score_cam(seen: Seen, signs: torch.Tensor) -> torch.Tensor:
-    """Score-CAM: map_ij = sum_k alpha_k A_kij, alpha = softmax_k of the score of the image times A_k scaled to [0, 1].
-
-    Wang et al. 2020; A_k is brought to the image's size bilinearly. No gradient. Not linear: alpha is positive. Costs
-    one forward pass of each image a channel of the layer, hundreds of times what Grad-CAM does.
-    """
-    scores = torch.empty(seen.features.shape[:2], device=seen.features.device)
-    for case, (image, features) in enumerate(zip(seen.images, seen.features, strict=True)):
-        mask = functional.interpolate(features[:, None], image.shape[1:], mode="bilinear", align_corners=True)
-        low, high = mask.amin((2, 3), keepdim=True), mask.amax((2, 3), keepdim=True)
-        mask = (mask - low) / (high - low).clamp_min(1e-8)
-        scores[case] = torch.cat([seen.model(image * part).reshape(-1) for part in mask.split(MASKED_AT_ONCE)])
-    weight = torch.softmax(signs[:, :, None] * scores, dim=-1)
-    return torch.einsum("snk,nkhw->snhw", weight, seen.features)
-
-
-def _integrated_gradients(seen: Seen, signs: torch.Tensor) -> torch.Tensor:
+def _integrated_gradients(seen: Seen) -> torch.Tensor:
     """Integrated gradients: x times the mean of dz/dx over the straight path from 0 to x.
 
     Sundararajan et al. 2017. The start is the input 0, for a normalised image a uniform mid-grey. Pixels are summed
-    over channels and over the cells of the layer's grid, which leaves their sum: z(x) - z(0). Linear in the score.
-    Costs 32 forward and full backward passes.
+    over channels and over the cells of the layer's grid, which leaves their sum: z(x) - z(0). Costs
+    32 forward and full backward passes.
     """
     total = torch.zeros_like(seen.images)
     nodes, weights = np.polynomial.legendre.leggauss(PATH_STEPS)
@@ -173,22 +98,14 @@ def _integrated_gradients(seen: Seen, signs: torch.Tensor) -> torch.Tensor:
     maps = (total * seen.images).sum(1)
     for axis, cells in ((1, seen.features.shape[2]), (2, seen.features.shape[3])):
         maps = torch.stack([part.sum(axis) for part in maps.tensor_split(cells, axis)], axis)
-    return signs[:, :, None, None] * maps
+    return maps
 
 
-_FORMULAS: dict[str, Callable[[Seen, torch.Tensor], torch.Tensor]] = {
+_FORMULAS: dict[str, Callable[[Seen], torch.Tensor]] = {
     "grad_cam": _grad_cam,
-    "grad_cam_plus_plus": _grad_cam_plus_plus,
     "hires_cam": _hires_cam,
-    "score_cam": _score_cam,
     "integrated_gradients": _integrated_gradients,
 }
-
-
-def _formula(method: str) -> Callable[[Seen, torch.Tensor], torch.Tensor]:
-    if method not in _FORMULAS:
-        raise ValueError(f"method must be one of {', '.join(get_args(Method))}, found {method!r}")
-    return _FORMULAS[method]
 
 
 def _look(model: nn.Module, images: torch.Tensor, *, layer: str) -> Seen:
@@ -222,8 +139,6 @@ def logit_at_the_start(model: Classifier, images: np.ndarray, *, layer: str, met
     cells and the linear head lies behind the layer, so that dz/dA_kij = w_k / cells; two of `images` (n, height,
     width), uint8, tell. Raises ValueError with the reason where no such sum is promised.
     """
-    if method not in ("grad_cam", "hires_cam", "integrated_gradients"):
-        raise ValueError(f"maps of {method} do not add up to the logit by design")
     some = normalise(as_levels(images[:2], next(model.parameters()).device))
     if method == "integrated_gradients":
         with torch.no_grad():

@@ -23,7 +23,7 @@ from PIL import Image
 from pydantic import StringConstraints
 
 from tmv_lib import guarantee as guarantees
-from tmv_lib import verdict
+from tmv_lib import map_verdict, verdict
 from tmv_lib.files import whole
 from tmv_lib.params import Member, Params
 
@@ -356,7 +356,11 @@ def do_not_use(metrics: Mapping[str, Any], facts: Facts) -> list[str]:
             f"you read its probability as a risk: where it decides this is off by {plain(decided, 'ece', '.3f')}, and"
             f" would be by {plain(decided, 'noise_floor_p95', '.3f')} at most in 95 of 100 draws of calibrated cases;"
         )
-    unusable = [name for name, one in metrics.get("explanations", {}).items() if "Do not" in one.get("verdict", "")]
+    unusable = [
+        name
+        for name, one in metrics.get("explanations", {}).items()
+        if "verdict" in one and not one["verdict"]["usable"]
+    ]
     if unusable:
         told.append(f"you take a map for the reason ({_few(unusable)});")
     worse = [
@@ -514,8 +518,8 @@ def explanations(metrics: Mapping[str, Any], members: Mapping[str, str]) -> Sect
     for name in list(members)[:MOST_MEMBERS] or ["members"]:
         maps, errors = at(metrics, "explanations", name), at(metrics, "stability", name, "errors")
         flips = figure(maps, "border_flip_rate")
-        verdict = str(maps.get("verdict", NOT_MEASURED)).replace("Do not use these maps", "do not use them").rstrip(".")
-        table.append([name, verdict, flips, _claimed(errors)])
+        judged = map_verdict.sentence(maps["verdict"]) if "verdict" in maps else NOT_MEASURED
+        table.append([name, judged, flips, _claimed(errors)])
     words = ["A map shows where the network looked, not where disease is."]
     return Section("explanations", "Limits of the explanations", "explanations, stability", words, [table])
 
