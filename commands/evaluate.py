@@ -127,7 +127,7 @@ def lay_out(folder: Path, members: dict[str, pd.DataFrame]) -> None:
     }
     write_metrics(folder / "metrics/prepare.json", {"prepare": {"splits": splits}})
     for name, table in members.items():
-        write_csv(folder / f"data/train/{name}/predictions.csv", table[COLUMNS])
+        write_csv(folder / f"data/train/{name}/predictions.csv", table[COLUMNS], digits=9)
 
 
 if __name__ == "__main__":

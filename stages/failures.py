@@ -84,8 +84,8 @@ def main() -> None:
     write_csv("data/failures/errors.csv", shipped)
     for kind, queue in queues(shipped).items():
         write_csv(f"data/failures/queues/{failures.QUEUES[kind]}.csv", queue)
-    write_csv("plots/failures/shares.csv", pd.concat(plotted))
-    write_csv("plots/failures/confusion.csv", confusion(shipped))
+    write_csv("plots/failures/shares.csv", pd.concat(plotted), digits=6)
+    write_csv("plots/failures/confusion.csv", confusion(shipped), digits=6)
     draw(shipped, everything, images, members)
     write_metrics("metrics/failures.json", result)
 
