@@ -4,20 +4,20 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
-	foreign validate-taxonomy predict judge promises fresh-phantoms public-predictions referral-rates
+	foreign validate-taxonomy predict evaluate promises fresh-phantoms public-predictions referral-rates
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
-	python -m answers
+	python -m commands.answers
 
 plots: $(BIN)/.installed .git  ## one page with every diagram: dvc_plots/index.html
 	dvc plots show
 
 predict: $(BIN)/.installed  ## score new images: make predict IMAGES=<folder or CSV> OUT=<file>.csv; docs/predict.md
-	python -m predict "$(IMAGES)" --out "$(OUT)"
+	python -m commands.predict "$(IMAGES)" --out "$(OUT)"
 
-judge: $(BIN)/.installed  ## others' models: make judge PREDICTIONS="a.csv b.csv" OUT=<folder>; docs/extending.md
-	python -m judge $(PREDICTIONS) --out "$(OUT)"
+evaluate: $(BIN)/.installed  ## others' models: make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder>; docs/extending.md
+	python -m commands.evaluate $(PREDICTIONS) --out "$(OUT)"
 
 test: $(BIN)/.installed-dev .git
 	python -m pytest

@@ -15,7 +15,7 @@ from tmv_lib import deferral, selective
 from tmv_lib.calibration import at_prevalence, prevalence_weights
 from tmv_lib.policy import Prices
 
-ROUNDING = 1e-6  # certainties are stored with nine digits
+ROUNDING = 1e-6  # certainties are stored with eight digits
 
 
 # Where a knob stands in `params.yaml`; the prevalence has no place there.

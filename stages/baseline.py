@@ -33,8 +33,8 @@ def main() -> None:
     false_positive_rate, sensitivity, _ = roc_curve(y_true, score)
     precision, recall, _ = precision_recall_curve(y_true, score)
     roc = curve(member, false_positive_rate=false_positive_rate, sensitivity=sensitivity)
-    write_csv("plots/baseline/roc.csv", roc)
-    write_csv("plots/baseline/precision_recall.csv", curve(member, sensitivity=recall, precision=precision))
+    write_csv("plots/baseline/roc.csv", roc, digits=6)
+    write_csv("plots/baseline/precision_recall.csv", curve(member, sensitivity=recall, precision=precision), digits=6)
     write_metrics("metrics/baseline.json", {"baseline": {"member": member, **found}})
 
 

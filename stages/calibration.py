@@ -67,9 +67,9 @@ def main() -> None:
     adjust(metrics)
     calibration.write_calibrators("data/calibration/calibrators.json", calibrators)
     write_csv("data/calibration/cases.csv", join(*calibrated_tables))
-    write_csv("plots/calibration/reliability.csv", pd.concat(diagrams))
-    write_csv("plots/calibration/corp.csv", pd.concat(curves))
-    write_csv("plots/calibration/calibrators.csv", pd.concat(tables))
+    write_csv("plots/calibration/reliability.csv", pd.concat(diagrams), digits=6)
+    write_csv("plots/calibration/corp.csv", pd.concat(curves), digits=6)
+    write_csv("plots/calibration/calibrators.csv", pd.concat(tables), digits=6)
     write_metrics("metrics/calibration.json", {"calibration": metrics})
 
 

@@ -50,7 +50,7 @@ def main() -> None:
     for member, rows in test.items():
         false_positive_rate, true_positive_rate, _ = roc_curve(rows["y_true"], rows["score"])
         curves.append(curve(member, false_positive_rate=false_positive_rate, sensitivity=true_positive_rate))
-    write_csv("plots/diversity/roc.csv", pd.concat(curves))
+    write_csv("plots/diversity/roc.csv", pd.concat(curves), digits=6)
     write_metrics("metrics/diversity.json", {"diversity": metrics})
 
 

@@ -160,11 +160,11 @@ def main() -> None:
 
     write_csv("data/ensemble/cases.csv", judged[used][KEPT])
     fitted_policy.write_policy("data/ensemble/policy.json", by)
-    write_csv("plots/ensemble/threshold.csv", policy.swept(sweeps, test, knobs.prices))
+    write_csv("plots/ensemble/threshold.csv", policy.swept(sweeps, test, knobs.prices), digits=6)
     scores = policy.margins(test, knobs.prices) | {"this policy": test["kappa"].to_numpy()}
-    write_csv("plots/ensemble/risk_coverage.csv", policy.risk_coverage(test, scores))
+    write_csv("plots/ensemble/risk_coverage.csv", policy.risk_coverage(test, scores), digits=6)
     net_benefits = policy.net_benefits(test, knobs.prices, threshold_probs=THRESHOLD_PROBS)
-    write_csv("plots/ensemble/net_benefit.csv", net_benefits)
+    write_csv("plots/ensemble/net_benefit.csv", net_benefits, digits=6)
     write_metrics("metrics/ensemble.json", metrics)
     draw_card(metrics, members, test)
 

@@ -95,8 +95,10 @@ def main() -> None:
     layers = [{"member": name, "layer": metrics[name]["layer"], "method": params.method} for name in members]
     write_csv("data/explanations/cases.csv", table)
     write_csv("data/explanations/layers.csv", pd.DataFrame(layers))
-    write_csv("plots/explanations/sanity.csv", pd.concat(found.sanity for found in answers.values()))
-    write_csv("plots/explanations/faithfulness.csv", pd.concat(found.faithfulness for found in answers.values()))
+    write_csv("plots/explanations/sanity.csv", pd.concat(found.sanity for found in answers.values()), digits=6)
+    write_csv(
+        "plots/explanations/faithfulness.csv", pd.concat(found.faithfulness for found in answers.values()), digits=6
+    )
     figures.save(overlays(material, answers, shown, params), "plots/explanations/overlays.png")
     write_metrics("metrics/explanations.json", {"explanations": metrics})
 

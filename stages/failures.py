@@ -22,8 +22,6 @@ from tmv_lib.statistics import rank_among
 from tmv_lib.subgroups import adjust_gaps, find, gap, subgroup_columns
 from tmv_lib.uncertainty import entropy_decomposition, nearest_neighbour_distance, recalibrated
 
-Share = Annotated[float, Field(ge=0, le=1)]
-
 # What the phantom planted, in the words of the taxonomy.
 PLANTED = {
     "ambiguous": "clinical ambiguity",
@@ -40,14 +38,9 @@ NO_SITE = f"{SITE}: no such file; the stage `site` makes it"
 
 
 class FailuresParams(Params):
-    against: Share
-    doubt: Share
-    neighbours_below: Share
-    unusual: Share
     neighbours: Annotated[int, Field(ge=1)]
     folds: Annotated[int, Field(ge=2, le=20)]
     components: Annotated[int, Field(ge=1)]
-    gap: Share
     adjudication: str | None
     resamples: Annotated[int, Field(ge=100)]
     seed: Annotated[int, Field(ge=0)]
@@ -66,7 +59,7 @@ def main() -> None:
     evidence = columns["as_shipped"]
     if phantom:
         evidence["cause"] = oracle(evidence, members)
-    errors = {name: sorted_errors(of_column, params) for name, of_column in columns.items()}
+    errors = {name: sorted_errors(of_column) for name, of_column in columns.items()}
     shipped = errors["as_shipped"]
 
     metrics: dict[str, Any] = {}
@@ -91,18 +84,17 @@ def main() -> None:
     write_csv("data/failures/errors.csv", shipped)
     for kind, queue in queues(shipped).items():
         write_csv(f"data/failures/queues/{failures.QUEUES[kind]}.csv", queue)
-    write_csv("plots/failures/shares.csv", pd.concat(plotted))
-    write_csv("plots/failures/confusion.csv", confusion(shipped))
+    write_csv("plots/failures/shares.csv", pd.concat(plotted), digits=6)
+    write_csv("plots/failures/confusion.csv", confusion(shipped), digits=6)
     draw(shipped, everything, images, members)
     write_metrics("metrics/failures.json", result)
 
 
-def sorted_errors(evidence: pd.DataFrame, params: FailuresParams) -> pd.DataFrame:
+def sorted_errors(evidence: pd.DataFrame) -> pd.DataFrame:
     """The errors of the test split with their kinds, a row a model and case."""
     score = failures.Score(**json.loads(SCORE.read_text(encoding="utf-8")))
-    rules = failures.Rules(params.against, params.doubt, params.neighbours_below, params.unusual, params.gap)
     errors = evidence[evidence["wrong"] & (evidence["split"] == "test")].reset_index(drop=True)
-    errors = errors.join(failures.sort_errors(errors, score=score, rules=rules))
+    errors = errors.join(failures.sort_errors(errors, score=score))
     return errors.assign(needs=errors["kind"].map(failures.NEEDS))
 
 

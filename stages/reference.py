@@ -72,7 +72,7 @@ def main() -> None:
         network.save_weights(model, temporary)
     write_npy("data/reference/features.npy", outputs.features)
     predictions = cases[["image_id", "patient_id", "split", "y_true"]].assign(logit=outputs.logit)
-    write_csv("data/reference/predictions.csv", predictions)
+    write_csv("data/reference/predictions.csv", predictions, digits=9)
 
 
 if __name__ == "__main__":

@@ -124,9 +124,9 @@ def main() -> None:
     with whole("data/site/shift.json") as path:
         verdict = {"name": name, "shifted": name != "none", "words": WORDS[name]}
         path.write_text(json.dumps(verdict, indent=2) + "\n", encoding="utf-8")
-    write_csv("plots/site/learning_curve.csv", banded)
-    write_csv("plots/site/reliability.csv", reliability(cases, members, logits))
-    write_csv("plots/site/logits.csv", distributions(source, local, members[0]))
+    write_csv("plots/site/learning_curve.csv", banded, digits=6)
+    write_csv("plots/site/reliability.csv", reliability(cases, members, logits), digits=6)
+    write_csv("plots/site/logits.csv", distributions(source, local, members[0]), digits=6)
     write_metrics("metrics/site.json", {"site": metrics})
 
 

@@ -95,7 +95,7 @@ def main() -> None:
 def write_rows(plot: str, rows: list[dict[str, Any]], **names: str) -> None:
     """Write rows of a diagram under the names of what they show; there may be none."""
     table = pd.DataFrame(rows, columns=["series", "row", "value", "low", "high"])
-    write_csv(f"plots/stability/{plot}.csv", table.rename(columns=names))
+    write_csv(f"plots/stability/{plot}.csv", table.rename(columns=names), digits=6)
 
 
 def read_cases(members: dict[str, Member]) -> tuple[pd.DataFrame, np.ndarray]:

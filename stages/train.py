@@ -56,15 +56,15 @@ def main() -> None:
         network.save_weights(model, temporary)
     write_npy(folder / "features.npy", outputs.features)
     predictions = cases[["image_id", "patient_id", "split", "y_true"]].assign(logit=outputs.logit)
-    write_csv(folder / "predictions.csv", predictions)
+    write_csv(folder / "predictions.csv", predictions, digits=9)
     strangers = predict(np.load("data/prepare/foreign.npy"))
     kinds = read_csv("data/prepare/foreign.csv", ["image_id", "kind"])
     write_npy(folder / "foreign.npy", strangers.features)
-    write_csv(folder / "foreign.csv", kinds.assign(logit=strangers.logit))
+    write_csv(folder / "foreign.csv", kinds.assign(logit=strangers.logit), digits=9)
     mended, repairs = np.load("data/prepare/repairs.npy"), read_csv("data/prepare/repairs.csv", ["image_id", "repair"])
     logit = predict(mended).logit if len(mended) else np.empty(0)
-    write_csv(folder / "repairs.csv", repairs.assign(logit=logit))
-    write_csv(f"plots/train/{key}.csv", curves(history))
+    write_csv(folder / "repairs.csv", repairs.assign(logit=logit), digits=9)
+    write_csv(f"plots/train/{key}.csv", curves(history), digits=6)
 
 
 def train(

@@ -82,9 +82,10 @@ def main() -> None:
     write_csv(
         "plots/uncertainty/convergence.csv",
         pd.concat(convergence or [pd.DataFrame(columns=["passes", "value", "series"])]),
+        digits=6,
     )
-    write_csv("plots/uncertainty/detectors.csv", pd.concat(detectors))
-    write_csv("plots/uncertainty/out_of_distribution.csv", refused(strangers))
+    write_csv("plots/uncertainty/detectors.csv", pd.concat(detectors), digits=6)
+    write_csv("plots/uncertainty/out_of_distribution.csv", refused(strangers), digits=6)
     write_metrics("metrics/uncertainty.json", {"uncertainty": errors, "out_of_distribution": strangers})
 
 

@@ -2,7 +2,7 @@
 
 Run by `make public-predictions FOLDER=<folder with preds.csv.gz and test_list.txt.gz>`; writes docs/verdicts.csv and
 docs/verdicts.md. The files hold one split only, so that a fifth of the patients, drawn by lot, stand for validation, a
-fifth certify, and the others are judged.
+fifth certify, and the others are evaluated.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 from scipy.special import logit
 
-import judge
+from commands.evaluate import evaluate
 from tmv_lib import verdict
 from tmv_lib.files import whole, write_csv
 
@@ -64,7 +64,7 @@ HEAD = """# What the verdict says of a network that others trained
 
 A DenseNet-121 that reproduces CheXNet (J. Zech) on the public test split of NIH ChestX-ray14, 22,433 radiographs of
 6,187 patients, each finding on its own, at the default prices (5 a miss, 1 a false alarm, 0.25 a review). Only its
-predictions are known: `make public-predictions FOLDER=<folder>`. Three fifths of the patients are judged."""
+predictions are known: `make public-predictions FOLDER=<folder>`. Three fifths of the patients are evaluated."""
 
 
 def read(folder: Path) -> pd.DataFrame:
@@ -93,7 +93,7 @@ def answered(table: pd.DataFrame, finding: str) -> dict:
         shutil.copy("card.yaml", folder)
         (Path(folder) / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
         with chdir(folder):
-            judge.judge([path], Path("out"))
+            evaluate([path], Path("out"))
         return json.loads((Path(folder) / "out/metrics/ensemble.json").read_text(encoding="utf-8"))
 
 

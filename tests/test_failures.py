@@ -14,8 +14,6 @@ from sklearn.metrics import cohen_kappa_score
 
 from tmv_lib import failures
 
-RULES = failures.Rules(against=0.2, doubt=0.25, neighbours=0.3, unusual=0.95, gap=0.3)
-
 # A false negative that every model makes with confidence on a typical image with a label that others support.
 PLAIN = {
     "y_true": 1,
@@ -36,32 +34,9 @@ PLAIN = {
 LABELLED = ("y_prob", "ensemble_prob", "inside_prob", "reference_prob", "out_of_fold_prob")
 
 
-@pytest.mark.parametrize(
-    ("change", "kind"),
-    [
-        ({}, "undetermined"),
-        ({"reference_prob": 0.8}, "spurious feature"),
-        ({"reference_prob": 0.49}, "undetermined"),
-        ({"ensemble_prob": 0.4}, "clinical ambiguity"),
-        ({"members_disagree": True}, "clinical ambiguity"),
-        ({"oddity_rank": 0.99}, "model blindness"),
-        ({"distance_rank": 0.99}, "model blindness"),
-        ({"out_of_fold_prob": 0.05, "neighbour_agreement": 0.1}, "annotation noise"),
-        ({"out_of_fold_prob": 0.05}, "undetermined"),
-        ({"reference_prob": 0.8, "members_disagree": True, "oddity_rank": 0.99}, "spurious feature"),
-    ],
-)
-def test_the_first_rule_whose_evidence_is_there_names_the_kind(change, kind):
-    case = PLAIN | change
-    mirrored = case | {"y_true": 0} | {name: 1 - case[name] for name in LABELLED}
-    assert failures.sort_by_rules(pd.DataFrame([case, mirrored]), rules=RULES).tolist() == [kind, kind]
-
-
-@pytest.mark.parametrize("sort", ["rules", "score"])
-def test_missing_evidence_is_named(sort):
-    table = pd.DataFrame([PLAIN]).drop(columns="oddity_rank")
+def test_missing_evidence_is_named():
     with pytest.raises(ValueError, match="evidence column oddity_rank is missing"):
-        failures.sort_by_rules(table, rules=RULES) if sort == "rules" else failures.signals(table)
+        failures.signals(pd.DataFrame([PLAIN]).drop(columns="oddity_rank"))
 
 
 # What each kind looks like when it is clear.
@@ -88,7 +63,7 @@ def clear_errors(n: int) -> tuple[pd.DataFrame, np.ndarray]:
 def test_a_score_finds_again_what_it_was_taught_and_abstains_between():
     table, cause = clear_errors(100)
     score = failures.fit_score(table[::2], cause[::2], enough=0.5, provenance={})
-    found = failures.sort_errors(table[1::2], score=score, rules=RULES)
+    found = failures.sort_errors(table[1::2], score=score)
     four = cause[1::2] != "undetermined"
     assert failures.kappa(cause[1::2][four], found["best"][four]) > 0.9
     probs = found.filter(like="p_")
@@ -97,14 +72,14 @@ def test_a_score_finds_again_what_it_was_taught_and_abstains_between():
     assert "undetermined" not in {*found["best"], *found["runner_up"]}
     assert failures.kappa(cause[1::2], found["kind"]) > 0.9  # of five: a plain mistake is none of the four
     assert (found["best"] != found["runner_up"]).all()
-    strict = failures.sort_errors(table, score=score._replace(enough=1.01), rules=RULES)
+    strict = failures.sort_errors(table, score=score._replace(enough=1.01))
     assert set(strict["kind"]) == {"undetermined"}
 
 
 def test_the_score_is_the_logistic_model_that_it_says():
     table, cause = clear_errors(20)
     score = failures.fit_score(table, cause, enough=0.6, provenance={})
-    found = failures.sort_errors(table, score=score, rules=RULES)
+    found = failures.sort_errors(table, score=score)
     missed = table["y_true"].to_numpy() == 1
     for place in (np.flatnonzero(missed)[0], np.flatnonzero(~missed)[0]):
         row = failures.signals(table).iloc[place].to_numpy()
@@ -124,7 +99,7 @@ def test_a_border_that_misleads_is_blamed_and_one_that_others_do_not_mend_is_not
     table, _ = clear_errors(30)
 
     def blamed(**tried: float) -> np.ndarray:
-        return failures.sort_errors(table.assign(**tried), score=shipped(), rules=RULES)["p_spurious_feature"]
+        return failures.sort_errors(table.assign(**tried), score=shipped())["p_spurious_feature"]
 
     assert (np.diff([blamed(border_misleads=share) for share in (0, 0.5, 1)], axis=0) > 0).all()
     assert (np.diff([blamed(border_mends=share) for share in (0, 0.5, 1)], axis=0) > 0).all()
@@ -135,7 +110,7 @@ def test_what_was_not_tried_counts_for_nothing():
     score = failures.fit_score(table, cause, enough=0.6, provenance={})
     usual = dict(zip(score.names, score.mean))
     untried, as_usual = (
-        failures.sort_errors(table.assign(**tried), score=score, rules=RULES).filter(like="p_")
+        failures.sort_errors(table.assign(**tried), score=score).filter(like="p_")
         for tried in (dict.fromkeys(failures.TRIED, np.nan), {name: usual[name] for name in failures.TRIED})
     )
     pd.testing.assert_frame_equal(untried, as_usual)
@@ -146,7 +121,7 @@ def test_a_score_of_other_signals_is_refused_and_so_is_a_kind_without_errors():
     table, cause = clear_errors(10)
     score = failures.fit_score(table, cause, enough=0.6, provenance={})
     with pytest.raises(ValueError, match="fitted to other signals"):
-        failures.sort_errors(table, score=score._replace(names=score.names[:-1]), rules=RULES)
+        failures.sort_errors(table, score=score._replace(names=score.names[:-1]))
     with pytest.raises(ValueError, match="at least five errors"):
         failures.fit_score(table[:44], cause[:44], enough=0.6, provenance={})
 
@@ -154,13 +129,13 @@ def test_a_score_of_other_signals_is_refused_and_so_is_a_kind_without_errors():
 def test_no_error_at_all_has_no_kind():
     table, cause = clear_errors(10)
     score = failures.fit_score(table, cause, enough=0.6, provenance={})
-    assert failures.sort_errors(table[:0], score=score, rules=RULES).empty
+    assert failures.sort_errors(table[:0], score=score).empty
 
 
 def test_the_shipped_score_belongs_to_the_code():
     table, cause = clear_errors(30)
     four = cause != "undetermined"
-    assert failures.kappa(cause[four], failures.sort_errors(table[four], score=shipped(), rules=RULES)["best"]) > 0.4
+    assert failures.kappa(cause[four], failures.sort_errors(table[four], score=shipped())["best"]) > 0.4
     assert shipped().provenance["phantom_seeds"]
 
 
@@ -314,7 +289,7 @@ def sorted_world(n: int) -> tuple[pd.DataFrame, np.ndarray]:
     rng = np.random.default_rng(0)
     cause = rng.choice(failures.KINDS[:4], n, p=[0.1, 0.2, 0.2, 0.5])
     best = np.where(rng.random(n) < 0.8, cause, rng.choice(failures.KINDS[:4], n))
-    table = pd.DataFrame({"cause": cause, "best": best, "kind": best, "rule": cause, "y_true": rng.integers(0, 2, n)})
+    table = pd.DataFrame({"cause": cause, "best": best, "kind": best, "y_true": rng.integers(0, 2, n)})
     return table.assign(patient_id=np.arange(n).astype(str)), cause
 
 
@@ -325,7 +300,6 @@ def test_agreement_counts_what_mends_against_what_is_called():
     assert (found["n"], found["mended_by_no_repair"]) == (290, 10)
     assert found["kappa"] == pytest.approx(cohen_kappa_score(cause[10:], errors["best"][10:]))
     assert found["kappa_low"] < found["kappa"] < found["kappa_high"]
-    assert found["kappa_of_the_rules"] == 1
     crossed = failures.confusion(errors, "best")
     assert crossed.to_numpy().sum() == 300
     for kind in failures.KINDS:
@@ -359,19 +333,6 @@ def test_a_case_that_three_models_err_on_is_no_more_proof_than_one():
         columns = (np.repeat(of, 3) for of in (causes, kinds, np.arange(20)))
         p_values.append(failures.shuffled_kappa(*columns, n_permutations=99, rng=rng)["p_value"])
     assert np.mean(np.array(p_values) <= 0.1) < 0.16  # shuffled error by error it is 0.25 and more
-
-
-def test_kappa_at_another_mixture_is_that_of_errors_mixed_so():
-    errors, _ = sorted_world(300)
-    crossed = failures.confusion(errors, "best").to_numpy()[:4, :4]
-    kappa = cohen_kappa_score(errors["cause"], errors["best"])
-    assert failures.kappa_at(crossed, crossed.sum(axis=1)) == pytest.approx(kappa)
-    mixture = np.array([3, 1, 2, 1])
-    share = errors["cause"].map(dict(zip(failures.KINDS, mixture / crossed.sum(axis=1))))  # each cause weighted to it
-    again = cohen_kappa_score(errors["cause"], errors["best"], sample_weight=share)
-    assert failures.kappa_at(crossed, 10 * mixture) == pytest.approx(again)
-    with pytest.raises(ValueError, match="every cause needs an error"):
-        failures.kappa_at(crossed * [[1], [1], [0], [1]], mixture)
 
 
 def test_repairs_mend_answers_and_of_wrong_labels_the_label():

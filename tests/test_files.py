@@ -22,8 +22,8 @@ def test_nothing_half_written_is_left(tmp_path):
 
 
 def test_a_table_comes_back_as_it_was(tmp_path):
-    table = pd.DataFrame({"image_id": ["007", "8"], "logit": np.float32([1 / 3, -2e-7])})
-    write_csv(tmp_path / "deep" / "table.csv", table)
+    table = pd.DataFrame({"image_id": ["007", "8"], "logit": np.float32([1 / 3, -2e-4])})
+    write_csv(tmp_path / "deep" / "table.csv", table, digits=9)
     back = read_csv(tmp_path / "deep" / "table.csv", ["image_id", "logit"])
     assert back["image_id"].tolist() == ["007", "8"]
     assert (back["logit"].astype(np.float32) == table["logit"]).all()
@@ -64,6 +64,22 @@ def test_metrics_are_numbers_and_words_only(tmp_path):
         with pytest.raises(ValueError, match=rf"metric a\.b {word}"):
             write_metrics(tmp_path / "n.json", {"a": {"b": bad}})
     assert not (tmp_path / "n.json").exists()
+
+
+def test_figures_that_differ_in_their_last_digits_alone_are_the_same_bytes(tmp_path):
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(size=1000), rng.integers(0, 129, 1000) / 128, [0, 1e-6]])
+    for name, noise in (("one", 0), ("other", rng.uniform(-1e-14, 1e-14, len(values)))):
+        table = pd.DataFrame({"figure": values * (1 + noise) + noise / 100})
+        write_metrics(tmp_path / f"{name}.json", dict(enumerate(table["figure"])))
+        for digits in (6, 8):
+            write_csv(tmp_path / f"{name}{digits}.csv", table, digits=digits)
+    for kind in (".json", "6.csv", "8.csv"):
+        assert (tmp_path / f"one{kind}").read_bytes() == (tmp_path / f"other{kind}").read_bytes()
+    back = pd.read_csv(tmp_path / "one6.csv")["figure"]
+    assert json.loads((tmp_path / "one.json").read_text()) == {str(k): value for k, value in enumerate(back)}
+    np.testing.assert_allclose(back, values, rtol=5.1e-6)
+    assert (back == 0).sum() == (values == 0).sum()
 
 
 def test_rows_of_an_array_go_by_id(tmp_path):

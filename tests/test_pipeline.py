@@ -33,7 +33,7 @@ TRACKED = [
     ".dvc/plots",
     "stages",
     "tmv_lib",
-    "predict.py",
+    "commands",
 ]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
@@ -306,7 +306,7 @@ def test_predict_writes_a_row_an_image_and_one_a_patient(project, tmp_path):
     rows.append(f"torn.png,{cases['patient_id'][0]}")
     (tmp_path / "new.csv").write_text("path,patient_id\n" + "\n".join(rows))
     printed = run(
-        project, "python", "-m", "predict", str(tmp_path / "new.csv"), "--out", str(tmp_path / "out/said.csv")
+        project, "python", "-m", "commands.predict", str(tmp_path / "new.csv"), "--out", str(tmp_path / "out/said.csv")
     )
     assert "could not be read: torn.png: not a readable image" in printed
     said = pd.read_csv(tmp_path / "out/said.csv", keep_default_na=False).set_index("image_id")
@@ -325,8 +325,8 @@ def test_predict_writes_a_row_an_image_and_one_a_patient(project, tmp_path):
 
 def test_predict_without_trained_members_says_which_command_makes_them(tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
-    shutil.copy(ROOT / "predict.py", tmp_path)
-    shutil.copytree(ROOT / "tmv_lib", tmp_path / "tmv_lib")
-    printed = run(tmp_path, "python", "-m", "predict", "images", "--out", "said.csv", fails=True)
+    for package in ("commands", "tmv_lib"):
+        shutil.copytree(ROOT / package, tmp_path / package)
+    printed = run(tmp_path, "python", "-m", "commands.predict", "images", "--out", "said.csv", fails=True)
     assert "error: data/ensemble/policy.json: no such file; `make repro` trains the members" in printed
     assert not (tmp_path / "said.csv").exists()

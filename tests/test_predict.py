@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.special import expit, logit
 
-from predict import of_batch, of_images, of_patients
+from commands.predict import of_batch, of_images, of_patients
 from tmv_lib.prediction import Likeness
 from tmv_lib.shift import Shift
 

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pandas as pd
 import pytest
 import yaml
 from safetensors.numpy import save_file
+from threadpoolctl import threadpool_info
 
 from stages import ensemble
 from stages.site import SiteParams, blamed, prevalence
@@ -182,7 +186,7 @@ def test_no_error_is_not_certainty(tmp_path, monkeypatch):
     found = metrics(tmp_path, "ensemble")["deferral"]
     assert found["selective_risk"] == 0
     # Wilson at k = 0 with 40 patients: z^2 / (n + z^2)
-    assert found["selective_risk_high"] == pytest.approx(1.959964**2 / (40 + 1.959964**2), rel=1e-6)
+    assert found["selective_risk_high"] == pytest.approx(1.959964**2 / (40 + 1.959964**2), rel=1e-5)
     assert "reduction_absent" in found["ensemble_decides_all"]
 
 
@@ -202,7 +206,7 @@ def test_every_signal_is_judged_and_every_test_case_has_its_quadrant(tmp_path, m
     found = metrics(tmp_path, "uncertainty")["uncertainty"]["net"]
     for signal in ("predictive_entropy", "augmented_mutual_information", "members_mutual_information", "mahalanobis"):
         assert found[signal]["gain_over_margin"] == pytest.approx(
-            found[signal]["adjusted_error_auroc"] - found["margin"]["adjusted_error_auroc"]
+            found[signal]["adjusted_error_auroc"] - found["margin"]["adjusted_error_auroc"], abs=2e-6
         )
         assert found[signal]["over_margin"] in ("better", "worse", "no worthwhile gain", "not shown")
     assert "over_margin" not in found["margin"]
@@ -230,7 +234,7 @@ def test_images_unlike_the_training_images_are_refused_and_usual_ones_are_not(tm
     said = pd.read_csv("data/uncertainty/cases.csv").merge(cases, on="image_id")
     for split, of in found["usual"].items():
         rows = said[said["split"] == split]
-        assert of["refused"] == pytest.approx(rows["out_of_distribution"].mean())
+        assert of["refused"] == pytest.approx(rows["out_of_distribution"].mean(), rel=1e-5)
         assert of["positive"]["n"] + of["negative"]["n"] == of["n"] == len(rows)
         assert of["refused"] < 0.15
     assert found["usual"]["val"]["refused"] <= 0.05
@@ -286,8 +290,8 @@ def test_subgroups_are_the_columns_of_the_case_table_compared_at_the_same_mix_of
     assert sum(group["n_errors"] for group in of_germ.values()) == found["n_errors"]
     # bacteria and viruses are positives alone: each is the rest of the other, and normal films are nobody's
     gap = groups["germ: bacteria"]["error_rate"] - groups["germ: virus"]["error_rate"]
-    assert groups["germ: bacteria"]["gap"] == pytest.approx(gap)
-    assert groups["germ: virus"]["gap"] == pytest.approx(-gap)
+    assert groups["germ: bacteria"]["gap"] == pytest.approx(gap, abs=2e-6)
+    assert groups["germ: virus"]["gap"] == pytest.approx(-gap, abs=2e-6)
     assert groups["germ: virus"]["gap_rests_on"] == "positives"
     assert "gap_absent" in groups["germ: none"]
     assert groups["site: 1"]["gap_p_value_holm"] == groups["site: 1"]["gap_p_value"]
@@ -320,10 +324,10 @@ def test_severity_and_what_repairs_gain_add_up_to_the_failure_cost(answered, mon
     kinds = [entry for name, entry in found.items() if name != "without a kind"]
     cost = 3.0 * errors["false_negative"] + 0.5 * errors["false_positive"]
     assert sum(entry["n"] for entry in kinds) == errors["n_errors"]
-    assert sum(entry["n"] * entry["severity"] for entry in kinds) == pytest.approx(cost)
-    assert sum(entry["failure_cost_gain"] for entry in kinds) == pytest.approx(cost / 80)  # 40 test patients
+    assert sum(entry["n"] * entry["severity"] for entry in kinds) == pytest.approx(cost, rel=1e-5)
+    assert sum(entry["failure_cost_gain"] for entry in kinds) == pytest.approx(cost / 80, rel=1e-5)  # 40 test patients
     gains = [entry for entry in errors.values() if isinstance(entry, dict) and "accuracy_gain" in entry]
-    assert sum(entry["accuracy_gain"] for entry in gains) == pytest.approx(errors["n_errors"] / 80)
+    assert sum(entry["accuracy_gain"] for entry in gains) == pytest.approx(errors["n_errors"] / 80, rel=1e-5)
     assert all(entry["auroc_gain"] >= 0 for entry in gains)
     for entry in kinds:
         assert 0.5 <= entry["severity"] <= 3.0
@@ -563,7 +567,7 @@ def test_a_column_that_differs_is_named_with_its_shares(tmp_path, monkeypatch):
     assert "sex" not in found["words"]
     assert found["sex"]["p_value_holm"] > 0.05
     # the columns are a family of their own
-    assert found["manufacturer"]["p_value_holm"] == pytest.approx(3 * found["manufacturer"]["p_value"])
+    assert found["manufacturer"]["p_value_holm"] == pytest.approx(3 * found["manufacturer"]["p_value"], rel=1e-5)
 
 
 def test_the_numbers_of_the_files_are_asked_whether_they_explain_the_shift(tmp_path, monkeypatch):
@@ -881,8 +885,35 @@ def test_the_sweep_carries_every_figure_of_the_threshold(answered, monkeypatch):
     same = {name: name for name in [*names, "net_benefit", "break_even_review_price"]}
     same |= {"sensitivity": "decided_sensitivity", "specificity": "decided_specificity"}
     for column, name in same.items():
-        assert row[column] == pytest.approx(found[name], rel=1e-6), name
-    assert row["reduction"] == pytest.approx(found["baseline_decides_all"]["reduction"])
+        assert row[column] == pytest.approx(found[name], rel=1e-5), name
+    assert row["reduction"] == pytest.approx(found["baseline_decides_all"]["reduction"], rel=1e-5)
     for series in ("random", "margin", "plain margin", "oracle"):
         rival = sweep[(sweep["series"] == f"test, {series}") & (sweep["threshold"] == 0.6)].iloc[0]
-        assert rival["failure_cost"] == pytest.approx(found[f"{series.replace(' ', '_')}_deferral_cost"])
+        assert rival["failure_cost"] == pytest.approx(found[f"{series.replace(' ', '_')}_deferral_cost"], rel=1e-5)
+
+
+def test_another_processor_writes_the_same_bytes(tmp_path, monkeypatch):
+    """The kernels of two processors add in another order; what differs by that must not show."""
+    if not any(library["internal_api"] == "openblas" for library in threadpool_info()):
+        pytest.skip("this numpy is not built with OpenBLAS, whose kernels can be chosen")
+    code = """
+import runpy
+runpy.run_module("stages.calibration", run_name="__main__")
+from threadpoolctl import threadpool_info
+print({library.get("architecture") for library in threadpool_info()})
+"""
+    kernels, written = set(), []
+    for kernel in ("Haswell", "Prescott"):
+        folder = tmp_path / kernel
+        made_tables(folder, separation=1.0)
+        run_stages(folder, monkeypatch)
+        environment = os.environ | {"OPENBLAS_CORETYPE": kernel, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+        kernels.add(done.stdout)
+        made = [folder / "metrics/calibration.json", *(folder / "plots").rglob("*.csv")]
+        made.append(folder / "data/calibration/cases.csv")
+        written.append({str(path.relative_to(folder)): path.read_bytes() for path in made})
+    if len(kernels) == 1:
+        pytest.skip(f"this processor runs one kernel only: {kernels.pop().strip()}")
+    assert written[0] == written[1]

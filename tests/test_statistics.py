@@ -130,6 +130,7 @@ def test_p_value_counts_the_smaller_tail_twice():
     assert p_value([1] * 99) == 2 / 100
     assert p_value([-1] * 4 + [1] * 95) == 2 * (1 + 4) / 100
     assert p_value([-1] * 4 + [0] * 2 + [1] * 93) == 2 * (1 + 6) / 100  # 0 lies on both sides
+    assert p_value([-1] * 4 + [1e-16, -1e-16] + [1] * 93) == 2 * (1 + 6) / 100  # 0 but for the order of additions
     assert p_value([0] * 99) == 1
     assert p_value([5] * 99, null=5) == 1
     samples = np.random.default_rng(12).normal(0.7, size=999)

@@ -302,11 +302,10 @@ def test_agreement_by_shuffled_evidence_is_that_of_chance():
     table["border_mends"] = (cause == "spurious feature") * 1.0
     errors = table.assign(cause=cause, patient_id=np.arange(n).astype(str), model="net")
     score = failures.fit_score(table, cause, enough=0.6, provenance={"n_errors": {}, "precision": "float32"})
-    rules = failures.Rules(0.2, 0.25, 0.3, 0.9, 0.3)
-    found = errors.join(failures.sort_errors(table, score=score, rules=rules))
+    found = errors.join(failures.sort_errors(table, score=score))
     resampling = {"n_resamples": 100, "rng": rng}
     row = taxonomy.measured(found, **resampling)
-    by_chance = taxonomy.measured(taxonomy.shuffled(errors, score, rules, rng), **resampling)
+    by_chance = taxonomy.measured(taxonomy.shuffled(errors, score, rng), **resampling)
     assert row["kappa"] > 0.9
     assert row["recall of model blindness"] > 0.9
     assert by_chance["kappa_low"] < 0 < by_chance["kappa_high"]
@@ -343,7 +342,7 @@ def test_the_study_runs_from_the_layout_to_the_table_on_a_tiny_phantom(tmp_path,
     assert errors["patient_id"].str.startswith("21 ").all()
     assert errors["instability"].notna().any()
     score = failures.Score(**json.loads(taxonomy.SCORE.read_text(encoding="utf-8")))
-    found = errors.join(failures.sort_errors(errors, score=score, rules=failures.Rules(0.2, 0.25, 0.3, 0.9, 0.3)))
+    found = errors.join(failures.sort_errors(errors, score=score))
     row = taxonomy.measured(found, n_resamples=100, rng=np.random.default_rng(0))
     assert row["n_errors"] == len(errors) > 20
     assert ("kappa" in row) != ("kappa_absent" in row)  # so few errors may be of one kind in a resample

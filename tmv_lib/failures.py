@@ -57,7 +57,7 @@ EVIDENCE = (
     "residual_rank",  # how far it is from what the components of training normals can make
 )
 TRIED = ("border_misleads", "border_mends")  # on cases that a member misreads alone
-BESIDE = (  # more that is known, where it is: NaN where it is not; neither score nor rules read any of it
+BESIDE = (  # more that is known, where it is: NaN where it is not; the score reads none of it
     "expected_entropy",  # doubt of the image, by dropout in the head, nats
     "mutual_information",  # doubt of the model, by the same, nats
     "members_mutual_information",  # what the members dispute, nats
@@ -69,40 +69,6 @@ BESIDE = (  # more that is known, where it is: NaN where it is not; neither scor
 LARGEST = 6.0  # a logit beyond this counts as this
 PATCH, PATCH_STEP = 10, 4  # pixels of an image that is averaged down
 MOST_NORMALS = 2000
-
-
-class Rules(NamedTuple):
-    """Where the evidence is enough.
-
-    against: a probability of the given label below this contradicts it. doubt: an ensemble probability of the
-    given label above this leaves the case open. neighbours: a share of agreeing neighbours below this contradicts
-    the label. unusual: a rank above this makes an image unusual. gap: a reference that is right, with a probability
-    of the label above the model's by this, blames the border. All in [0, 1].
-    """
-
-    against: float
-    doubt: float
-    neighbours: float
-    unusual: float
-    gap: float
-
-
-def sort_by_rules(evidence: pd.DataFrame, *, rules: Rules) -> pd.Series:
-    """Sort errors by ordered rules: the first whose evidence is there names the kind, `undetermined` where none is.
-
-    Raises ValueError where a column of `EVIDENCE` is missing.
-    """
-    seen = _of_label(evidence)
-    odd = (evidence["oddity_rank"] > rules.unusual) | (evidence["distance_rank"] > rules.unusual)
-    against = (seen["out_of_fold_prob"] < rules.against) & (evidence["neighbour_agreement"] < rules.neighbours)
-    told = [
-        ("spurious feature", (seen["reference_prob"] > 0.5) & (seen["reference_prob"] - seen["y_prob"] > rules.gap)),
-        ("clinical ambiguity", (seen["ensemble_prob"] > rules.doubt) | evidence["members_disagree"].astype(bool)),
-        ("model blindness", odd),
-        ("annotation noise", against),
-    ]
-    kind = np.select([found.to_numpy(dtype=bool) for _, found in told], [name for name, _ in told], "undetermined")
-    return pd.Series(kind, index=evidence.index, name="rule")
 
 
 def reason(row: Any) -> str:
@@ -197,12 +163,12 @@ def fit_score(evidence: pd.DataFrame, cause: ArrayLike, *, enough: float, proven
     )
 
 
-def sort_errors(evidence: pd.DataFrame, *, score: Score, rules: Rules) -> pd.DataFrame:
-    """Sort errors by the score, with the ordered rules beside it.
+def sort_errors(evidence: pd.DataFrame, *, score: Score) -> pd.DataFrame:
+    """Sort errors by the score.
 
     Returns, with the index of `evidence`: five columns `p_<kind>` that sum to 1, `p_undetermined` that of an error
     which nothing would mend; `best` and `runner_up` of the four kinds; `kind`, the best where it reaches
-    `score.enough` and otherwise undetermined; `rule`, what the rules say; `reason`, a sentence.
+    `score.enough` and otherwise undetermined; `reason`, a sentence.
     Raises ValueError where a column of `EVIDENCE` is missing, and where the score was fitted to other signals.
     """
     table = signals(evidence)
@@ -218,7 +184,6 @@ def sort_errors(evidence: pd.DataFrame, *, score: Score, rules: Rules) -> pd.Dat
     columns = found.rename(columns=lambda kind: f"p_{kind.replace(' ', '_')}")
     columns["best"], columns["runner_up"] = (np.array(KINDS[:4], dtype=object)[order[:, place]] for place in (0, 1))
     columns["kind"] = columns["best"].where(four.max(axis=1) >= score.enough, "undetermined")
-    columns["rule"] = sort_by_rules(evidence, rules=rules)
     rows = evidence.assign(kind=columns["kind"], p_undetermined=columns["p_undetermined"]).itertuples()
     return columns.assign(reason=[reason(row) for row in rows])
 
@@ -288,18 +253,14 @@ def spread(likely: pd.Series, *, typical: int, unsure: int) -> list[Any]:
 def agreement(errors: pd.DataFrame, **resampling: Any) -> dict[str, Any]:
     """How far sorted errors agree with the repairs that mend them, each figure with its interval over patients.
 
-    errors: `cause` by `cause_of_errors`, `best`, `kind` and `rule` by `sort_errors`, and `patient_id`. kappa: of the
-    kind that is most likely. Errors that no repair mends are counted apart: no kind is right for them.
+    errors: `cause` by `cause_of_errors`, `best` and `kind` by `sort_errors`, and `patient_id`. kappa: of the kind
+    that is most likely. Errors that no repair mends are counted apart: no kind is right for them.
     """
     known = errors[errors["cause"] != "undetermined"]
     decided = known[known["kind"] != "undetermined"]
     found: dict[str, Any] = {"n": len(known), "n_decided": len(decided)}
     found["mended_by_no_repair"] = len(errors) - len(known)
-    for name, table, column in (
-        ("kappa", known, "best"),
-        ("kappa_where_it_decides", decided, "kind"),
-        ("kappa_of_the_rules", known, "rule"),
-    ):
+    for name, table, column in (("kappa", known, "best"), ("kappa_where_it_decides", decided, "kind")):
         truth, told = table["cause"].to_numpy(), table[column].to_numpy()
         found |= figure(name, kappa, truth, told, groups=table["patient_id"].to_numpy(), **resampling)
     for kind in KINDS:
@@ -315,21 +276,6 @@ def confusion(errors: pd.DataFrame, column: str) -> pd.DataFrame:
     """Counts (5, 5) of errors by the repair that mends them (rows) and the kind that the column names."""
     crossed = pd.crosstab(errors["cause"], errors[column])
     return crossed.reindex(index=list(KINDS), columns=list(KINDS), fill_value=0)
-
-
-def kappa_at(crossed: ArrayLike, mixture: ArrayLike) -> float:
-    """Cohen's kappa if causes were mixed otherwise and each were called as it was: an extrapolation, no measurement.
-
-    crossed (k, k): counts, a row a cause, none of them empty. mixture (k,): how frequent each cause is, in any unit.
-    With `r_ij = crossed_ij / sum_j crossed_ij` and shares `m_i`, agreement `a = sum_i m_i r_ii`, agreement by chance
-    `c = sum_j m_j sum_i m_i r_ij`, and kappa `(a - c) / (1 - c)`. Raises ValueError for an empty row.
-    """
-    counts, share = np.asarray(crossed, dtype=float), np.asarray(mixture, dtype=float)
-    if (counts.sum(axis=1) == 0).any():
-        raise ValueError(f"every cause needs an error, found {counts.sum(axis=1).astype(int).tolist()}")
-    joint = (share / share.sum())[:, None] * counts / counts.sum(axis=1, keepdims=True)
-    chance = joint.sum(axis=1) @ joint.sum(axis=0)
-    return float((np.trace(joint) - chance) / (1 - chance))
 
 
 def told_apart(table: pd.DataFrame, cause: ArrayLike, *, groups: np.ndarray, **resampling: Any) -> dict[str, Any]:

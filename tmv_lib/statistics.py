@@ -15,6 +15,7 @@ from scipy.special import bdtr, ndtr, ndtri
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
 
+ROUNDING = 1e-12  # closer than this two figures are equal: sums in another order differ in the last digits
 Z_95 = float(ndtri(0.975))  # two-sided 95 % of a standard Normal
 CELLS_AT_ONCE = 2**15  # (resamples, cases) matrices are cut to 256 KiB, which stay in the cache: half the time
 
@@ -41,7 +42,8 @@ class Bootstrap(NamedTuple):
         leaves `null` out) and is as right as the interval is: where few patients tell two models apart, too small,
         and without meaning for a figure that is biased in resamples (ECE).
         """
-        tail = min((self.samples <= null).sum(), (self.samples >= null).sum())
+        beyond = self.samples - null
+        tail = min((beyond <= ROUNDING).sum(), (beyond >= -ROUNDING).sum())
         return float(min(1.0, 2 * (1 + tail) / (1 + self.samples.size)))
 
 

@@ -1,9 +1,9 @@
 """When should one use a model of which only the predictions are known?
 
-Run by `make judge PREDICTIONS="a.csv b.csv" OUT=<folder>` in a project, which need not have run. Each CSV is a member,
-named after its file: `image_id, patient_id, split, y_true, logit`, a row an image; further columns of the first one are
-subgroups. The stages that need no network answer in OUT, a folder with metrics/, plots/ and the trust card, by the
-knobs of params.yaml and the words of card.yaml. Needs no images, no GPU and no torch.
+Run by `make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder>` in a project, which need not have run. Each CSV is a
+member, named after its file: `image_id, patient_id, split, y_true, logit`, a row an image; further columns of the first
+one are subgroups. The stages that need no network answer in OUT, a folder with metrics/, plots/ and the trust card, by
+the knobs of params.yaml and the words of card.yaml. Needs no images, no GPU and no torch.
 """
 
 import argparse
@@ -34,11 +34,11 @@ def main() -> None:
     options.add_argument("predictions", type=Path, nargs="+", help="a CSV a member")
     options.add_argument("--out", type=Path, required=True, help="the folder to make")
     given = options.parse_args()
-    judge(given.predictions, given.out)
+    evaluate(given.predictions, given.out)
     print(f"{given.out}: metrics/, plots/ and plots/ensemble/trust_card.html")
 
 
-def judge(predictions: list[Path], out: Path) -> None:
+def evaluate(predictions: list[Path], out: Path) -> None:
     """Put the questions to these members; `out` is there when all are answered, or not at all."""
     if out.exists():
         raise ValueError(f"{out}: is there already; name another folder, or remove this one")
@@ -106,7 +106,7 @@ def read_member(path: Path) -> pd.DataFrame:
     if (fixed > 1).any():
         raise ValueError(
             f"{path}: {int((fixed > 1).sum())} patients, {fixed.idxmax()} among them, stand in two of the splits train,"
-            f" {', '.join(NEEDED)}: what one fits the other must not judge"
+            f" {', '.join(NEEDED)}: what one fits the other must not evaluate"
         )
     return table.assign(logit=logit, y_true=y_true.astype(int))
 
@@ -127,7 +127,7 @@ def lay_out(folder: Path, members: dict[str, pd.DataFrame]) -> None:
     }
     write_metrics(folder / "metrics/prepare.json", {"prepare": {"splits": splits}})
     for name, table in members.items():
-        write_csv(folder / f"data/train/{name}/predictions.csv", table[COLUMNS])
+        write_csv(folder / f"data/train/{name}/predictions.csv", table[COLUMNS], digits=9)
 
 
 if __name__ == "__main__":
