@@ -185,14 +185,14 @@ def read_material(members: dict[str, Member | None], used: str) -> Material:
 
 
 def gather(members: list[str], *, networks: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The cases outside train with calibrated probabilities, and every signal of doubt that the earlier stages left.
+    """The cases outside train with calibrated logits, and every signal of doubt that the earlier stages left.
 
     networks: whether there are networks to explain; of models that are known by their predictions these fields are
     empty.
     """
     cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
     cases = cases[cases["split"] != "train"].reset_index(drop=True)
-    kinds = ("y_prob", "logit", "cross_fitted_logit")
+    kinds = ("logit", "cross_fitted_logit")
     calibrated = read_csv("data/calibration/cases.csv", ["image_id", *(f"{k}_{m}" for m in members for k in kinds)])
     of_members = [f"{kind}_{name}" for kind in ("mutual_information", "distance") for name in members]
     doubts = read_signals("data/uncertainty/cases.csv", ["out_of_distribution", "disagreement", *of_members])
