@@ -16,6 +16,7 @@ import yaml
 from safetensors.numpy import save_file
 from threadpoolctl import threadpool_info
 
+from commands import answers
 from stages import ensemble
 from stages.site import SiteParams, blamed, prevalence
 from tmv_lib import doubt, failures, fitted_policy
@@ -917,3 +918,17 @@ print({library.get("architecture") for library in threadpool_info()})
     if len(kernels) == 1:
         pytest.skip(f"this processor runs one kernel only: {kernels.pop().strip()}")
     assert written[0] == written[1]
+
+
+def test_a_run_ends_with_its_verdict(answered, monkeypatch, capsys):
+    monkeypatch.chdir(answered)
+    answers.main()
+    shown = capsys.readouterr().out
+    found = metrics(answered, "ensemble")
+    assert {"use": "Use it", "do_not_use": "Do not use it", "cannot_tell": "Cannot tell"}[
+        found["verdict"]["answer"]
+    ] in shown
+    assert shown.rstrip().endswith("plots/ensemble/trust_card.html")
+    (answered / "metrics/ensemble.json").unlink()
+    with pytest.raises(ValueError, match=r"metrics/ensemble\.json: no such file; `make repro`"):
+        answers.main()
