@@ -74,10 +74,10 @@ def knobs(cases: Collection) -> Knobs:
     """The knobs as the run had them, with the prevalence of the test split."""
     params = cases.disk.yaml("params.yaml")
     own = {name: float(figure(params, *place.split("."))) for name, place in PLACES.items() if name != "threshold"}
-    # the one in force, which prices or a budget may have set
-    threshold = figure(cases.disk.metrics("ensemble"), "deferral", "threshold")
+    # the one in force, which prices or a budget may have set; in metrics it is rounded
+    threshold = cases.disk.yaml("data/ensemble/policy.json").get("threshold")
     if threshold is None:
-        raise ValueError("metrics/ensemble.json has no deferral.threshold; `dvc repro` makes it")
+        raise ValueError("data/ensemble/policy.json: no such file; `dvc repro` makes it")
     return Knobs(threshold=float(threshold), **own, prevalence=float(cases.table["y_true"].mean()))
 
 

@@ -1,5 +1,6 @@
 """A small made-up run on disk, for the viewer: every file that it reads, with noise for images and maps."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -82,7 +83,10 @@ def decide(root: Path, y_prob: np.ndarray, later: pd.Series) -> None:
     knobs = section(root, "deferral")
     prices = {"cost_fn": knobs["cost"]["false_negative"], "cost_fp": knobs["cost"]["false_positive"]}
     kappa = deferral.certainty(y_prob, **prices)
-    deferred = deferral.decide(kappa, threshold=deferral.chow_threshold(knobs["cost"]["review"], **prices))
+    threshold = deferral.chow_threshold(knobs["cost"]["review"], **prices)
+    deferred = deferral.decide(kappa, threshold=threshold)
+    (root / "data/ensemble").mkdir()
+    (root / "data/ensemble/policy.json").write_text(json.dumps({"threshold": threshold}), encoding="utf-8")
     reason = np.where(deferred, "members disagree", "")
     decision = deferral.cheapest_decision(y_prob, **prices)
     table = later.to_frame().assign(y_prob=y_prob, kappa=kappa, decision=decision, out_of_distribution=False)
