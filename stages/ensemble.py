@@ -141,11 +141,9 @@ def main() -> None:
         name: policy.summary(cases[material.test], knobs.prices, **resampling) for name, cases in judged.items()
     }
     by = fitted.policies[used]
-    probs = {name: expit(material.logits[used].loc[material.test, name].to_numpy()) for name in members}
-    ways = {
-        way: combination.combine(pd.DataFrame(material.logits[used][material.test]), way=way, stack=by.stack)
-        for way in combination.WAYS[1:]
-    }
+    logits = material.logits[used][material.test]
+    probs = {name: expit(logits[name].to_numpy()) for name in members}
+    ways = {way: combination.combine(logits, way=way, stack=by.stack) for way in combination.WAYS[1:]}
     sweep = partial(policy.sweep, prices=knobs.prices, thresholds=THRESHOLDS)
     sweeps = {"validation": sweep(fitted.validation), "test": sweep(test)}
     metrics = {
