@@ -113,14 +113,14 @@ class Material(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """What validation taught: how to combine, what doubt weighs, a policy for each calibration.
+    """What validation taught: how to combine, what doubt weighs, and the policy.
 
     validation: its cases as the policy judges them, each by what other patients fitted.
     """
 
     choice: combination.Choice
     learned: doubt.LearnedDoubt
-    policies: dict[str, FittedPolicy]
+    policy: FittedPolicy
     validation: pd.DataFrame
 
 
@@ -132,7 +132,7 @@ def main() -> None:
     rng = np.random.default_rng(params.seed)
     lots = rng.spawn(1)[0]  # what a promise rests on must not hang on what else is drawn
     resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
-    material = read_material(members, used)
+    material = read_material(members, used, params.folds)
 
     fitted = fit(material, list(members), params, knobs, rng)
     judged = {name: judge(material, fitted, name) for name in material.logits}
@@ -140,7 +140,7 @@ def main() -> None:
     summaries = {
         name: policy.summary(cases[material.test], knobs.prices, **resampling) for name, cases in judged.items()
     }
-    by = fitted.policies[used]
+    by = fitted.policy
     logits = material.logits[used][material.test]
     probs = {name: expit(logits[name].to_numpy()) for name in members}
     ways = {way: combination.combine(logits, way=way, stack=by.stack) for way in combination.WAYS[1:]}
@@ -167,7 +167,7 @@ def main() -> None:
     draw_card(metrics, members, test)
 
 
-def read_material(members: dict[str, Member | None], used: str) -> Material:
+def read_material(members: dict[str, Member | None], used: str, folds: int) -> Material:
     """What the earlier stages left. Raises ValueError where the calibration used, a split or a class is not there."""
     cases, signals = gather(list(members), networks=None not in members.values())
     logits = read_calibrations(cases, list(members), site=SITE)
@@ -176,9 +176,13 @@ def read_material(members: dict[str, Member | None], used: str) -> Material:
     val, cal, test = ((cases["split"] == split).to_numpy() for split in ("val", "cal", "test"))
     if cases["y_true"][val].nunique() < 2:
         raise ValueError("data/prepare/cases.csv: split val must hold both classes, the ensemble is fitted on it")
-    for name, split in (("cal", cal), ("test", test)):
-        if not split.any():
-            raise ValueError(f"data/prepare/cases.csv: split {name} has no case")
+    for name, split, fewest in (("val", val, 2 * folds), ("cal", cal, 2), ("test", test, 2)):
+        n_patients = cases["patient_id"][split].nunique()
+        if n_patients < fewest:
+            raise ValueError(
+                f"data/prepare/cases.csv: split {name} has {n_patients} patients, `ensemble` with {folds} folds needs"
+                f" {fewest} or more"
+            )
     return Material(cases, signals, logits, val, cal, test)
 
 
@@ -214,10 +218,7 @@ def fit(
     choice = combination.choose(y_true, out_of_fold, n_foldings=params.foldings, **folds)
     way = choice.way if params.combine == "choose" else params.combine
     y_prob = combination.cross_fitted(y_true, out_of_fold, way=way, **folds)
-    margin = deferral.certainty(y_prob, **prices.errors)
     foreign = val["out_of_distribution"].to_numpy()
-    threshold = set_threshold(knobs, np.where(foreign, deferral.NEVER, margin))
-
     signals = fitted_policy.reliance(
         material.signals[material.val], decision=deferral.cheapest_decision(y_prob, **prices.errors)
     )
@@ -228,33 +229,29 @@ def fit(
         doubt.doubts(signals, ranges)[~foreign],
         **folds | {"groups": groups[~foreign]},
         n_foldings=params.foldings,
-        threshold=threshold,
+        refer=lambda kappa: deferral.decide(kappa, threshold=set_threshold(knobs, kappa)),
         review=prices.of(y_true)["review"][~foreign],
         cost_fn=prices.cost_fn,
         cost_fp=prices.cost_fp,
     )
-    kappa = margin.copy()
+    kappa = np.full(len(val), deferral.NEVER)
     kappa[~foreign] = learned.certainty
-    if knobs.budget is not None:
-        threshold = set_threshold(knobs, np.where(foreign, deferral.NEVER, kappa))
+    threshold = set_threshold(knobs, kappa)
     decisions = fitted_policy.decide(y_prob, kappa, foreign, threshold=threshold, prices=prices.errors)
     baseline = deferral.cheapest_decision(expit(out_of_fold[:, 0]), **prices.errors)
-    weights = learned.weights if learned.used else {}
-    policies = {
-        name: FittedPolicy(
-            members,
-            knobs.calibration,
-            way,
-            combination.fit_stack(y_true, out_of_fold).tolist(),
-            **prices.errors,
-            threshold=threshold,
-            weights=weights,
-            ranges={name: ends for name, ends in ranges.items() if weights},
-        )
-        for name in material.logits
-    }
+    weights = {kind: weight for kind, weight in learned.weights.items() if learned.used and weight > 0}
+    by = FittedPolicy(
+        members,
+        knobs.calibration,
+        way,
+        combination.fit_stack(y_true, out_of_fold).tolist(),
+        **prices.errors,
+        threshold=threshold,
+        weights=weights,
+        ranges=doubt.weighed(ranges, weights),
+    )
     validation = val[["patient_id", "y_true"]].assign(baseline=baseline, **decisions.set_axis(val.index))
-    return Fitted(choice, learned, policies, validation)
+    return Fitted(choice, learned, by, validation)
 
 
 def set_threshold(knobs: DeferralParams, kappa: np.ndarray) -> float:
@@ -266,7 +263,7 @@ def set_threshold(knobs: DeferralParams, kappa: np.ndarray) -> float:
 
 def judge(material: Material, fitted: Fitted, calibration: str) -> pd.DataFrame:
     """The cases with what the policy says of each in this calibration, and what the first member alone says."""
-    by, logits = fitted.policies[calibration], material.logits[calibration]
+    by, logits = fitted.policy, material.logits[calibration]
     foreign = material.cases["out_of_distribution"]
     said = fitted_policy.judge(by, logits, material.signals, foreign)
     alone = expit(logits[by.members[0]])
@@ -298,7 +295,7 @@ def answers(
 ) -> dict[str, Any]:
     """What the policy decides and costs, by which certainty, how well that ranks, for whom, and what it catches."""
     prices, learned = knobs.prices, fitted.learned
-    threshold = fitted.policies["as_shipped"].threshold
+    threshold = fitted.policy.threshold
     result = policy.decisions(test, prices, threshold=threshold, prevalences=params.prevalences, **resampling)
     source = "budget" if knobs.budget is not None else "prices" if knobs.threshold is None else "params"
     result |= {"threshold_from": source} | ({} if knobs.budget is None else {"budget": knobs.budget})
@@ -314,7 +311,7 @@ def answers(
     votes = np.column_stack([deferral.cheapest_decision(prob, **prices.errors) for prob in probs.values()])
     result["disagreement"] = policy.disagreement(test, votes, **resampling)
     result["subgroups"] = subgroups(test, resampling)
-    networks, way = None not in members.values(), fitted.policies["as_shipped"].combine
+    networks, way = None not in members.values(), fitted.policy.combine
     result["failures"] = {"absent": NO_NETWORK}
     if networks:
         result["failures"] = policy.caught(test, kinds(test, way, list(members)), prices, **resampling)
@@ -325,11 +322,13 @@ def promises(
     cal: pd.DataFrame, test: pd.DataFrame, fitted: Fitted, knobs: DeferralParams, rng: np.random.Generator
 ) -> dict[str, Any]:
     """What is promised of the policy by `cal`, and whether each promise holds among the labelled cases of test."""
-    by, delta = fitted.policies["as_shipped"], knobs.promise.delta
+    by, delta = fitted.policy, knobs.promise.delta
+    if knobs.calibration == "site":
+        return {"delta": delta, "lapses": True}
     made = guarantee.promise(
         cal, fitted.validation, threshold=by.threshold, limits=knobs.promise.limits, delta=delta, rng=rng
     )
-    result: dict[str, Any] = {"delta": delta, "lapses": knobs.calibration == "site"}
+    result: dict[str, Any] = {"delta": delta, "lapses": False}
     for name, promise in made.items():
         entry = {key: value for key, value in promise._asdict().items() if value is not None}
         at = by.threshold if promise.threshold is None else promise.threshold

@@ -18,6 +18,7 @@ from tmv_lib.calibration import (
     calibration_in_the_large,
     calibration_slope,
     calibration_test,
+    ranking,
     reliability_curve,
 )
 from tmv_lib.cases import COLUMNS
@@ -286,6 +287,19 @@ def prevalence(
     return found | {"correction": "allowed", "nll_as_shipped": before, "nll_corrected": after}
 
 
+def require_ranking(local: pd.DataFrame, member: str) -> None:
+    """Raise ValueError where the site's labels say that the scores rank the wrong way: no update may hide that."""
+    y_true, logit, groups = labelled(local, member)
+    if set(y_true) != {0, 1}:
+        return
+    found = ranking(y_true, logit, groups=groups)
+    if found.high < 0.5:
+        raise ValueError(
+            f"data/prepare/cases.csv: {member} ranks the cases of the site the wrong way: AUROC {found.auroc:.3f}, its"
+            f" upper 97.5 % bound over patients {found.high:.3f}; are the labels of the site reversed?"
+        )
+
+
 def three_columns(
     local: pd.DataFrame,
     test: pd.DataFrame,
@@ -296,6 +310,7 @@ def three_columns(
 ) -> dict[str, Any]:
     """One member on the test cases as shipped, site-calibrated and at its ceiling; fills in the logits of both."""
     y_true, shipped, groups = labelled(test, member)
+    require_ranking(local, member)
     chosen = closed_test(*labelled(local, member)[:2], groups=local["patient_id"])
     found: dict[str, Any] = {
         "update": {

@@ -84,7 +84,7 @@ def compared(name: str, cases: pd.DataFrame, prices: policy.Prices) -> list[dict
         "all called negative": error(np.zeros(len(cases))),
     }
     for margin, certainty in policy.margins(cases, prices).items():
-        like = policy.least_certain(cases, certainty) <= deferred.sum()
+        like = policy.least_certain(certainty) <= deferred.sum()
         rivals[f"{margin.replace('_', ' ')} at the same referral rate"] = np.where(like, review, own)
     cost = np.where(deferred, review, own)
     rows = [{"phantom": name, "policy": "this policy", "cost": float(cost.mean())}]

@@ -49,7 +49,7 @@ def saved(
         threshold=0,
         prices=prices.errors,
     )
-    referred = policy.least_certain(table, table["kappa"].to_numpy()) <= round(rate * len(cases))
+    referred = policy.least_certain(table["kappa"].to_numpy()) <= round(rate * len(cases))
     error = partial(deferral.error_cost, **prices.errors)
     cost = np.where(referred, prices.of(y_true)["review"], error(y_true=y_true, y_pred=table["decision"]))
     rival = error(y_true=y_true, y_pred=(alone > 0.5).astype(int))

@@ -82,11 +82,6 @@ def test_one_member_leaves_no_choice(rng):
 def test_a_patients_labels_reach_none_of_its_probabilities(rng):
     y, z, groups = members(rng, 200, (1.0, 1.0))
     flipped = np.where(groups == 0, 1 - y, y)
-    one, other = (
-        combination.cross_fitted(labels, z, groups=groups, way="stacking", n_folds=5, rng=np.random.default_rng(3))
-        for labels in (y, y)
-    )
-    np.testing.assert_array_equal(one, other)
     # flipping may move a patient to another stratum and so all folds: keep the folds, change the labels
     fold = np.arange(200) // 2 % 5
     before, after = (combination._stacked(labels.astype(float), z, fold) for labels in (y, flipped))

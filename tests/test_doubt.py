@@ -7,7 +7,13 @@ from sklearn.linear_model import LogisticRegression
 from tmv_lib import deferral, doubt
 
 PRICES = {"cost_fn": 5.0, "cost_fp": 1.0}
-LEARN = {"threshold": 0.7, "review": 0.25, "n_folds": 5, "n_foldings": 3, **PRICES}
+
+
+def refer(kappa: np.ndarray) -> np.ndarray:
+    return kappa < 0.7
+
+
+LEARN = {"refer": refer, "review": 0.25, "n_folds": 5, "n_foldings": 3, **PRICES}
 
 
 @pytest.fixture
@@ -89,16 +95,16 @@ def test_what_cannot_be_shown_to_help_is_not_used(strength):
 def test_ten_patients_with_an_error_carry_one_weight_in_the_order_named_beforehand(rng):
     y, p, table, _ = world(rng, 2000, strength=2.0)
     wrong = y != (p > 1 / 6)
-    for n_errors, kinds in (
-        (9, []),
-        (10, ["disagreement"]),
-        (19, ["disagreement"]),
-        (20, ["disagreement", "distance"]),
+    for n_errors, kinds in (  # four fifths of them teach in each fold
+        (12, []),
+        (13, ["disagreement"]),
+        (24, ["disagreement"]),
+        (25, ["disagreement", "distance"]),
     ):
         kept = np.concatenate([np.flatnonzero(wrong)[:n_errors], np.flatnonzero(~wrong)[:200]])
         found = doubt.learn(y[kept], p[kept], table.iloc[kept], groups=np.arange(len(kept)), rng=rng, **LEARN)
         assert (list(found.weights), found.n_errors) == (kinds, n_errors)
-        assert n_errors >= 10 or (not found.used and found.against == {})
+        assert n_errors >= 13 or (not found.used and found.against == {})
 
 
 def test_weights_equal_scikit_learns_where_no_bound_is_met(rng):
@@ -141,6 +147,8 @@ def test_reasons_are_what_argued_for_deferral_the_largest_first_and_nothing_else
         doubt.KINDS["distance"],
         "close to the decision boundary",
     ]
+    hardly = doubt.reasons(table, {"disagreement": 1e-6, "distance": 1e-6}, close=[True] * 4)
+    assert hardly == ["close to the decision boundary"] * 4
     assert doubt.reasons(table, {"disagreement": 0.0, "distance": 0.0}, close=[False] * 4) == [""] * 4
 
 
@@ -150,3 +158,13 @@ def test_a_mean_difference_keeps_a_patients_cases_together(rng):
     once = doubt.mean_difference(values, np.arange(50))
     np.testing.assert_allclose(twice, once)
     assert once.high - once.value == pytest.approx(1.96 * values.std(ddof=1) / np.sqrt(50), rel=1e-3)
+
+
+def test_a_policy_needs_the_signals_that_it_weighs_and_no_others():
+    ranges = dict.fromkeys(["distance_a", "distance_b", "disagreement", "instability_a"], (0.0, 1.0))
+    for kind, names in (("distance", ["distance_a", "distance_b"]), ("disagreement", ["disagreement"])):
+        kept = doubt.weighed(ranges, {kind: 1.0})
+        assert list(kept) == names
+        table = pd.DataFrame({name: [0.5] for name in names}, index=[0])
+        assert list(doubt.doubts(table, kept)) == [kind]
+    assert doubt.weighed(ranges, {}) == {}

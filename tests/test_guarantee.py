@@ -111,20 +111,25 @@ def test_known_answer_with_one_image_each(rng):
     assert refused.status == "not_shown"
     assert refused.p_value == pytest.approx(binom.cdf(1, n, 0.05))
     assert 100 < refused.patients_wanted < 500
+    hopeless = cal.assign(y_true=[1] * 20 + [0] * (n - 20))
+    made = guarantee.promise(hopeless, val, threshold=0.7, limits=only, delta=0.1, rng=rng)["missed_positives"]
+    assert (made.status, made.patients_wanted) == ("not_shown", None)  # 20 % are no 5 %, however many come
 
 
 @pytest.mark.parametrize("images", [1, 3])
-def test_all_promises_together_fail_in_at_most_delta_of_fresh_samples(images):
-    """`make promises` asks 2,000; 100 here, and the bound is their 99.9 % point."""
+def test_a_promise_that_is_just_false_is_made_in_at_most_delta_of_fresh_samples(images):
+    """The true risk lies a little above the limit: whatever is promised of the policy as it is, is false."""
     rng = np.random.default_rng(1)
-    population = world(rng, 50_000, images=images, pull=0.0)
-    val = world(rng, 300, images=images)
-    broken = 0
-    for _ in range(100):
-        made = guarantee.promise(world(rng, 150, images=images), val, threshold=0.3, limits=LIMITS, delta=0.2, rng=rng)
-        kept = {name: one for name, one in made.items() if one.threshold is not None}
-        broken += any(true_risk(name, population, one.threshold) > one.limit for name, one in kept.items())
-    assert broken <= binom.ppf(0.999, 100, 0.2)
+    population, val = world(rng, 50_000, images=images), world(rng, 300, images=images)
+    limit = {"missed_positives": 0.97 * true_risk("missed_positives", population, 0.3)}
+    made = []
+    for _ in range(150):
+        cal = world(rng, 150, images=images)
+        made.append(guarantee.promise(cal, val, threshold=0.3, limits=limit, delta=0.2, rng=rng)["missed_positives"])
+    kept = sum(one.status == "kept" for one in made)
+    assert kept <= binom.ppf(0.999, 150, 0.2)
+    if images == 1:
+        assert kept >= 5  # exact tests spend what they are given: with delta ten times smaller there would be about 2
 
 
 def test_the_lot_that_is_drawn_decides_nothing():
@@ -186,3 +191,10 @@ def test_patients_to_tell_are_just_enough():
 def test_a_site_without_such_a_case_is_an_error(rng):
     with pytest.raises(ValueError, match="no such case"):
         guarantee.stand("false_alarms", one_each(10, 0), threshold=0.7, limit=0.05, delta=0.1, rng=rng)
+
+
+def test_the_patients_that_would_tell_bring_the_others_along(rng):
+    """One patient in ten is called negative: ten times as many must come."""
+    few = one_each(400, 0).assign(decision=[0] * 40 + [1] * 360)
+    found = guarantee.stand("missed_positives", few, threshold=0.7, limit=0.05, delta=0.1, rng=rng)
+    assert (found.verdict, found.patients_needed) == ("cannot_tell", 450)

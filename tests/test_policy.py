@@ -312,7 +312,7 @@ def test_what_is_out_of_distribution_is_deferred_first_by_every_margin(rng):
     surest = cases["y_prob"].idxmax()
     cases.loc[surest, "out_of_distribution"] = True
     for margin in policy.margins(cases, PRICES).values():
-        assert policy.least_certain(cases, margin)[surest] == 1
+        assert policy.least_certain(margin)[surest] == 1
 
 
 def test_threshold_and_prices_imply_one_another(rng, resampling):

@@ -13,7 +13,6 @@ from tmv_lib.selective import (
     best_start,
     binomial_upper_bound,
     cases_needed,
-    cases_wanted,
     certify_ltt,
     coverage_grid,
     eaurc,
@@ -276,13 +275,6 @@ def test_other_bad_values():
         coverage_grid([0.1, 0.2], start=0, n_steps=3)
     with pytest.raises(ValueError, match="n_steps"):
         coverage_grid([0.1, 0.2], start=0.5, n_steps=0)
-
-
-def test_cases_wanted_are_about_enough(rng):
-    error, confidence = sampled_site(rng, 2000, lambda c: np.full_like(c, 0.02))
-    wanted = cases_wanted(error, confidence, risk=0.05, delta=0.1)
-    assert 45 <= wanted <= 300
-    assert cases_wanted(np.ones(50), np.arange(50), risk=0.05, delta=0.1) is None
 
 
 def test_a_start_leaves_room_for_the_errors_that_other_cases_show():

@@ -831,7 +831,7 @@ def test_a_calibration_split_without_cases_is_named(answered, monkeypatch):
     table = pd.read_csv(path)
     table["split"] = table["split"].replace("cal", "val")
     table.to_csv(path, index=False)
-    with pytest.raises(ValueError, match=r"data/prepare/cases\.csv: split cal has no case"):
+    with pytest.raises(ValueError, match=r"data/prepare/cases\.csv: split cal has 0 patients"):
         run_stages(answered, monkeypatch, "ensemble")
 
 
@@ -932,3 +932,21 @@ def test_a_run_ends_with_its_verdict(answered, monkeypatch, capsys):
     (answered / "metrics/ensemble.json").unlink()
     with pytest.raises(ValueError, match=r"metrics/ensemble\.json: no such file; `make repro`"):
         answers.main()
+
+
+def test_a_site_whose_labels_are_reversed_stops_with_that_sentence(answered, monkeypatch):
+    path = answered / "data/prepare/cases.csv"
+    table = pd.read_csv(path)
+    table["y_true"] = np.where(table["split"] == "test", 1 - table["y_true"], table["y_true"])
+    table.to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"ranks the cases of the site the wrong way: AUROC 0\.\d+"):
+        run_stages(answered, monkeypatch, "site")
+
+
+def test_a_split_with_too_few_patients_is_named(answered, monkeypatch):
+    path = answered / "data/prepare/cases.csv"
+    table = pd.read_csv(path)
+    first = table.loc[table["split"] == "test", "patient_id"].iloc[0]
+    table[(table["split"] != "test") | (table["patient_id"] == first)].to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"split test has 1 patients, `ensemble` with 5 folds needs 2 or more"):
+        run_stages(answered, monkeypatch, "ensemble")

@@ -174,3 +174,11 @@ def test_a_million_cases_within_five_seconds(rng):
     start = time.perf_counter()
     assert UPDATES[closed_test(y, z, groups=groups).choice[0]] == "intercept"
     assert time.perf_counter() - start < 5
+
+
+def test_no_update_turns_a_ranking_round():
+    rng = np.random.default_rng(0)
+    z = rng.normal(0, 2, 400)
+    y = (rng.random(400) < expit(-z)).astype(int)  # the labels of the site are reversed
+    update = closed_test(y, z, groups=np.arange(400))
+    assert update.slope[0] > 0

@@ -10,11 +10,12 @@ usual changes nothing, and what lies beyond validation counts as the largest see
 bounds is surest about what it has never seen.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import rankdata
@@ -33,6 +34,7 @@ KINDS = {
 ERRORS_PER_WEIGHT = 10  # patients with an error that one weight needs (Peduzzi et al. 1996)
 PRIOR_SD = 2.0  # of a weight: the whole range of a signal multiplies the odds of an error by about e^2
 LEAST_SPREAD = 1e-5  # of a signal: what single precision leaves of a logit
+LEAST_ADDED = 0.05  # log odds that a doubt must add to be a reason beside a margin that is too small
 SHARE_OF_LARGEST = 0.5  # of the largest contribution that makes another one a reason, too
 
 Ranges = dict[str, tuple[float, float]]
@@ -51,7 +53,7 @@ class LearnedDoubt(NamedTuple):
 
     weights: by kind, at least 0; those that validation cannot carry are left out. used: both differences lie below 0
     with their whole interval. n_errors: patients with an error. against: the cost per case of the learned certainty
-    minus that of `margin`, at the same threshold, and of `plain_margin` |2p - 1|, at the same number of referrals, each
+    minus that of `margin`, by the same rule, and of `plain_margin` |2p - 1|, at the same number of referrals, each
     out of fold; empty where nothing could be learned. certainty: out of fold where it is used, else the margin, (n,).
     """
 
@@ -81,8 +83,17 @@ def doubts(signals: pd.DataFrame, ranges: Ranges) -> pd.DataFrame:
     scaled = pd.DataFrame(
         {name: ((signals[name] - low) / (high - low)).clip(0, 1).fillna(0) for name, (low, high) in ranges.items()}
     )
-    own = {kind: [name for name in ranges if name == kind or name.startswith(f"{kind}_")] for kind in KINDS}
+    own = {kind: [name for name in ranges if _is_of(name, kind)] for kind in KINDS}
     return pd.DataFrame({kind: scaled[names].max(axis=1) for kind, names in own.items() if names}, index=signals.index)
+
+
+def weighed(ranges: Ranges, weights: dict[str, float]) -> Ranges:
+    """The ranges of the signals whose kind has a weight."""
+    return {name: ends for name, ends in ranges.items() if any(_is_of(name, kind) for kind in weights)}
+
+
+def _is_of(signal: str, kind: str) -> bool:
+    return signal == kind or signal.startswith(f"{kind}_")
 
 
 def lowered(
@@ -100,8 +111,9 @@ def lowered(
 def reasons(doubt: pd.DataFrame, weights: dict[str, float], *, close: ArrayLike) -> list[str]:
     """Why each case is deferred, in words: a margin too small (`close`, (n,) boolean), and the doubts that weighed.
 
-    Of the doubts those are named that added at least half as much as the largest one, the largest first: what argued
-    for deciding, or hardly for deferring, is no reason.
+    Of the doubts those are named that added at least half as much as the largest one, the largest first; beside a
+    margin that is too small by itself, those alone that moved the odds by 5 % or more. What argued for deciding, or
+    hardly for deferring, is no reason.
     """
     added = doubt[list(weights)].to_numpy() * np.array(list(weights.values()))
     largest = added.max(axis=1, initial=0)
@@ -110,7 +122,7 @@ def reasons(doubt: pd.DataFrame, weights: dict[str, float], *, close: ArrayLike)
         named = [
             KINDS[kind]
             for value, kind in sorted(zip(row, weights, strict=True), key=lambda pair: -pair[0])
-            if value > 0 and value >= SHARE_OF_LARGEST * most
+            if value > (LEAST_ADDED if near else 0) and value >= SHARE_OF_LARGEST * most
         ]
         words.append("; ".join((["close to the decision boundary"] if near else []) + named))
     return words
@@ -122,7 +134,7 @@ def learn(
     doubt: pd.DataFrame,
     *,
     groups: ArrayLike,
-    threshold: float,
+    refer: Callable[[FloatArray], NDArray[np.bool_]],
     review: ArrayLike,
     cost_fn: float,
     cost_fp: float,
@@ -133,13 +145,14 @@ def learn(
     """Learn the weights of doubt from the errors of validation, and use them only if that is shown to save cost.
 
     Logistic regression of the error with eta0 as offset, weights at least 0 with a half-normal prior. The first kinds
-    in the order of `KINDS` enter, one for every ten patients with an error among those fitted on. Cross-fitted by
-    patient, `n_foldings` times, and compared by what the policy costs at this threshold and these prices with the
-    margin and with |2p - 1|; the costs of the foldings are averaged, not the certainties, whose mean would be better
-    than any one in use.
+    in the order of `KINDS` enter, one for every ten patients with an error in a training part of the cross-validation,
+    and as many in the end. Cross-fitted by patient, `n_foldings` times, and compared by what the policy costs at these
+    prices with the margin and with |2p - 1|; the costs of the foldings are averaged, not the certainties, whose mean
+    would be better than any one in use.
 
     y_true, y_prob: (n,), y_prob calibrated on other patients. doubt: (n, kinds) as `doubts` gives it. groups: (n,)
-    patients. review: price of a referral, a number or (n,).
+    patients. refer: which cases certainties (n,) hand over, (n,): those below a threshold, or as many as a budget has.
+    review: price of a referral, a number or (n,).
     """
     prices = {"cost_fn": cost_fn, "cost_fp": cost_fp}
     y = as_binary(y_true)
@@ -148,22 +161,24 @@ def learn(
     cost = deferral.error_cost(y, deferral.cheapest_decision(p, **prices), **prices)
     error, price = (cost > 0).astype(float), np.broadcast_to(np.asarray(review, dtype=float), y.shape)
     n_errors = np.unique(patient[error == 1]).size
-    weights = _fit(p, doubt, error, patient, **prices)
+    doubt = doubt.iloc[:, : int(n_errors * (1 - 1 / n_folds)) // ERRORS_PER_WEIGHT]
+    weights = _fit(p, doubt, error, **prices)
     if not weights or np.unique(patient[error == 0]).size < n_folds:
         return LearnedDoubt({}, False, n_errors, {}, margin)
 
     costs: dict[str, list[FloatArray]] = {"margin": [], "plain_margin": []}
     certainties = np.empty((n_foldings, y.size))
-    by_margin, plain = np.where(margin < threshold, price, cost), rankdata(np.abs(2 * p - 1), method="ordinal")
+    by_margin, plain = np.where(refer(margin), price, cost), rankdata(np.abs(2 * p - 1), method="ordinal")
     for kappa in certainties:
         fold = patient_folds(error, groups, n_folds=n_folds, rng=rng)
         for k in range(n_folds):
             inside, out = fold != k, fold == k
-            fitted = _fit(p[inside], doubt[inside], error[inside], patient[inside], **prices)
+            fitted = _fit(p[inside], doubt[inside], error[inside], **prices)
             kappa[out] = lowered(p[out], doubt[out], fitted, **prices)
-        learned = np.where(kappa < threshold, price, cost)
+        referred = refer(kappa)
+        learned = np.where(referred, price, cost)
         costs["margin"].append(learned - by_margin)
-        costs["plain_margin"].append(learned - np.where(plain <= (kappa < threshold).sum(), price, cost))
+        costs["plain_margin"].append(learned - np.where(plain <= referred.sum(), price, cost))
     against = {name: mean_difference(np.mean(rows, axis=0), patient) for name, rows in costs.items()}
     used = all(difference.high < 0 for difference in against.values())
     return LearnedDoubt(weights, used, n_errors, against, certainties.mean(axis=0) if used else margin)
@@ -187,10 +202,8 @@ def _odds_and_stake(y_prob: ArrayLike, *, cost_fn: float, cost_fp: float) -> tup
     return np.log(p_error / (1 - p_error)), np.where(positive, 1 / (1 - indifferent), 1 / indifferent)
 
 
-def _fit(
-    p: FloatArray, doubt: pd.DataFrame, error: FloatArray, patient: FloatArray, *, cost_fn: float, cost_fp: float
-) -> dict[str, float]:
-    kinds = list(doubt)[: np.unique(patient[error == 1]).size // ERRORS_PER_WEIGHT]
+def _fit(p: FloatArray, doubt: pd.DataFrame, error: FloatArray, *, cost_fn: float, cost_fp: float) -> dict[str, float]:
+    kinds = list(doubt)
     if not kinds:
         return {}
     eta0, _ = _odds_and_stake(p, cost_fn=cost_fn, cost_fp=cost_fp)

@@ -5,8 +5,9 @@ negative at most so many are positive, of those called positive at most so many 
 least so many are not missed (a case that goes to a doctor is not). All of them hold together with probability 1 - delta
 over the calibration patients.
 
-Images of one patient are not independent, so one image stands for a patient. Which one is not left to chance: p-values
-are averaged over many lots and doubled, which is valid whatever their dependence (Rueschendorf 1982; Vovk & Wang 2020).
+Images of one patient are not independent, so one image stands for a patient, and shares are of patients. Which one is
+not left to chance: p-values are averaged over many lots and doubled, which is valid whatever their dependence
+(Rueschendorf 1982; Vovk & Wang 2020).
 
 `cases` has a row per image: `patient_id`, `y_true`, `kappa`, `decision` (0 or 1) and `out_of_distribution` (boolean):
 such a case is never decided.
@@ -93,9 +94,9 @@ PROMISES: dict[str, Rule] = {
 
 # What each promise says, of its limit.
 SAYS: dict[str, Callable[[float], str]] = {
-    "missed_positives": lambda limit: f"of the cases it calls negative at most {percent(limit)} are positive",
-    "false_alarms": lambda limit: f"of the cases it calls positive at most {percent(limit)} are negative",
-    "sensitivity": lambda limit: f"at least {percent(1 - limit)} of all positives are found or read by a doctor",
+    "missed_positives": lambda limit: f"of the patients it calls negative at most {percent(limit)} are positive",
+    "false_alarms": lambda limit: f"of the patients it calls positive at most {percent(limit)} are negative",
+    "sensitivity": lambda limit: f"at least {percent(1 - limit)} of positive patients are found or read by a doctor",
 }
 
 
@@ -138,7 +139,8 @@ def stand(
 
     Exact binomial tests, one image per patient, merged over the lots. Raises ValueError where it speaks of no case.
     """
-    n, k = _counts(name, cases, draw_lots(cases["patient_id"], rng=rng), threshold)
+    lots = draw_lots(cases["patient_id"], rng=rng)
+    n, k = _counts(name, cases, lots, threshold)
     if not n.any():
         raise ValueError("there is no such case")
 
@@ -152,10 +154,14 @@ def stand(
     low = brentq(lambda r: at_least(r) - delta, edge, 1 - edge, xtol=1e-6) if at_least(edge) < delta else 0.0
     high = brentq(lambda r: at_most(r) - delta, edge, 1 - edge, xtol=1e-6) if at_most(1 - edge) < delta else 1.0
     verdict = "broken" if at_least(limit) <= delta else "holds" if at_most(limit) <= delta else "cannot_tell"
-    rate, needed = float(k.sum() / n.sum()), None
-    if verdict == "cannot_tell":
-        needed = patients_to_tell(rate, limit=limit, delta=delta)
+    needed = _patients(k, n, lots, limit=limit, delta=delta) if verdict == "cannot_tell" else None
     return Standing(verdict, float(n.mean()), float(k.mean()), float(low), float(high), needed)
+
+
+def _patients(k: FloatArray, n: FloatArray, lots: np.ndarray, *, limit: float, delta: float) -> int | None:
+    """`patients_to_tell` of these counts, times all patients that come along with one that the promise speaks of."""
+    needed = patients_to_tell(k.sum() / n.sum(), limit=limit, delta=delta / 2 if len(lots) > 1 else delta)
+    return None if needed is None else int(np.ceil(needed * lots.shape[1] / n.mean()))
 
 
 def patients_to_tell(rate: float, *, limit: float, delta: float) -> int | None:
@@ -197,16 +203,20 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     if found.get("lapses"):
         return ["Nothing is promised: the probabilities were cross-fitted at the site, a procedure and not one policy."]
     made = {name: found[name] for name in PROMISES if name in found and found[name]["status"] != "vacuous"}
-    words = [_sentence(name, entry) for name, entry in made.items()]
+    words = [_sentence(name, entry, found["delta"]) for name, entry in made.items()]
     kept = sum(entry["status"].startswith("kept") for entry in made.values())
     if kept > 1:
         words.append(
             f"All of this together with {percent(1 - found['delta'])} confidence, for patients like those of cal."
         )
+    if made:
+        words.append("One image stands for a patient; which one decides nothing.")
+    if found.get("site_looks_different"):
+        words.append("The images of test look different from those of val and cal; whether that harms is not known.")
     return words or ["Nothing is promised: a constant answer would keep every promise that was asked for."]
 
 
-def _sentence(name: str, entry: Mapping[str, Any]) -> str:
+def _sentence(name: str, entry: Mapping[str, Any], delta: float) -> str:
     claim, counted = SAYS[name](entry["limit"]), f"{entry['errors']:.1f} of {entry['n_patients']:.0f} patients break it"
     sure = f"with {percent(1 - entry['level'], 1)} confidence"
     if entry["status"] == "no_case":
@@ -214,12 +224,12 @@ def _sentence(name: str, entry: Mapping[str, Any]) -> str:
     if entry["status"] == "not_shown":
         wanted = entry.get("patients_wanted")
         more = f"about {wanted:,} calibration patients would be needed" if wanted else "no number of patients would do"
-        return f"Not promised that {claim}: in cal {counted}; {more}.{_standing(entry)}"
+        return f"Not promised that {claim}: in cal {counted}; {more}.{_standing(entry, delta)}"
     above = f" from a certainty of {entry['threshold']:.2f} on" if entry["status"] == "kept_above" else ""
-    return f"Promised{above}, {sure}: {claim} (in cal {counted}).{_standing(entry)}"
+    return f"Promised{above}, {sure}: {claim} (in cal {counted}).{_standing(entry, delta)}"
 
 
-def _standing(entry: Mapping[str, Any]) -> str:
+def _standing(entry: Mapping[str, Any], delta: float) -> str:
     if "on_test" not in entry:
         return ""
     one = entry["on_test"]
@@ -228,13 +238,16 @@ def _standing(entry: Mapping[str, Any]) -> str:
     more = f"; about {one['patients_needed']:,} patients would tell" if "patients_needed" in one else ""
     return (
         f" On test {words.get(one['verdict'], 'one cannot tell')}: {one['errors']:.1f} of {one['n_patients']:.0f}"
-        f" ({percent(one['low'], 1)} to {percent(one['high'], 1)}){more}."
+        f" ({percent(one['low'], 1)} to {percent(one['high'], 1)}, {percent(1 - 2 * delta)} interval){more}."
     )
 
 
 def _worth_making(name: str, val: pd.DataFrame, threshold: float, limit: float) -> bool:
-    """Whether an answer that never looks at the case would break the promise, by the prevalence of validation."""
-    if name == "sensitivity":  # kept by whoever calls nobody negative
+    """Whether an answer that never looks at the case would break the promise, by the prevalence of validation.
+
+    Calling everybody positive keeps any sensitivity, so that one is worth making of a policy that calls cases negative.
+    """
+    if name == "sensitivity":
         return bool((decided(val, threshold) & (val["decision"] == 0)).any())
     prevalence = float((val["y_true"] == 1).mean())
     return (prevalence if name == "missed_positives" else 1 - prevalence) > limit
@@ -264,12 +277,9 @@ def _certify(
         )
     if passed:
         return passed
-    own, wrong = PROMISES[name](cal, threshold)
-    kappa = cal["kappa"].to_numpy()[own]
-    wanted = selective.cases_wanted(wrong[own].astype(float), kappa, risk=limit, delta=level)
-    if wanted is not None:  # so many that the promise speaks of, and for each of them all others that come along
-        wanted = int(np.ceil(wanted * lots.shape[1] / n.mean()))
-    p_value = merged(binom.cdf(k, n, limit))
+    p_value, wanted = merged(binom.cdf(k, n, limit)), None
+    if k.sum() / n.sum() < limit:
+        wanted = _patients(k, n, lots, limit=limit, delta=level)
     return Promise("not_shown", limit, level, None, float(n.mean()), float(k.mean()), p_value, wanted)
 
 

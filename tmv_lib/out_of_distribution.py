@@ -97,7 +97,7 @@ def joint_p_value(oddity: ArrayLike, usual: ArrayLike) -> FloatArray:
     2104.08279, have it for one detector). It is never above m times the smallest p-value of a single detector
     (Bonferroni), and reaches 1 / (n + 1) for an image that one detector finds far odder than all usual ones, however
     many others there are. Images of one patient resemble each other: with several images per patient the level holds
-    on average over patients, not within one.
+    about, and with few patients not: of ten patients the oddest one's images are a tenth.
 
     Returns (k,) in (0, 1], small = odd. Raises ValueError if shapes disagree, a value is not finite, or n is 0.
 

@@ -153,7 +153,7 @@ def costs(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str, A
     for name, rival in (("random", deferral.random_deferral_cost), ("oracle", deferral.oracle_deferral_cost)):
         found[f"{name}_deferral_cost"] = float(rival(y_true, decision, deferral_rate=rate, **of_case)[0])
     for name, margin in margins(cases, prices).items():
-        like = least_certain(cases, margin) <= deferred.sum()
+        like = least_certain(margin) <= deferred.sum()
         found[f"{name}_deferral_cost"] = deferral.failure_cost(y_true, decision, deferred=like, **of_case)
 
         def beyond(y_true: np.ndarray, *, weights: Any = None, like: np.ndarray = like) -> Any:
@@ -180,14 +180,18 @@ def costs(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str, A
 
 
 def margins(cases: pd.DataFrame, prices: Prices) -> dict[str, np.ndarray]:
-    """The certainties (n,) that need nothing but the probability: weighted by the prices, and |2p - 1|."""
-    y_prob = cases["y_prob"].to_numpy()
-    return {"margin": deferral.certainty(y_prob, **prices.errors), "plain_margin": np.abs(2 * y_prob - 1)}
+    """The certainties (n,) that need nothing but the probability: weighted by the prices, and |2p - 1|.
+
+    `deferral.NEVER` for the cases out of distribution, as in any policy.
+    """
+    y_prob, foreign = cases["y_prob"].to_numpy(), cases["out_of_distribution"].to_numpy(dtype=bool)
+    both = {"margin": deferral.certainty(y_prob, **prices.errors), "plain_margin": np.abs(2 * y_prob - 1)}
+    return {name: np.where(foreign, deferral.NEVER, certainty) for name, certainty in both.items()}
 
 
-def least_certain(cases: pd.DataFrame, certainty: np.ndarray) -> np.ndarray:
-    """Rank of each case (n,) from 1 in the order in which they are deferred: those out of distribution first."""
-    return np.asarray(rankdata(np.where(cases["out_of_distribution"], -1, certainty), method="ordinal"))
+def least_certain(certainty: np.ndarray) -> np.ndarray:
+    """Rank of each case (n,) from 1 in the order in which they are deferred."""
+    return np.asarray(rankdata(certainty, method="ordinal"))
 
 
 def calibration_of_decided(cases: pd.DataFrame, **resampling: Any) -> dict[str, Any]:
@@ -460,7 +464,7 @@ def swept(sweeps: dict[str, pd.DataFrame], test: pd.DataFrame, prices: Prices) -
     """
     y_true, decision = test["y_true"].to_numpy(), test["decision"].to_numpy()
     of_case = prices.of(y_true)
-    ranks = {name: least_certain(test, margin) for name, margin in margins(test, prices).items()}
+    ranks = {name: least_certain(margin) for name, margin in margins(test, prices).items()}
     like = sweeps["test"][["threshold", "coverage", "deferral_rate"]]
     rate = like["deferral_rate"].to_numpy()
     rivals = {

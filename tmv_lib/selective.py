@@ -6,7 +6,7 @@ A case is accepted when its confidence is at least the threshold; cases of equal
 
 from bisect import bisect_left
 from functools import lru_cache
-from math import ceil, inf
+from math import inf
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -200,27 +200,6 @@ def best_start(error: ArrayLike, confidence: ArrayLike, *, n: int, risk: float, 
         if (passes := float(binom.cdf(allowed, needed, rate))) > chance:
             share, chance = needed / n, passes
     return share
-
-
-def cases_wanted(error: ArrayLike, confidence: ArrayLike, *, risk: float, delta: float) -> int | None:
-    """About how many calibration cases it would take to certify anything, decided and deferred ones together.
-
-    Were the error rates r = (errors + 1/2) / (accepted + 1) seen at each coverage the true ones: the least n with
-    P(Bin(n, risk) <= ceil(r n)) <= delta, over the coverage; the least of all coverages. An extrapolation, no
-    guarantee. None where no coverage has an error rate below `risk`, or more than a million accepted would be needed.
-    """
-    _check_share("risk", risk)
-    _check_share("delta", delta)
-    _, accepted, errors = _accepted(error, confidence)
-    places = np.unique(np.linspace(0, len(accepted) - 1, 50).astype(int))
-    rate = ((errors + 0.5) / (accepted + 1))[places, None]
-    n = np.unique(np.geomspace(1, 1_000_000, 400).astype(int))
-    enough = binom.cdf(np.ceil(rate * n), n, risk) <= delta
-    found = enough.any(axis=1)
-    if not found.any():
-        return None
-    wanted = n[enough[found].argmax(axis=1)] / (accepted[places][found] / accepted[-1])
-    return ceil(wanted.min())
 
 
 def _accepted(

@@ -418,8 +418,6 @@ def guarantee(metrics: Mapping[str, Any]) -> Section:
         return Section("guarantee", title, stages, [f"Promises: {NOT_MEASURED}"])
     words = guarantees.sentences(metrics["guarantee"])
     words.append("Not promised: any single case, any other place or time, what the doctor reads.")
-    local = at(metrics, "site", "certificate")
-    words.append(f"Decided under a promise that rests on labels of the test's own place: {figure(local, 'coverage')}.")
     return Section("guarantee", title, stages, words)
 
 

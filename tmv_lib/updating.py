@@ -18,6 +18,7 @@ from tmv_lib.statistics import FloatArray, IntArray, as_binary, as_finite, patie
 
 UPDATES = ("keep", "intercept", "both")
 LEVEL = 0.05
+LEAST_SLOPE = 0.01  # as of the calibrators
 
 
 class Updates(NamedTuple):
@@ -83,7 +84,7 @@ def closed_test(y_true: ArrayLike, logit: ArrayLike, *, groups: ArrayLike, weigh
     keep = (against_keep <= chdtri(2, LEVEL)) | one_class
     choice = np.where(keep, 0, np.where(against_intercept <= chdtri(1, LEVEL), 1, 2))
     intercept = np.choose(choice, [np.zeros(len(w)), shift, line[:, 0]])
-    slope = np.where(choice == 2, line[:, 1], 1.0)
+    slope = np.where(choice == 2, np.maximum(line[:, 1], LEAST_SLOPE), 1.0)  # no update turns a ranking round
     return Updates(choice, intercept, slope, against_keep, against_intercept, effect)
 
 

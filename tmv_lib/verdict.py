@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 
 from tmv_lib import deferral
 from tmv_lib.policy import Prices
-from tmv_lib.reporting import figure, percent
-from tmv_lib.statistics import Z_95, FloatArray
+from tmv_lib.reporting import percent
+from tmv_lib.statistics import Z_95, FloatArray, bootstrap
 
 USE, DO_NOT_USE, CANNOT_TELL = "use", "do_not_use", "cannot_tell"
 WORTHWHILE = 0.05  # of a rival's cost: what a policy must be able to save to be of any use
@@ -35,10 +35,11 @@ def judge(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str, A
 
     `answer`: `use` where the policy costs less than every one of `RIVALS`, each difference's 95 % interval over
     patients below 0 (all must be, so none needs a correction); `do_not_use` where it costs more than one of them, or
-    where even the favourable end of the interval saves less than 5 % of what reading everything or a constant answer
-    costs; `cannot_tell` otherwise. `because_of`: the rivals that decide. `patients_needed`: about how many it would
-    take to tell with 80 % power if the differences are what they are; absent where the answer is clear or no number
-    would do.
+    where even the favourable end saves less than 5 % of what reading everything or a constant answer costs, both by
+    intervals corrected for the number of rivals (Bonferroni); `cannot_tell` otherwise. Upper ends are those with one
+    more missed positive than was seen: resamples of few misses know too little of them. `because_of`: the rivals that
+    decide. `patients_needed`: about how many it would take to tell with 80 % power if the differences are what they
+    are; absent where the answer is clear or no number would do.
     """
     y_true, deferred = cases["y_true"].to_numpy(), cases["deferred"].to_numpy(dtype=bool)
     of_case, groups = prices.of(y_true), cases["patient_id"].to_numpy()
@@ -53,17 +54,24 @@ def judge(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str, A
         "all_called_positive": error(np.ones(len(cases))),
         "all_called_negative": error(np.zeros(len(cases))),
     }
-    against: dict[str, dict[str, Any]] = {}
+    against: dict[str, dict[str, float]] = {}
+    worse, useless = [], []
+    _, patient = np.unique(groups, return_inverse=True)
     for name, rival in rivals.items():
-        entry: dict[str, Any] = {"cost": float(rival.mean())}
-        entry |= figure("difference", _mean_difference, cost, rival, groups=groups, **resampling)
-        against[name] = entry
-    worse = [name for name, entry in against.items() if entry["difference_low"] > 0]
-    useless = [
-        name
-        for name, entry in against.items()
-        if name != "first_member_decides_all" and entry["difference_low"] > -WORTHWHILE * entry["cost"]
-    ]
+        seen = bootstrap(_mean_difference, cost, rival, groups=patient, **resampling)
+        and_a_miss = (np.append(cost, prices.cost_fn), np.append(rival, rival.mean()))
+        high = bootstrap(_mean_difference, *and_a_miss, groups=np.append(patient, patient.max() + 1), **resampling).high
+        against[name] = {
+            "cost": float(rival.mean()),
+            "difference": float((cost - rival).mean()),
+            "difference_low": seen.low,
+            "difference_high": max(seen.high, high),
+        }
+        lowest = float(np.quantile(seen.samples, 0.025 / len(rivals)))
+        if lowest > 0:
+            worse.append(name)
+        if lowest > -WORTHWHILE * rival.mean() and name != "first_member_decides_all":
+            useless.append(name)
     open_ = [name for name, entry in against.items() if entry["difference_high"] >= 0]
     result: dict[str, Any] = {"answer": USE, "because_of": "", "cost": float(cost.mean())}
     if worse or useless:
