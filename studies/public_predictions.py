@@ -7,17 +7,16 @@ fifth certify, and the others are evaluated.
 
 import argparse
 import json
-import shutil
 from contextlib import chdir
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
-import yaml
 from scipy.special import logit
 
-from commands.evaluate import evaluate
+from commands.evaluate import lay_out, read_predictions
 from tmv_lib import verdict
 from tmv_lib.files import whole, write_csv
 
@@ -82,19 +81,17 @@ def read(folder: Path) -> pd.DataFrame:
 
 
 def answered(table: pd.DataFrame, finding: str) -> dict:
-    """The metrics of `ensemble` for one finding."""
+    """The metrics of `ensemble` for one finding, by the stages that a verdict needs."""
     prob = table[f"prob_{finding}"].clip(1e-7, 1 - 1e-7)
     member = table[["image_id", "patient_id", "split"]].assign(y_true=table[finding].astype(int), logit=logit(prob))
-    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    params["site"] |= {"resamples": 100, "draws": 20}  # no verdict hangs on these intervals, and 13,000 cases take long
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{finding.lower()}.csv"
-        write_csv(path, member)
-        shutil.copy("card.yaml", folder)
-        (Path(folder) / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-        with chdir(folder):
-            evaluate([path], Path("out"))
-        return json.loads((Path(folder) / "out/metrics/ensemble.json").read_text(encoding="utf-8"))
+        write_csv(path, member, digits=9)
+        lay_out(Path(folder) / "run", read_predictions([path]))
+        with chdir(Path(folder) / "run"):
+            for stage in ("calibration", "uncertainty", "ensemble"):
+                import_module(f"stages.{stage}").main()
+            return json.loads(Path("metrics/ensemble.json").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def make(root: Path) -> Path:
     sizes = section(root, "stability")
     changes = list(perturbations.mild(sizes, seed=0))
     for name in MEMBERS:
-        logit = np.where(y_true == 1, 2.0, -2.0) + rng.normal(0, 2, n)
+        logit = np.where(y_true == 1, 2.0, -2.0) + rng.normal(0, 3, n)
         logit[split == "train"] *= 2
         probs.append(expit(0.8 * logit))
         said = cases[["image_id", "patient_id", "split", "y_true"]].assign(logit=logit)

@@ -75,7 +75,9 @@ def test_chosen_kinds_hold_what_they_say(known):
     assert len(wrong)
     assert (wrong["decision"] != wrong["y_true"]).all()
     assert not wrong["deferred"].any()
-    for kind in ("clinical ambiguity", "annotation noise"):
+    kinds = set(table.loc[~table["deferred"], "kind"].dropna())
+    assert kinds
+    for kind in kinds:
         assert set(table["kind"][queues[kind][1]]) == {kind}
 
 
@@ -104,8 +106,8 @@ def test_a_decided_case_says_its_probability_its_truth_and_its_doubt(known):
     number = by_deferral(known, False)
     case, said = known.table.loc[number], cases.reveal(known, number)
     answer = " ".join(said[0].lines)
-    assert f"**{cases.of_hundred(case['y_prob'])} of 100** such cases have pneumonia here" in answer
-    assert f"The label: **{known.names.called(case['y_true'])}**" in answer
+    assert f"estimated chance {cases.of_hundred(case['y_prob'])} of 100" in answer
+    assert f"Reference label: **{known.names.called(case['y_true'])}**" in answer
     doubt = next(each for each in said if each.title == "Doubt")
     assert all(re.search(r"among cases this unsure the model was wrong \d+ of \d+", line) for line in doubt.lines)
 
@@ -256,7 +258,9 @@ def test_a_changed_metrics_file_changes_the_answer_and_a_deleted_one_is_not_meas
     def spoken(value):
         if isinstance(value, dict):
             return {key: spoken(inner) for key, inner in value.items()}
-        return "other words" if isinstance(value, str) else value
+        if isinstance(value, bool):
+            return not value
+        return "other words" if isinstance(value, str) and "." in value else value  # a sentence, no enumeration
 
     path.write_text(json.dumps(spoken(found)), encoding="utf-8")
     changed = answer()
@@ -273,12 +277,12 @@ def test_a_changed_metrics_file_changes_the_answer_and_a_deleted_one_is_not_meas
 
 
 def test_a_figure_that_is_missing_is_not_measured(fresh):
-    path = fresh / "metrics/ensemble.json"
+    path = fresh / "metrics/baseline.json"
     found = json.loads(path.read_text(encoding="utf-8"))
-    del found["deferral"]["failure_cost"]
+    del found["baseline"]["auroc"]
     path.write_text(json.dumps(found), encoding="utf-8")
-    answer = next(each for each in evidence.questions(Disk(fresh)) if each.stage == "ensemble").answer
-    assert f"Cost a case {NOT_MEASURED}" in answer
+    answer = next(each for each in evidence.questions(Disk(fresh)) if each.stage == "baseline").answer
+    assert f"AUROC {NOT_MEASURED}" in answer
 
 
 def test_tables_that_are_missing_or_change_are_followed(fresh):
@@ -295,7 +299,7 @@ def test_tables_that_are_missing_or_change_are_followed(fresh):
     assert maps.changed(known, number) == []
     table = pd.read_csv(fresh / "data/ensemble/cases.csv").assign(y_prob=0.5, deferred=False)
     table.to_csv(fresh / "data/ensemble/cases.csv", index=False)
-    assert "**50 of 100**" in cases.reveal(cases.collect(disk), number)[0].lines[0]
+    assert "estimated chance 50 of 100" in cases.reveal(cases.collect(disk), number)[0].lines[0]
     (fresh / "data/ensemble/cases.csv").unlink()
     assert cases.missing(disk) == ["data/ensemble/cases.csv"]
     with pytest.raises(ValueError, match=r"data/ensemble/cases\.csv: no such file"):
@@ -429,3 +433,13 @@ def test_the_folder_names_its_classes(fresh):
 
 def test_nothing_on_disk_is_said_by_name(tmp_path):
     assert cases.missing(Disk(Path(tmp_path))) == list(cases.NEEDED)
+
+
+def test_an_answer_never_contradicts_its_probability(known):
+    low, high = cases.answer(known, 0.19, 1), cases.answer(known, 0.93, 1)
+    assert low == (
+        "**Flagged as possible pneumonia**: estimated chance 19 of 100. It flags from 17 of 100 on: a missed case is"
+        " priced at 5, a false alarm at 1."
+    )
+    assert high == "**Pneumonia**: estimated chance 93 of 100."
+    assert cases.answer(known, 0.02, 0) == "**No pneumonia**: estimated chance 2 of 100."
