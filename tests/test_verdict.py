@@ -73,9 +73,11 @@ def test_a_rare_finding_that_is_never_called_is_of_no_use(resampling):
     cases = pd.DataFrame({"patient_id": range(n), "y_true": y_true, "decision": 0, "deferred": deferred, "baseline": 0})
     found = verdict.judge(cases, PRICES, **resampling)
     assert found["answer"] == "do_not_use"
-    assert "all_called_negative" in found["because_of"]
+    assert found["because_of"] == "misses_most"
+    assert found["missed"] > 0.95
     words = verdict.sentences(found)
     assert words[0].startswith("Do not use it")
+    assert "misses 9" in words[1] or "misses 100 %" in words[1]
     assert "calling every case negative" in words[1]
     assert "hardly any case positive" in words[2]
 

@@ -11,20 +11,22 @@ from numpy.typing import ArrayLike
 
 from tmv_lib import deferral
 from tmv_lib.policy import Prices
-from tmv_lib.reporting import percent
+from tmv_lib.reporting import figure, mean, percent
 from tmv_lib.statistics import Z_95, FloatArray, bootstrap
 
 USE, DO_NOT_USE, CANNOT_TELL = "use", "do_not_use", "cannot_tell"
 WORTHWHILE = 0.05  # of a rival's cost: what a policy must be able to save to be of any use
 POWER_80 = 0.8416  # standard deviations that a test with 80 % power stands above its boundary
+MOST_MISSED = 0.5  # share of the positives beyond which a policy is of no use, whatever it costs
 SELDOM = 0.01  # share of the cases below which an answer is as good as never given
 
+NOBODY = "all_called_negative"
 # What a policy must be cheaper than, in words.
 RIVALS = {
     "doctor_reads_all": "a doctor who reads every case",
     "first_member_decides_all": "the first member alone deciding every case",
     "all_called_positive": "calling every case positive",
-    "all_called_negative": "calling every case negative",
+    NOBODY: "calling every case negative",
 }
 
 
@@ -36,7 +38,8 @@ def judge(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str, A
     `answer`: `use` where the policy costs less than every one of `RIVALS`, each difference's 95 % interval over
     patients below 0 (all must be, so none needs a correction); `do_not_use` where it costs more than one of them, or
     where even the favourable end saves less than 5 % of what reading everything or a constant answer costs, both by
-    intervals corrected for the number of rivals (Bonferroni); `cannot_tell` otherwise. Upper ends are those with one
+    intervals corrected for the number of rivals (Bonferroni), or where it is shown to miss more than half of the
+    positives, as calling every case negative would; `cannot_tell` otherwise. Upper ends are those with one
     more missed positive than was seen: resamples of few misses know too little of them. `because_of`: the rivals that
     decide. `patients_needed`: about how many it would take to tell with 80 % power if the differences are what they
     are; absent where the answer is clear or no number would do.
@@ -74,8 +77,13 @@ def judge(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str, A
             useless.append(name)
     open_ = [name for name, entry in against.items() if entry["difference_high"] >= 0]
     result: dict[str, Any] = {"answer": USE, "because_of": "", "cost": float(cost.mean())}
-    if worse or useless:
-        result |= {"answer": DO_NOT_USE, "because_of": " ".join(worse or useless), "is_dearer": bool(worse)}
+    positive = y_true == 1
+    missed = ~deferred[positive] & (cases["decision"].to_numpy()[positive] == 0)
+    result |= figure("missed", mean, missed.astype(float), groups=groups[positive], **resampling)
+    misses_most = result.get("missed_low", 0.0) > MOST_MISSED
+    if worse or useless or misses_most:
+        because_of = " ".join(worse) or ("misses_most" if misses_most else " ".join(useless))
+        result |= {"answer": DO_NOT_USE, "because_of": because_of, "is_dearer": bool(worse)}
     elif open_:
         result |= {"answer": CANNOT_TELL, "because_of": " ".join(open_)}
         result |= _patients_needed([against[name] for name in open_], len(np.unique(groups)))
@@ -119,8 +127,15 @@ def sentences(verdict: Mapping[str, Any], *, cases: str = "cases", positive: str
         why = f"It costs {cost} per case, less than every alternative; the nearest is {_compared(against, nearest)}."
     elif verdict["answer"] == DO_NOT_USE:
         head = f"Do not use it for {cases} like these, at these prices."
-        kind = "costs more than" if verdict["is_dearer"] else "saves nothing worth having against"
-        why = f"At {cost} per case it {kind} {_compared(against, names[0])}."
+        if names == ["misses_most"]:
+            low, high = (percent(verdict[f"missed_{end}"]) for end in ("low", "high"))
+            why = (
+                f"It misses {percent(verdict['missed'])} of the positives ({low} to {high}), much as calling every case"
+                f" negative would. It costs {cost} per case, beside {_compared(against, NOBODY)}."
+            )
+        else:
+            kind = "costs more than" if verdict["is_dearer"] else "saves nothing worth having against"
+            why = f"At {cost} per case it {kind} {_compared(against, names[0])}."
     else:
         head = "Cannot tell yet whether to use it."
         rivals = ", or ".join(_compared(against, name) for name in names)
