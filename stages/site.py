@@ -27,7 +27,7 @@ from tmv_lib.files import join, read_csv, read_rows, whole, write_csv, write_met
 from tmv_lib.learning_curve import MEASURES, Labelled, bands, learning_curve
 from tmv_lib.params import Params, named_members, read
 from tmv_lib.prevalence import prevalence_by_confusion, prevalence_by_em
-from tmv_lib.reporting import adjust, by_class, counts, curve, figure, mean
+from tmv_lib.reporting import by_class, counts, curve, figure, mean
 from tmv_lib.selective import cases_needed
 from tmv_lib.shift import (
     FEWEST_PERMUTATIONS,
@@ -41,6 +41,7 @@ from tmv_lib.shift import (
     share_distance,
 )
 from tmv_lib.stage import run
+from tmv_lib.statistics import holm
 from tmv_lib.triage import accepted, certify_sides, one_image_each
 from tmv_lib.updating import (
     UPDATES,
@@ -108,7 +109,7 @@ def main() -> None:
         logits[f"site_logit_{member}"], logits[f"ceiling_logit_{member}"] = shipped, shipped
         metrics[member] = three_columns(local, test, member, logits, params, rng)
         metrics[member]["interaction"] = interaction(source, local, member, params, rng)
-    adjust(*(metrics[member]["interaction"] for member in members))
+    correct({member: metrics[member]["interaction"] for member in members})
     for member in members:
         metrics[member]["interaction"] |= blamed(metrics[member]["interaction"], metrics[member]["update"]["name"])
     metrics["ensemble"] = together(test, members, logits)
@@ -183,7 +184,7 @@ def shifted(
         for member in members:
             found[name][f"logit_{member}"] = tested(kolmogorov_smirnov, part[f"logit_{member}"], *who, **dealt)
     found["prevalence"] = tested(prevalence_difference, both["y_true"], both["site"], both["patient_id"], **dealt)
-    adjust(found)
+    correct(found)
 
     def p_values(name: str) -> list[float]:
         return [test["p_value_holm"] for test in found[name].values() if "p_value_holm" in test] or [1.0]
@@ -200,6 +201,18 @@ def shifted(
         domain_test, inside.filter(like="pc_").to_numpy(), inside["site"], inside["patient_id"], **folded
     )
     return found | {"name": name, "words": WORDS[name]}, name
+
+
+def correct(found: dict[str, Any]) -> None:
+    """Add Holm's `p_value_holm` to every shift test in these nested figures.
+
+    Not `reporting.adjust`: two columns that differ as much as they can have equal figures, and are two tests.
+    """
+    tests = [entry for part in found.values() if isinstance(part, dict) for entry in (part, *part.values())]
+    tests = [entry for entry in tests if isinstance(entry, dict) and "p_value" in entry]
+    if tests:
+        for entry, p_value in zip(tests, holm([entry["p_value"] for entry in tests]), strict=True):
+            entry["p_value_holm"] = float(p_value)
 
 
 def tested(test: Any, *arrays: Any, **options: Any) -> dict[str, Any]:
@@ -223,7 +236,7 @@ def differing_columns(
             found[name], said[name] = one_column(both, name, n_permutations=params.permutations, rng=rng)
     if not found:
         return {"absent": "the case table has no further column that varies, such as a device, a view or a date"}
-    adjust(found)
+    correct(found)
     differ = [said[name] for name, test in found.items() if test.get("p_value_holm", 1.0) < LEVEL]
     if not differ:
         return found | {"words": f"In none of these {len(found)} columns was a difference of source and site shown."}

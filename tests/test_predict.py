@@ -6,6 +6,7 @@ import pytest
 from scipy.special import expit, logit
 
 from commands.predict import of_batch, of_images, of_patients
+from tmv_lib.deferral import NEVER
 from tmv_lib.prediction import Likeness
 from tmv_lib.shift import Shift
 
@@ -42,7 +43,14 @@ def test_what_cannot_be_read_goes_to_a_doctor_with_the_reason(images):
 
 def test_what_is_unlike_the_training_images_is_never_decided():
     cases = pd.DataFrame({"image_id": ["usual", "odd"], "patient_id": ["1", "2"], "problem": ""})
-    found = scored(y_prob=[0.9, 0.999], kappa=[0.9, 1.0], oddity=[0.5, 0.002], out_of_distribution=[False, True])
+    found = scored(
+        y_prob=[0.9, 0.999],
+        kappa=[0.9, NEVER],
+        oddity=[0.5, 0.002],
+        out_of_distribution=[False, True],
+        deferred=[False, True],
+        reason=["", "unlike the training images"],
+    )
     images = of_images(cases, found)
     assert images["answer"].tolist() == ["positive", "to a doctor"]
     assert images["deferred"].tolist() == [0, 1]

@@ -886,6 +886,9 @@ def test_the_sweep_carries_every_figure_of_the_threshold(answered, monkeypatch):
     same = {name: name for name in [*names, "net_benefit", "break_even_review_price"]}
     same |= {"sensitivity": "decided_sensitivity", "specificity": "decided_specificity"}
     for column, name in same.items():
+        if name not in found:
+            assert f"{name}_absent" in found  # a value, and no interval that every resample has
+            continue
         assert row[column] == pytest.approx(found[name], rel=1e-5), name
     assert row["reduction"] == pytest.approx(found["baseline_decides_all"]["reduction"], rel=1e-5)
     for series in ("random", "margin", "plain margin", "oracle"):
@@ -913,7 +916,6 @@ print({library.get("architecture") for library in threadpool_info()})
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
         kernels.add(done.stdout)
         made = [folder / "metrics/calibration.json", *(folder / "plots").rglob("*.csv")]
-        made.append(folder / "data/calibration/cases.csv")
         written.append({str(path.relative_to(folder)): path.read_bytes() for path in made})
     if len(kernels) == 1:
         pytest.skip(f"this processor runs one kernel only: {kernels.pop().strip()}")
