@@ -2,8 +2,8 @@
 
 Run by `make referral-rates` after `make repro`; prints a table. The share is met exactly, by referring the least
 certain cases: it compares with studies that report a share, and is no policy with a threshold fixed beforehand. The
-reduction is of the failure cost against the first member deciding every case at p > 0.5, paired, with 95 % intervals
-over patients.
+reduction is of the failure cost against the first member as shipped, deciding every case at p > 0.5, paired, with 95 %
+intervals over patients.
 """
 
 from functools import partial
@@ -29,10 +29,10 @@ def main() -> None:
     cases, _ = gather(list(members), networks=None not in members.values())
     here = (cases["split"] == "test").to_numpy()
     way = fitted_policy.read_policy("data/ensemble/policy.json")
-    rows = []
-    for name, logits in read_calibrations(cases, list(members), site="data/site/cases.csv").items():
+    rows, calibrations = [], read_calibrations(cases, list(members), site="data/site/cases.csv")
+    alone = expit(calibrations["as_shipped"].to_numpy()[here, 0])
+    for name, logits in calibrations.items():
         y_prob = combination.combine(logits.to_numpy()[here], way=way.combine, stack=way.stack)
-        alone = expit(logits.to_numpy()[here, 0])
         rows += [saved(cases[here], y_prob, alone, rate, prices) | {"calibration": name} for rate in RATES]
     print(pd.DataFrame(rows).to_string(index=False, float_format="%.3f"))
 

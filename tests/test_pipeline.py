@@ -14,10 +14,10 @@ import pytest
 import yaml
 from PIL import Image
 from safetensors.numpy import load_file, save_file
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from stages import ensemble
-from tmv_lib import deferral, doubt, prediction
+from tmv_lib import deferral, doubt, fitted_policy, prediction
 from tmv_lib.reporting import difference, figure
 from tmv_lib.sources.phantom import plan_cases
 from tmv_lib.statistics import auroc
@@ -275,7 +275,8 @@ def test_calibrated_at_a_site_an_image_is_read_by_the_update_from_all_its_cases(
         update = measured[name]["update"]
         by_hand = expit(update["intercept"] + update["slope"] * calibrated[f"logit_{name}"])
         np.testing.assert_allclose(scored[f"y_prob_{name}"], by_hand, atol=1e-5)
-    np.testing.assert_allclose(scored["y_prob"], scored[[f"y_prob_{name}" for name in system.readers]].mean(axis=1))
+    deciding = pd.DataFrame({name: logit(scored[f"y_prob_{name}"]) for name in system.readers})
+    np.testing.assert_allclose(scored["y_prob"], fitted_policy.probability(system.policy, deciding), atol=1e-6)
     # The policy was made with updates from the other patients: near, but not these.
     cross_fitted = cases_of(scratch).loc[cases["image_id"], "y_prob"].to_numpy()
     assert 0 < np.abs(scored["y_prob"] - cross_fitted).mean() < 0.1
