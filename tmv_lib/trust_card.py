@@ -555,7 +555,7 @@ YARDSTICKS = ("random_deferral", "margin_deferral", "plain_margin_deferral", "or
 
 def deferral(found: Mapping[str, Any]) -> Section:
     """What handing cases to a doctor does, and what it is worth."""
-    table = [["", "cost of a case", "this policy saves"]]
+    table = [["", "cost per case", "this policy saves"]]
     saved = "not applicable because it is this policy"
     table.append(["this policy", figure(found, "failure_cost", percent=False), saved])
     for label, rival in (
