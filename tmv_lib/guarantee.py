@@ -25,7 +25,7 @@ from tmv_lib import selective
 from tmv_lib.reporting import percent
 from tmv_lib.statistics import FloatArray
 
-LOTS = 200  # ways to let one image stand for each patient
+LOTS = 2000  # ways to let one image stand for each patient: with 200 a promise near its level hung on the seed
 STEPS = 20  # thresholds of a promise's grid
 MOST_PATIENTS = 1_000_000  # beyond this "no number of patients would do"
 

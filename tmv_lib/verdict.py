@@ -61,9 +61,9 @@ def judge(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str, A
     worse, useless = [], []
     _, patient = np.unique(groups, return_inverse=True)
     for name, rival in rivals.items():
-        seen = bootstrap(_mean_difference, cost, rival, groups=patient, **resampling)
-        and_a_miss = (np.append(cost, prices.cost_fn), np.append(rival, rival.mean()))
-        high = bootstrap(_mean_difference, *and_a_miss, groups=np.append(patient, patient.max() + 1), **resampling).high
+        seen = bootstrap(mean, cost - rival, groups=patient, **resampling)
+        and_a_miss = np.append(cost - rival, prices.cost_fn - rival.mean())
+        high = bootstrap(mean, and_a_miss, groups=np.append(patient, patient.max() + 1), **resampling).high
         against[name] = {
             "cost": float(rival.mean()),
             "difference": float((cost - rival).mean()),
@@ -88,11 +88,6 @@ def judge(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str, A
         result |= {"answer": CANNOT_TELL, "because_of": " ".join(open_)}
         result |= _patients_needed([against[name] for name in open_], len(np.unique(groups)))
     return result | {"good_for": _good_for(cases), "against": against}
-
-
-def _mean_difference(cost: np.ndarray, rival: np.ndarray, *, weights: Any = None) -> Any:
-    w = np.ones(len(cost)) if weights is None else weights
-    return w @ (cost - rival) / w.sum(axis=-1)
 
 
 def _patients_needed(entries: list[dict[str, Any]], n_patients: int) -> dict[str, Any]:
