@@ -6,7 +6,8 @@ import confidenceinterval
 import numpy as np
 
 from benchmarks.measure import Measured, side_by_side
-from tmv_lib.statistics import auroc, bootstrap
+from tmv_lib.statistics.ranking import auroc
+from tmv_lib.statistics.resampling import bootstrap
 
 NEGATIVE, POSITIVE = 234, 390  # the test split of the public pneumonia radiographs
 RESAMPLES = 1000

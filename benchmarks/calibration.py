@@ -11,9 +11,10 @@ import numpy as np
 from scipy.special import expit
 
 from benchmarks.measure import Measured, side_by_side
-from tmv_lib import calibration
+from tmv_lib.calibration import calibrators, corp, errors, prevalence, slope
 
 CASES, PATIENTS = 1_000_000, 600_000
+MODULES = (errors, corp, slope, prevalence, calibrators)
 
 
 def measure() -> Iterator[Measured]:
@@ -53,22 +54,23 @@ def calls(values: dict[str, Any]) -> Iterator[tuple[str, Callable[..., Any], dic
         if strangers:
             raise ValueError(f"calibration.{what} asks for {sorted(strangers)}: say in benchmarks/calibration.py what")
         arguments = {name: values[name] for name in asked if name != "name"}
-        if function is calibration.fit_calibrator:
-            for name in calibration.CALIBRATORS:
+        if function is calibrators.fit_calibrator:
+            for name in calibrators.CALIBRATORS:
                 yield f"{what}({name})", function, {"name": name, **arguments}
         elif "name" in asked:
-            name = list(calibration.CALIBRATORS)[-1]  # the dearest
+            name = list(calibrators.CALIBRATORS)[-1]  # the dearest
             yield f"{what}({name})", function, {"name": name, **arguments}
         else:
             yield what, function, arguments
 
 
 def public() -> dict[str, Callable[..., Any]]:
-    """Functions that `tmv_lib.calibration` defines itself, by name, but for those that read or write a file."""
+    """Functions that the modules of `tmv_lib.calibration` define, by name, but for those that read or write a file."""
     return {
         name: function
-        for name, function in inspect.getmembers(calibration, inspect.isfunction)
-        if function.__module__ == calibration.__name__
+        for module in MODULES
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__
         and not name.startswith("_")
         and "path" not in inspect.signature(function).parameters
     }

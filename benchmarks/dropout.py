@@ -11,8 +11,8 @@ from scipy.special import expit, logit
 from torch import nn
 
 from benchmarks.measure import Measured, side_by_side
-from tmv_lib.network import Classifier, as_levels, build, normalise, predict
-from tmv_lib.uncertainty import mc_dropout_probs
+from tmv_lib.network.classifier import Classifier, as_levels, build, normalise, predict
+from tmv_lib.uncertainty.entropy import mc_dropout_probs
 
 IMAGES, SIDE = 8, 112
 PASSES, RATE = 50, 0.2

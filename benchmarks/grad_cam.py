@@ -9,8 +9,8 @@ from pytorch_grad_cam.utils.image import scale_cam_image
 from torch import nn
 
 from benchmarks.measure import Measured, side_by_side
-from tmv_lib.explanations import explain
-from tmv_lib.network import Classifier, build
+from tmv_lib.explanations.attribution import explain
+from tmv_lib.network.classifier import Classifier, build
 
 IMAGES, SIDE = 32, 224
 LAYER = "body.features.relu5"

@@ -14,8 +14,9 @@ import numpy as np
 from scipy.special import expit
 
 from benchmarks.measure import Measured, side_by_side
-from tmv_lib import deferral, selective
-from tmv_lib.statistics import FloatArray
+from tmv_lib.deferral import costs as deferral
+from tmv_lib.deferral import selective
+from tmv_lib.statistics.arrays import FloatArray
 
 COSTS = {"cost_fn": 5.0, "cost_fp": 1.0}
 LIMITS: dict[str, Any] = {"risk": 0.05, "delta": 0.1}

@@ -7,9 +7,9 @@ import numpy as np
 from scipy.special import expit
 
 from benchmarks.measure import Measured, side_by_side
-from tmv_lib.learning_curve import Labelled, learning_curve
-from tmv_lib.shift import domain_test
-from tmv_lib.updating import closed_test
+from tmv_lib.site.learning_curve import Labelled, learning_curve
+from tmv_lib.site.shift import domain_test
+from tmv_lib.site.updating import closed_test
 
 SOURCE, SITE, SITE_PATIENTS, FEATURES = 402, 624, 428, 32
 PERMUTATIONS, DRAWS = 9_999, 200

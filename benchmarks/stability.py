@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Measured, side_by_side
-from tmv_lib import stability
-from tmv_lib.explanations import explainer, reader, target_layer
-from tmv_lib.network import available_device, build
-from tmv_lib.perturbations import mild
+from tmv_lib.explanations.attribution import explainer, reader, target_layer
+from tmv_lib.network.classifier import available_device, build
+from tmv_lib.stability import similarity
+from tmv_lib.stability.perturbations import mild
 
 IMAGES, SIDE, BATCH = 32, 112, 32
 
@@ -28,7 +28,7 @@ def measure() -> Iterator[Measured]:
     changed = [change.apply(levels) for change in changes.values()]
     original, target = explain(images), np.ones(IMAGES, dtype=int)
     whole, passes = side_by_side(
-        lambda: stability.stability(explain, images, changes, target=target, original=original, batch_size=BATCH),
+        lambda: similarity.stability(explain, images, changes, target=target, original=original, batch_size=BATCH),
         lambda: np.concatenate([read(seen) for seen in changed]),
         repeats=3,
     )

@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from tmv_lib import guarantee, verdict
-from tmv_lib.params import read
-from tmv_lib.stage import run
-from tmv_lib.trust_card import Facts
+from tmv_lib.card.facts import Facts
+from tmv_lib.deferral import guarantee, verdict
+from tmv_lib.pipeline.params import read
+from tmv_lib.pipeline.stage import run
 
 METRICS = Path("metrics/ensemble.json")
 CARD = "plots/ensemble/trust_card.html"

@@ -18,10 +18,11 @@ import pandas as pd
 import yaml
 from tqdm import tqdm
 
-from tmv_lib.cases import SPLITS
-from tmv_lib.files import read_csv, write_csv, write_metrics
-from tmv_lib.params import check_name
-from tmv_lib.stage import run
+from tmv_lib.data.cases import SPLITS
+from tmv_lib.pipeline.files import read_csv, write_csv
+from tmv_lib.pipeline.metrics import write_metrics
+from tmv_lib.pipeline.params import check_name
+from tmv_lib.pipeline.stage import run
 
 SOURCE = "predictions"  # what cases.csv says of where they come from
 COLUMNS = ["image_id", "patient_id", "split", "y_true", "logit"]

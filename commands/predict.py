@@ -16,10 +16,11 @@ import yaml
 from scipy.special import expit, logit
 from tqdm import tqdm
 
-from tmv_lib import prediction
-from tmv_lib.files import write_csv, write_metrics
-from tmv_lib.sources.unlabelled import load_unlabelled
-from tmv_lib.stage import run
+from tmv_lib.data.unlabelled import load_unlabelled
+from tmv_lib.pipeline.files import write_csv
+from tmv_lib.pipeline.metrics import write_metrics
+from tmv_lib.pipeline.stage import run
+from tmv_lib.prediction import system as prediction
 
 ANSWERS = {0: "negative", 1: "positive"}
 DOCTOR = "to a doctor"

@@ -12,7 +12,7 @@ from sklearn.preprocessing import normalize
 from demo import pictures
 from demo.disk import NOT_MEASURED, Disk, figure
 from demo.page import Picture, Section
-from tmv_lib import failures
+from tmv_lib.failures import taxonomy
 
 SEED = 0  # of the neutral numbers
 NEIGHBOURS = 4  # nearest training cases that are shown, before the counter-example
@@ -143,7 +143,7 @@ def queues(cases: Collection) -> dict[str, tuple[str, list[int]]]:
         "unstable": ("Unstable explanation", _unstable(cases)),
     }
     if "kind" in table:
-        found |= {kind: (f"Failure: {kind}", decided & (table["kind"] == kind)) for kind in failures.KINDS}
+        found |= {kind: (f"Failure: {kind}", decided & (table["kind"] == kind)) for kind in taxonomy.KINDS}
     return {key: (name, [int(n) for n in table.index[inside]]) for key, (name, inside) in found.items()}
 
 

@@ -11,7 +11,8 @@ import pandas as pd
 from demo import charts
 from demo.disk import NOT_MEASURED, Disk, figure
 from demo.page import Picture
-from tmv_lib import guarantee, map_verdict, verdict
+from tmv_lib.deferral import guarantee, verdict
+from tmv_lib.explanations import map_verdict
 
 Figures = dict[str, tuple[str, ...]]  # what a figure is called, and where it stands in the metrics
 

@@ -15,7 +15,7 @@ import pandas as pd
 from demo import cases, evidence, maps, pictures, policy
 from demo.disk import NOT_MEASURED, Disk
 from demo.page import NOT_CLINICAL, Picture, Section
-from tmv_lib.files import whole
+from tmv_lib.pipeline.files import whole
 
 OUT = Path("demo_export")
 FIRST = 30  # cases from the start of the random queue

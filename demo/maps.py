@@ -8,8 +8,9 @@ from demo import pictures
 from demo.cases import Collection, image
 from demo.disk import NOT_MEASURED, Disk, figure
 from demo.page import Picture
-from tmv_lib import map_verdict, perturbations
-from tmv_lib.calibration import decision_boundary
+from tmv_lib.calibration.calibrators import decision_boundary
+from tmv_lib.explanations import map_verdict
+from tmv_lib.stability import perturbations
 
 OPACITY = 0.65  # of the maps under each change, which nobody turns
 

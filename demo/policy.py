@@ -11,9 +11,9 @@ from demo.cases import Collection
 from demo.disk import NOT_MEASURED, figure
 from demo.evidence import Said
 from demo.page import Picture
-from tmv_lib import deferral, selective
-from tmv_lib.calibration import at_prevalence, prevalence_weights
-from tmv_lib.policy import Prices
+from tmv_lib.calibration.prevalence import at_prevalence, prevalence_weights
+from tmv_lib.deferral import costs, selective
+from tmv_lib.deferral.costs import Prices
 
 ROUNDING = 1e-6  # certainties are stored with eight digits
 
@@ -84,7 +84,7 @@ def knobs(cases: Collection) -> Knobs:
 def learned(cases: Collection, at_run: Knobs) -> bool:
     """Whether the run decided by a learned certainty and not by the plain one, which follows from the probability."""
     usual = cases.table[~cases.table["out_of_distribution"]]
-    plain = deferral.certainty(usual["y_prob"], **at_run.prices.errors)
+    plain = costs.certainty(usual["y_prob"], **at_run.prices.errors)
     return bool(np.abs(plain - usual["kappa"]).max() > ROUNDING)
 
 
@@ -98,10 +98,10 @@ def point(cases: Collection, at: Knobs) -> Point:
         clipped = logit(np.clip(y_prob, 1e-9, 1 - 1e-9))
         y_prob = expit(at_prevalence(clipped, source=run.prevalence, target=at.prevalence))
     same = at.prices.errors == run.prices.errors and at.prevalence == run.prevalence
-    kappa = table["kappa"].to_numpy() if same else deferral.certainty(y_prob, **at.prices.errors)
-    kappa = np.where(table["out_of_distribution"], deferral.NEVER, kappa)
-    decision = deferral.cheapest_decision(y_prob, **at.prices.errors)
-    deferred = deferral.decide(kappa, threshold=at.threshold)
+    kappa = table["kappa"].to_numpy() if same else costs.certainty(y_prob, **at.prices.errors)
+    kappa = np.where(table["out_of_distribution"], costs.NEVER, kappa)
+    decision = costs.cheapest_decision(y_prob, **at.prices.errors)
+    deferred = costs.decide(kappa, threshold=at.threshold)
     prices = at.prices.of(y_true)
     missed, alarmed = (y_true == 1) & (decision == 0), (y_true == 0) & (decision == 1)
     return Point(
@@ -111,8 +111,8 @@ def point(cases: Collection, at: Knobs) -> Point:
         alarmed=float(weights[alarmed & ~deferred].sum()),
         reader_missed=float(weights[deferred & (y_true == 1)].sum()) * (1 - at.reader_sensitivity),
         reader_alarmed=float(weights[deferred & (y_true == 0)].sum()) * (1 - at.reader_specificity),
-        cost=float(deferral.failure_cost(y_true, decision, deferred=deferred, weights=weights, **prices)),
-        cost_deciding_all=float(deferral.failure_cost(y_true, decision, weights=weights, **prices)),
+        cost=float(costs.failure_cost(y_true, decision, deferred=deferred, weights=weights, **prices)),
+        cost_deciding_all=float(costs.failure_cost(y_true, decision, weights=weights, **prices)),
         curve=pd.DataFrame(selective.risk_coverage_curve(missed | alarmed, kappa, weights=weights)._asdict()),
     )
 

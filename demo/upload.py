@@ -12,7 +12,7 @@ from demo.cases import DEFERRED, Collection, answer, of_hundred, this_unsure
 from demo.disk import Disk
 from demo.maps import Overlay, verdict
 from demo.page import Section
-from tmv_lib.images import read_image, square
+from tmv_lib.data.images import read_image, square
 
 MOST_BYTES = 20 * 2**20
 MOST_PIXELS = 50_000_000  # a large radiograph has 20 million
@@ -78,14 +78,15 @@ class Judged(NamedTuple):
 def load(disk: Disk) -> Any:
     """The members and the policy as they lie on disk. Raises ValueError naming the first file that is missing."""
     # The only place of the viewer that needs torch, which takes seconds to import.
-    from tmv_lib import prediction
+    from tmv_lib.prediction import system as prediction
 
     return prediction.load(disk.root)
 
 
 def judge(system: Any, cases: Collection, image: np.ndarray) -> Judged:
     """Ask the system about a grey image (height, width); it refuses what is unlike the images it was trained on."""
-    from tmv_lib import prediction
+
+    from tmv_lib.prediction import system as prediction
 
     pixels, names = square(image, size=system.size, how=system.how), cases.names
     said = prediction.score(system, pixels[None]).cases.iloc[0]

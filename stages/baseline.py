@@ -1,21 +1,14 @@
 """How well does DenseNet-121 read unseen images?"""
 
-from typing import Annotated
-
 import numpy as np
-from pydantic import Field
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from tmv_lib.files import join, read_csv, write_csv, write_metrics
-from tmv_lib.params import Params, named_members, read
-from tmv_lib.reporting import curve, performance
-from tmv_lib.stage import run
-
-
-class BaselineParams(Params):
-    sensitivity: Annotated[float, Field(gt=0, lt=1)]
-    resamples: Annotated[int, Field(ge=100)]
-    seed: Annotated[int, Field(ge=0)]
+from tmv_lib.pipeline.files import join, read_csv, write_csv
+from tmv_lib.pipeline.metrics import write_metrics
+from tmv_lib.pipeline.params import named_members, read
+from tmv_lib.pipeline.stage import run
+from tmv_lib.reading.answer import BaselineParams, performance
+from tmv_lib.statistics.estimate import curve
 
 
 def main() -> None:

@@ -7,28 +7,16 @@ the border, such as a marker. `failures` asks it.
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
 from tqdm import tqdm
 
-from tmv_lib import network, training
-from tmv_lib.files import read_csv, whole, write_csv, write_npy
-from tmv_lib.params import Augmentation, Params, read
-from tmv_lib.stage import run
-
-
-class ReferenceParams(Params):
-    architecture: str
-    crop: Annotated[float, Field(gt=0, lt=0.4)]
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=2)]
-    learning_rate: Annotated[float, Field(gt=0)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    precision: network.Precision
-    seed: Annotated[int, Field(ge=0)]
+from tmv_lib.network import classifier, training
+from tmv_lib.network.answer import ReferenceParams
+from tmv_lib.pipeline.files import read_csv, whole, write_csv, write_npy
+from tmv_lib.pipeline.params import Augmentation, read
+from tmv_lib.pipeline.stage import run
 
 
 def main() -> None:
@@ -41,8 +29,8 @@ def main() -> None:
     images = np.ascontiguousarray(images[:, inside, inside])
 
     torch.manual_seed(params.seed)
-    model = network.build(params.architecture, weights="none", dropout=0.0)
-    model = model.to(network.available_device()).to(memory_format=torch.channels_last)
+    model = classifier.build(params.architecture, weights="none", dropout=0.0)
+    model = model.to(classifier.available_device()).to(memory_format=torch.channels_last)
     y_true, split = cases["y_true"].to_numpy(), cases["split"].to_numpy()
     if (split == "train").sum() < params.batch_size:
         raise ValueError(
@@ -67,9 +55,9 @@ def main() -> None:
             report=lambda epoch: print(f"reference: epoch {epoch.epoch} val_auroc {epoch.val_auroc:.4f}", flush=True),
             progress=partial(tqdm, desc="reference", leave=False),
         )
-    outputs = network.predict(model, images, batch_size=params.batch_size, precision=params.precision)
+    outputs = classifier.predict(model, images, batch_size=params.batch_size, precision=params.precision)
     with whole("data/reference/weights.safetensors") as temporary:
-        network.save_weights(model, temporary)
+        classifier.save_weights(model, temporary)
     write_npy("data/reference/features.npy", outputs.features)
     predictions = cases[["image_id", "patient_id", "split", "y_true"]].assign(logit=outputs.logit)
     write_csv("data/reference/predictions.csv", predictions, digits=9)

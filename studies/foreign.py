@@ -1,7 +1,7 @@
 """What becomes of images that no such network should answer?
 
 Run by `make foreign FOLDERS="<folder> ..."` in a project that has run; writes docs/foreign.csv. Asked are the test
-images spoiled in every way of `tmv_lib.foreign`, the photographs that ship with scikit-image and scikit-learn, the
+images spoiled in every way of `tmv_lib.data.foreign`, the photographs that ship with scikit-image and scikit-learn, the
 slices and dose maps that ship with pydicom, phantoms where the networks were trained on something else, and up to a
 hundred images of each folder that is named. Nothing is downloaded. A case counts as decided where it is not refused and
 the certainty of its probability alone, the price-weighted margin, reaches the threshold.
@@ -23,15 +23,17 @@ import torch
 import yaml
 from scipy.special import expit
 
-from tmv_lib import network, out_of_distribution, uncertainty
-from tmv_lib.deferral import certainty
-from tmv_lib.files import join, read_csv, read_rows, write_csv
-from tmv_lib.foreign import foreign_images
-from tmv_lib.images import read_grey, square
-from tmv_lib.params import read_members
-from tmv_lib.sources.phantom import plan_cases
-from tmv_lib.sources.phantom_image import render
-from tmv_lib.statistics import wilson_interval
+from tmv_lib.calibration import calibrators
+from tmv_lib.data.foreign import foreign_images
+from tmv_lib.data.images import read_grey, square
+from tmv_lib.deferral.costs import certainty
+from tmv_lib.network import classifier
+from tmv_lib.phantom.plan import plan_cases
+from tmv_lib.phantom.radiograph import render
+from tmv_lib.pipeline.files import join, read_csv, read_rows, write_csv
+from tmv_lib.pipeline.params import read_members
+from tmv_lib.statistics.tests import wilson_interval
+from tmv_lib.uncertainty import distance, out_of_distribution
 
 SPOILED, DRAWN = 50, 100  # test images spoiled in each way; images drawn from a folder
 
@@ -110,17 +112,17 @@ def ask(shown: np.ndarray, params: dict[str, Any]) -> pd.DataFrame:
             read_csv(home / "predictions.csv", ["image_id", "split", "logit"]),
             read_csv("data/calibration/cases.csv", ["image_id", f"y_prob_{name}"]),
         )
-        model = network.build(member.architecture, weights="none", dropout=member.dropout)
-        network.load_weights(model, home / "weights.safetensors")
-        model = model.to(network.available_device()).to(memory_format=torch.channels_last).eval()
-        said = network.predict(model, shown, batch_size=32, precision=params["train"]["precision"])
+        model = classifier.build(member.architecture, weights="none", dropout=member.dropout)
+        classifier.load_weights(model, home / "weights.safetensors")
+        model = model.to(classifier.available_device()).to(memory_format=torch.channels_last).eval()
+        said = classifier.predict(model, shown, batch_size=32, precision=params["train"]["precision"])
         wanted = known.loc[known["split"] == "train", "image_id"]
         train = read_rows(home / "features.npy", image_id=known["image_id"], wanted=wanted)
-        odd[f"distance_{name}"] = uncertainty.nearest_neighbour_distance(
+        odd[f"distance_{name}"] = distance.nearest_neighbour_distance(
             said.features, train, k=params["uncertainty"]["neighbours"]
         )
         raw, calibrated = expit(known["logit"]), known[f"y_prob_{name}"]
-        probs.append(uncertainty.recalibrated(expit(said.logit), raw=raw, calibrated=calibrated))
+        probs.append(calibrators.recalibrated(expit(said.logit), raw=raw, calibrated=calibrated))
     prices = {"cost_fn": params["deferral"]["cost"]["false_negative"]}
     prices |= {"cost_fp": params["deferral"]["cost"]["false_positive"]}
     alone = out_of_distribution.alone(odd[usual.columns], usual) <= out_of_distribution.REFUSED

@@ -17,14 +17,15 @@ import yaml
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from stages.ensemble import DeferralParams
-from stages.prepare import PrepareParams
-from tmv_lib import deferral, doubt, guarantee, policy, prediction, verdict
-from tmv_lib.files import write_csv
-from tmv_lib.params import read
-from tmv_lib.sources.phantom import plan_cases
-from tmv_lib.sources.phantom_image import render
-from tmv_lib.statistics import FloatArray
+from tmv_lib.data.options import PrepareParams
+from tmv_lib.deferral import costs, doubt, evaluation, guarantee, verdict
+from tmv_lib.deferral.answer import DeferralParams
+from tmv_lib.phantom.plan import plan_cases
+from tmv_lib.phantom.radiograph import render
+from tmv_lib.pipeline.files import write_csv
+from tmv_lib.pipeline.params import read
+from tmv_lib.prediction import system
+from tmv_lib.statistics.arrays import FloatArray
 
 FOLDER = Path(".studies/fresh_phantoms")
 SEEDS = (71, 72, 73, 74, 75, 76)
@@ -60,21 +61,21 @@ def judged(seed: int, patients: int) -> pd.DataFrame:
         plan = plan_cases(seed=seed, **prepare.phantom.model_dump() | {"patients": counts})
         cases = plan[plan["split"] == "test"].reset_index(drop=True)
         images = render(cases, size=prepare.size, progress=partial(tqdm, desc=f"phantom {seed}")).images
-        scored = prediction.score(prediction.load(), images, progress=partial(tqdm, desc="scoring")).cases
+        scored = system.score(system.load(), images, progress=partial(tqdm, desc="scoring")).cases
         write_csv(path, cases[["patient_id", "y_true"]].join(scored).assign(phantom=seed))
     table = pd.read_csv(path, dtype={"patient_id": str}, keep_default_na=False)
     first = next(iter(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["members"]))
     prices = read("params.yaml", "deferral", DeferralParams).prices
-    return table.assign(baseline=deferral.cheapest_decision(table[f"y_prob_{first}"].astype(float), **prices.errors))
+    return table.assign(baseline=costs.cheapest_decision(table[f"y_prob_{first}"].astype(float), **prices.errors))
 
 
-def compared(name: str, cases: pd.DataFrame, prices: policy.Prices) -> list[dict[str, Any]]:
+def compared(name: str, cases: pd.DataFrame, prices: costs.Prices) -> list[dict[str, Any]]:
     """What the policy costs per case beside its rivals, with the paired difference and its interval over patients."""
     y_true, deferred = cases["y_true"].to_numpy(), cases["deferred"].to_numpy(dtype=bool)
     review = prices.of(y_true)["review"]
 
     def error(y_pred: ArrayLike) -> FloatArray:
-        return deferral.error_cost(y_true, y_pred, **prices.errors)
+        return costs.error_cost(y_true, y_pred, **prices.errors)
 
     own = error(cases["decision"])
     rivals = {
@@ -83,8 +84,8 @@ def compared(name: str, cases: pd.DataFrame, prices: policy.Prices) -> list[dict
         "all called positive": error(np.ones(len(cases))),
         "all called negative": error(np.zeros(len(cases))),
     }
-    for margin, certainty in policy.margins(cases, prices).items():
-        like = policy.least_certain(certainty) <= deferred.sum()
+    for margin, certainty in evaluation.margins(cases, prices).items():
+        like = evaluation.least_certain(certainty) <= deferred.sum()
         rivals[f"{margin.replace('_', ' ')} at the same referral rate"] = np.where(like, review, own)
     cost = np.where(deferred, review, own)
     rows = [{"phantom": name, "policy": "this policy", "cost": float(cost.mean())}]

@@ -22,16 +22,18 @@ from scipy.special import logit as log_odds
 from scipy.stats.qmc import Sobol
 from tqdm import tqdm
 
-from tmv_lib.calibration import (
-    calibration_in_the_large,
-    calibration_slope,
-    corp_decomposition,
+from tmv_lib.calibration.corp import corp_decomposition
+from tmv_lib.calibration.errors import (
     debiased_calibration_error,
     expected_calibration_error,
     smooth_calibration_error,
     top_label,
 )
-from tmv_lib.classification import (
+from tmv_lib.calibration.slope import calibration_in_the_large, calibration_slope
+from tmv_lib.deferral.selective import augrc, aurc
+from tmv_lib.pipeline.files import whole, write_csv
+from tmv_lib.statistics.arrays import FloatArray, IntArray
+from tmv_lib.statistics.classification import (
     accuracy,
     brier_score,
     f1_score,
@@ -42,10 +44,10 @@ from tmv_lib.classification import (
     sensitivity,
     specificity,
 )
-from tmv_lib.files import whole, write_csv
-from tmv_lib.reporting import difference, gain, mean
-from tmv_lib.selective import augrc, aurc
-from tmv_lib.statistics import Z_95, FloatArray, IntArray, auroc, average_precision, bootstrap
+from tmv_lib.statistics.estimate import difference, gain, mean
+from tmv_lib.statistics.ranking import auroc, average_precision
+from tmv_lib.statistics.resampling import bootstrap
+from tmv_lib.statistics.tests import Z_95
 
 PREVALENCE = 0.4
 WITHIN_PATIENT = 0.5  # correlation of the true logits of two images of one patient, given the label

@@ -15,13 +15,14 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from tmv_lib import attention, network, training
-from tmv_lib.explanations import explainer, reader, target_layer
-from tmv_lib.files import write_csv
-from tmv_lib.reporting import figure, mean
-from tmv_lib.sources.phantom import plan_cases
-from tmv_lib.sources.phantom_image import render
-from tmv_lib.statistics import auroc
+from tmv_lib.explanations import regions
+from tmv_lib.explanations.attribution import explainer, reader, target_layer
+from tmv_lib.network import classifier, training
+from tmv_lib.phantom.plan import plan_cases
+from tmv_lib.phantom.radiograph import render
+from tmv_lib.pipeline.files import write_csv
+from tmv_lib.statistics.estimate import figure, mean
+from tmv_lib.statistics.ranking import auroc
 
 SIZE, SHARE = 112, 0.15
 WORLDS = {
@@ -58,21 +59,21 @@ def ask(world: dict[str, Any], *, patients: dict[str, int], epochs: int, seed: i
     options: dict[str, Any] = {"batch_size": 32, "precision": "float32"}
     seen = explainer(model, layer=target_layer(model, size=SIZE), method="grad_cam", progress=iter, **options)(images)
     typical = np.median(images, axis=0).astype(np.uint8)
-    hidden = reader(model, progress=iter, **options)(attention.hide_border(images, typical, share=SHARE))
+    hidden = reader(model, progress=iter, **options)(regions.hide_border(images, typical, share=SHARE))
     maps = seen.maps * np.where(seen.logit > 0, 1, -1)[:, None, None]
-    columns = attention.shares(maps, {"masks": phantom.masks[test]}, share=SHARE, positive=seen.logit > 0)
-    levels = attention.chance({"masks": phantom.masks[test]}, share=SHARE, n=len(cases))
+    columns = regions.shares(maps, {"masks": phantom.masks[test]}, share=SHARE, positive=seen.logit > 0)
+    levels = regions.chance({"masks": phantom.masks[test]}, share=SHARE, n=len(cases))
     chance = {name: float(level[~np.isnan(columns[name])].mean()) for name, level in levels.items()}
     flips = ((seen.logit > 0) != (hidden > 0)).astype(float)
     return Asked(cases, columns | {"logit": seen.logit, "border_flips": flips}, chance)
 
 
-def trained(plan: pd.DataFrame, images: np.ndarray, *, epochs: int, seed: int) -> network.Classifier:
+def trained(plan: pd.DataFrame, images: np.ndarray, *, epochs: int, seed: int) -> classifier.Classifier:
     """A ResNet-18 from nothing, its epoch chosen on validation."""
     fit, val = ((plan["split"] == split).to_numpy() for split in ("train", "val"))
     y_true = plan["y_true"].to_numpy()
     torch.manual_seed(seed)
-    model = network.build("resnet18", weights="none", dropout=0.0).to(memory_format=torch.channels_last)
+    model = classifier.build("resnet18", weights="none", dropout=0.0).to(memory_format=torch.channels_last)
     with TemporaryDirectory() as folder:
         training.fit(
             model,

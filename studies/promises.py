@@ -13,9 +13,9 @@ import pandas as pd
 from scipy.special import expit
 from tqdm import tqdm
 
-from tmv_lib import deferral, fitted_policy, guarantee
-from tmv_lib.files import write_csv
-from tmv_lib.statistics import wilson_interval
+from tmv_lib.deferral import costs, guarantee, policy
+from tmv_lib.pipeline.files import write_csv
+from tmv_lib.statistics.tests import wilson_interval
 
 REPEATS = 2000
 PRICES = {"cost_fn": 5.0, "cost_fp": 1.0}
@@ -39,8 +39,8 @@ def patients(rng: np.random.Generator, n: int, *, images: int, slope: float) -> 
     z = np.repeat(rng.normal(-0.5, 3.0, n), images) + rng.normal(0, 0.3, n * images)
     truth = np.repeat(rng.random(n), images) < expit(slope * z)
     p = expit(z)
-    certainty = deferral.certainty(p, **PRICES)
-    table = fitted_policy.decide(p, certainty, np.zeros(p.size), threshold=0, prices=PRICES)
+    certainty = costs.certainty(p, **PRICES)
+    table = policy.decide(p, certainty, np.zeros(p.size), threshold=0, prices=PRICES)
     return table.assign(patient_id=np.repeat(np.arange(n), images), y_true=truth.astype(int))
 
 

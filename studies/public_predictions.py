@@ -17,8 +17,8 @@ import pandas as pd
 from scipy.special import logit
 
 from commands.evaluate import lay_out, read_predictions
-from tmv_lib import verdict
-from tmv_lib.files import whole, write_csv
+from tmv_lib.deferral import verdict
+from tmv_lib.pipeline.files import whole, write_csv
 
 FINDINGS = [
     *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia"),

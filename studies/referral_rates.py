@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from stages.ensemble import DeferralParams, gather
-from tmv_lib import combination, deferral, fitted_policy, policy
-from tmv_lib.params import named_members, read
-from tmv_lib.reporting import figure
-from tmv_lib.signals import read_calibrations
-from tmv_lib.statistics import FloatArray
+from tmv_lib.deferral import combination, costs, evaluation, policy
+from tmv_lib.deferral.answer import DeferralParams, gather
+from tmv_lib.pipeline.params import named_members, read
+from tmv_lib.pipeline.record import read_calibrations
+from tmv_lib.statistics.arrays import FloatArray
+from tmv_lib.statistics.estimate import figure
 
 RATES = (0.0, 0.18, 0.35)  # the last two are those of the reference study
 
@@ -28,7 +28,7 @@ def main() -> None:
     members = named_members("params.yaml")
     cases, _ = gather(list(members), networks=None not in members.values())
     here = (cases["split"] == "test").to_numpy()
-    way = fitted_policy.read_policy("data/ensemble/policy.json")
+    way = policy.read_policy("data/ensemble/policy.json")
     rows, calibrations = [], read_calibrations(cases, list(members), site="data/site/cases.csv")
     alone = expit(calibrations["as_shipped"].to_numpy()[here, 0])
     for name, logits in calibrations.items():
@@ -38,19 +38,19 @@ def main() -> None:
 
 
 def saved(
-    cases: pd.DataFrame, y_prob: FloatArray, alone: FloatArray, rate: float, prices: policy.Prices
+    cases: pd.DataFrame, y_prob: FloatArray, alone: FloatArray, rate: float, prices: costs.Prices
 ) -> dict[str, Any]:
     """Cost per case with this share referred, and the reduction against the first member at p > 0.5."""
     y_true, groups = cases["y_true"].to_numpy(), cases["patient_id"].to_numpy()
-    table = fitted_policy.decide(
+    table = policy.decide(
         y_prob,
-        deferral.certainty(y_prob, **prices.errors),
+        costs.certainty(y_prob, **prices.errors),
         cases["out_of_distribution"],
         threshold=0,
         prices=prices.errors,
     )
-    referred = policy.least_certain(table["kappa"].to_numpy()) <= round(rate * len(cases))
-    error = partial(deferral.error_cost, **prices.errors)
+    referred = evaluation.least_certain(table["kappa"].to_numpy()) <= round(rate * len(cases))
+    error = partial(costs.error_cost, **prices.errors)
     cost = np.where(referred, prices.of(y_true)["review"], error(y_true=y_true, y_pred=table["decision"]))
     rival = error(y_true=y_true, y_pred=(alone > 0.5).astype(int))
 

@@ -22,12 +22,13 @@ from tqdm import tqdm
 
 from studies import copies
 from studies.copies import dvc
-from tmv_lib.calibration import expected_calibration_error
-from tmv_lib.classification import accuracy, brier_score, logistic_miscalibration, negative_log_likelihood
-from tmv_lib.figures import save
-from tmv_lib.files import join, read_csv, whole, write_csv
-from tmv_lib.reporting import difference, figure
-from tmv_lib.statistics import Z_95, auroc
+from tmv_lib.calibration.errors import expected_calibration_error
+from tmv_lib.pipeline.files import join, read_csv, whole, write_csv
+from tmv_lib.pipeline.pictures import save
+from tmv_lib.statistics.classification import accuracy, brier_score, logistic_miscalibration, negative_log_likelihood
+from tmv_lib.statistics.estimate import difference, figure
+from tmv_lib.statistics.ranking import auroc
+from tmv_lib.statistics.tests import Z_95
 
 FOLDER = Path(".studies/seeds")
 

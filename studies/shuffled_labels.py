@@ -16,15 +16,16 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from stages.explanations import ExplanationsParams, Material, read_material
-from stages.train import TrainParams
-from tmv_lib import attention, network, training
-from tmv_lib.explanations import AsTrained, Explained, explainer, target_layer, trained_and_untrained
-from tmv_lib.files import read_csv, write_csv
-from tmv_lib.params import Member, read, read_members
-from tmv_lib.reporting import figure, mean
-from tmv_lib.sanity import agreement, described, judged, random_pairs
-from tmv_lib.statistics import auroc
+from tmv_lib.explanations import regions
+from tmv_lib.explanations.answer import ExplanationsParams, Material, read_material
+from tmv_lib.explanations.attribution import AsTrained, Explained, explainer, target_layer, trained_and_untrained
+from tmv_lib.explanations.sanity import agreement, described, judged, random_pairs
+from tmv_lib.network import classifier, training
+from tmv_lib.network.answer import TrainParams
+from tmv_lib.pipeline.files import read_csv, write_csv
+from tmv_lib.pipeline.params import Member, read, read_members
+from tmv_lib.statistics.estimate import figure, mean
+from tmv_lib.statistics.ranking import auroc
 
 
 def main() -> None:
@@ -50,7 +51,7 @@ def main() -> None:
     write_csv("docs/shuffled_labels.csv", compared(explained, on_split(material, test), name, params))
 
 
-def train_on_shuffled_labels(member: Member, params: TrainParams, *, seed: int) -> network.Classifier:
+def train_on_shuffled_labels(member: Member, params: TrainParams, *, seed: int) -> classifier.Classifier:
     """A network of this member that learned the training images with each other's labels.
 
     The epoch stays that knows the shuffled labels best: there is nothing to be learned that holds for validation.
@@ -60,8 +61,8 @@ def train_on_shuffled_labels(member: Member, params: TrainParams, *, seed: int) 
     images = np.load("data/prepare/images.npy", mmap_mode="r")[fit]
     labels = np.random.default_rng(seed).permutation(cases["y_true"].to_numpy()[fit])
     torch.manual_seed(member.seed)
-    model = network.build(member.architecture, weights="none", dropout=member.dropout)
-    model = model.to(network.available_device()).to(memory_format=torch.channels_last)
+    model = classifier.build(member.architecture, weights="none", dropout=member.dropout)
+    model = model.to(classifier.available_device()).to(memory_format=torch.channels_last)
     options = params.model_dump(exclude={"positive_weight", "augmentation"})
     with TemporaryDirectory() as folder:
         training.fit(
@@ -107,8 +108,8 @@ def compared(
         y_true = cases["y_true"].to_numpy()
         found = figure("auroc", auroc, y_true, seen.logit, groups=groups, stratify=y_true, **resampling)
         rows.append(row(which, "auroc", found))
-        columns = attention.shares(maps[which], material.masks, share=params.border, positive=positive)
-        for region, levels in attention.chance(material.masks, share=params.border, n=len(cases)).items():
+        columns = regions.shares(maps[which], material.masks, share=params.border, positive=positive)
+        for region, levels in regions.chance(material.masks, share=params.border, n=len(cases)).items():
             there = ~np.isnan(columns[region])
             found = figure(region, mean, columns[region][there], groups=groups[there], **resampling)
             rows.append(row(which, region, found) | {"chance": levels[there].mean() if there.any() else None})

@@ -17,16 +17,16 @@ import pandas as pd
 from scipy.special import expit
 from tqdm import tqdm
 
-from stages.prepare import PrepareParams
-from stages.site import SiteParams, shifted
-from tmv_lib import network
-from tmv_lib.calibration import fit_calibrator
-from tmv_lib.files import read_csv, read_rows, whole, write_csv
-from tmv_lib.params import read, read_members
-from tmv_lib.shift import feature_space
-from tmv_lib.sources.phantom import RECIPE, plan_cases
-from tmv_lib.sources.phantom_image import render
-from tmv_lib.updating import UPDATES, closed_test
+from tmv_lib.calibration.calibrators import fit_calibrator
+from tmv_lib.data.options import PrepareParams
+from tmv_lib.network import classifier
+from tmv_lib.phantom.plan import RECIPE, plan_cases
+from tmv_lib.phantom.radiograph import render
+from tmv_lib.pipeline.files import read_csv, read_rows, whole, write_csv
+from tmv_lib.pipeline.params import read, read_members
+from tmv_lib.site.answer import SiteParams, shifted
+from tmv_lib.site.shift import feature_space
+from tmv_lib.site.updating import UPDATES, closed_test
 
 FOLDER = Path(".studies/sites")
 STRONG = {"test_exposure": 0.6, "test_noise": 1.4}
@@ -66,14 +66,14 @@ def main() -> None:
         temporary.write_text(page(table, updates, site, asked.precision), encoding="utf-8")
 
 
-def by_members(components: int, precision: network.Precision) -> Look:
+def by_members(components: int, precision: classifier.Precision) -> Look:
     """The run's members as they are: the first one's features on the components of its training images, all logits."""
     members = read_members("params.yaml")
     models = {}
     for name, member in members.items():
-        models[name] = network.build(member.architecture, weights="none", dropout=member.dropout)
-        network.load_weights(models[name], f"data/train/{name}/weights.safetensors")
-        models[name].to(network.available_device())
+        models[name] = classifier.build(member.architecture, weights="none", dropout=member.dropout)
+        classifier.load_weights(models[name], f"data/train/{name}/weights.safetensors")
+        models[name].to(classifier.available_device())
     first = next(iter(members))
     predictions = read_csv(f"data/train/{first}/predictions.csv", ["image_id", "split"])
     in_train = predictions.loc[predictions["split"] == "train", "image_id"]
@@ -81,7 +81,7 @@ def by_members(components: int, precision: network.Precision) -> Look:
     space = feature_space(train, n_components=components)
 
     def look(images: np.ndarray) -> pd.DataFrame:
-        predict = partial(network.predict, batch_size=32, precision=precision)
+        predict = partial(classifier.predict, batch_size=32, precision=precision)
         said = {name: predict(model, images, progress=partial(tqdm, desc=name)) for name, model in models.items()}
         features = pd.DataFrame(space(said[first].features)).add_prefix("pc_")
         return features.assign(**{f"logit_{name}": outputs.logit for name, outputs in said.items()})

@@ -1,6 +1,7 @@
 """Is the failure taxonomy right, where the phantom knows? Fitted on some phantoms, measured on others.
 
-Run by `make validate-taxonomy`; writes the frozen score tmv_lib/taxonomy.json, docs/taxonomy.csv and docs/taxonomy.md.
+Run by `make validate-taxonomy`; writes the frozen score tmv_lib/failures/taxonomy.json,
+docs/taxonomy.csv and docs/taxonomy.md.
 A seed is a phantom with its own patients and its own training: a copy of the project in `.studies/taxonomy` for each,
 in which DVC runs what `failures` needs. A killed run goes on where it was, and `python -m studies.taxonomy --seed 31`
 runs that phantom alone and writes nothing else. A seed whose evidence is there is not run again, so delete the folder
@@ -18,12 +19,12 @@ import yaml
 from tqdm import tqdm
 
 from studies.copies import dvc, lay_out
-from tmv_lib import failures
-from tmv_lib.files import read_csv, whole, write_csv
-from tmv_lib.reporting import figure, mean
+from tmv_lib.failures import agreement, taxonomy
+from tmv_lib.pipeline.files import read_csv, whole, write_csv
+from tmv_lib.statistics.estimate import figure, mean
 
 FOLDER = Path(".studies/taxonomy")
-SCORE = Path("tmv_lib/taxonomy.json")
+SCORE = Path("tmv_lib/failures/taxonomy.json")
 # Whoever changes signals or score after a look at the fresh phantoms asks others, and fits those to it, too.
 FIT, FRESH = [11, 12, 13, 14, 15, 16, 31, 32, 33, 34, 35, 41, 42, 43], [51, 52, 53, 54, 55]
 WITHOUT = [61, 62]
@@ -67,13 +68,13 @@ def main() -> None:
         "precision": given.precision,
         "n_errors": fit["cause"].value_counts().sort_index().to_dict(),
     }
-    score = failures.fit_score(fit, fit["cause"], enough=ENOUGH, provenance=provenance)
+    score = taxonomy.fit_score(fit, fit["cause"], enough=ENOUGH, provenance=provenance)
     with whole(SCORE) as temporary:
         temporary.write_text(json.dumps(score._asdict(), indent=1) + "\n", encoding="utf-8")
 
     knobs, rng = params["failures"], np.random.default_rng(params["failures"]["seed"])
     resampling: dict[str, Any] = {"n_resamples": knobs["resamples"], "rng": rng}
-    found = fresh.join(failures.sort_errors(fresh, score=score))
+    found = fresh.join(taxonomy.sort_errors(fresh, score=score))
     rows = [measured(of_seed, **resampling) | {"seed": str(seed)} for seed, of_seed in found.groupby("seed")]
     rows.append(measured(found, **resampling) | {"seed": "pooled"})
     for model, of_model in found.groupby("model", sort=False):
@@ -81,10 +82,10 @@ def main() -> None:
     rows.append(measured(shuffled(fresh, score, rng), **resampling) | {"seed": "shuffled signals"})
     table = pd.DataFrame(rows).set_index("seed").reset_index()
     without = errors_of(WITHOUT, splits=["test"])
-    absent = planted_at_zero(without.join(failures.sort_errors(without, score=score)), **resampling)
+    absent = planted_at_zero(without.join(taxonomy.sort_errors(without, score=score)), **resampling)
     known = found[found["cause"] != "undetermined"]
     groups = known["patient_id"].to_numpy()
-    signals = failures.told_apart(failures.all_signals(known), known["cause"], groups=groups, **resampling)
+    signals = agreement.told_apart(taxonomy.all_signals(known), known["cause"], groups=groups, **resampling)
     write_csv("docs/taxonomy.csv", table)
     with whole("docs/taxonomy.md") as temporary:
         temporary.write_text(page(table, found, score, absent, signals), encoding="utf-8")
@@ -117,26 +118,26 @@ def errors_of(seeds: list[int], *, splits: list[str]) -> pd.DataFrame:
     for seed in seeds:
         known = ["image_id", "patient_id", "split", "model", "wrong", "cause"]
         path = FOLDER / str(seed) / "data/failures/evidence.csv"
-        evidence = read_csv(path, known).join(pd.read_csv(path)[[*failures.EVIDENCE, *failures.BESIDE]])
+        evidence = read_csv(path, known).join(pd.read_csv(path)[[*taxonomy.EVIDENCE, *taxonomy.BESIDE]])
         errors = evidence[evidence["wrong"] & evidence["split"].isin(splits)]
         tables.append(errors.assign(seed=seed, patient_id=f"{seed} " + errors["patient_id"]))
     return pd.concat(tables, ignore_index=True)
 
 
-def shuffled(errors: pd.DataFrame, score: failures.Score, rng: np.random.Generator) -> pd.DataFrame:
+def shuffled(errors: pd.DataFrame, score: taxonomy.Score, rng: np.random.Generator) -> pd.DataFrame:
     """The errors sorted by the evidence of other errors: agreement must be that of chance."""
-    evidence = errors[list(failures.EVIDENCE)].iloc[rng.permutation(len(errors))].reset_index(drop=True)
-    told = failures.sort_errors(evidence, score=score)
-    return errors.drop(columns=list(failures.EVIDENCE)).join(evidence).join(told)
+    evidence = errors[list(taxonomy.EVIDENCE)].iloc[rng.permutation(len(errors))].reset_index(drop=True)
+    told = taxonomy.sort_errors(evidence, score=score)
+    return errors.drop(columns=list(taxonomy.EVIDENCE)).join(evidence).join(told)
 
 
 def measured(found: pd.DataFrame, **resampling: Any) -> dict[str, Any]:
     """Agreement with the oracle, a row of the table."""
-    told = failures.agreement(found, **resampling)
+    told = agreement.agreement(found, **resampling)
     row: dict[str, Any] = {"n_errors": len(found), "mended_by_no_repair": told["mended_by_no_repair"]}
     row["decided"] = told["n_decided"] / told["n"] if told["n"] else np.nan
     row |= {name: value for name, value in told.items() if name.startswith("kappa")}
-    for kind in failures.KINDS[:4]:
+    for kind in taxonomy.KINDS[:4]:
         row[f"n {kind}"] = told[kind]["n"]
         recall = {name: value for name, value in told[kind].items() if name.startswith("recall")}
         row |= {name.replace("recall", f"recall of {kind}"): value for name, value in recall.items()}
@@ -158,7 +159,7 @@ def planted_at_zero(found: pd.DataFrame, **resampling: Any) -> pd.DataFrame:
 
 
 def page(
-    table: pd.DataFrame, found: pd.DataFrame, score: failures.Score, absent: pd.DataFrame, signals: dict[str, Any]
+    table: pd.DataFrame, found: pd.DataFrame, score: taxonomy.Score, absent: pd.DataFrame, signals: dict[str, Any]
 ) -> str:
     """docs/taxonomy.md, its numbers read from the tables."""
 
@@ -167,7 +168,7 @@ def page(
             return "no figure"
         return f"{row[name]:.2f} ({row[name + '_low']:.2f} to {row[name + '_high']:.2f})"
 
-    columns = ["kappa", "kappa_where_it_decides", *(f"recall of {k}" for k in failures.KINDS[:4])]
+    columns = ["kappa", "kappa_where_it_decides", *(f"recall of {k}" for k in taxonomy.KINDS[:4])]
     head = ["phantom", "errors", "decided", *(name.replace("_", " ") for name in columns)]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for _, row in table.iterrows():
@@ -177,7 +178,7 @@ def page(
     def phantoms(seeds: list[int]) -> str:
         return ", ".join(map(str, seeds))
 
-    likely, decided = (matrix(failures.confusion(found, column)) for column in ("best", "kind"))
+    likely, decided = (matrix(agreement.confusion(found, column)) for column in ("best", "kind"))
     fitted = ", ".join(f"{count} {kind}" for kind, count in score.provenance["n_errors"].items())
     return "\n".join(
         [
@@ -186,7 +187,7 @@ def page(
             "Made by `make validate-taxonomy`. On the phantom the cause of an error is defined by intervention: it is",
             "the repair that mends this model's error on this case (the marker put to its usual state, a faint finding",
             "made clear or taken away, an unseen finding replaced by a seen one, the label cleaned).",
-            f"The score in `tmv_lib/taxonomy.json` was fitted on the errors of phantoms {phantoms(FIT)},",
+            f"The score in `tmv_lib/failures/taxonomy.json` was fitted on the errors of phantoms {phantoms(FIT)},",
             "in some of which two causes are planted at zero",
             f"({fitted}, mended by no repair).",
             f"Here it is asked about phantoms {phantoms(FRESH)}: other patients and trainings, test.",
@@ -249,7 +250,7 @@ def matrix(crossed: pd.DataFrame) -> list[str]:
 
 def signal_table(signals: dict[str, Any], *, read: list[str]) -> list[str]:
     """A row a signal, marked where the score does not read it."""
-    kinds = failures.KINDS[:4]
+    kinds = taxonomy.KINDS[:4]
     lines = [f"| signal | {' | '.join(kinds)} |", f"|{' --- |' * (len(kinds) + 1)}"]
     for name, of_signal in signals.items():
         cells = []

@@ -9,8 +9,10 @@ import pandas as pd
 import yaml
 from scipy.special import expit
 
-from tmv_lib import deferral, failures, perturbations
-from tmv_lib.files import write_csv, write_npy
+from tmv_lib.deferral import costs
+from tmv_lib.failures import taxonomy
+from tmv_lib.pipeline.files import write_csv, write_npy
+from tmv_lib.stability import perturbations
 
 ROOT = Path(__file__).parents[1]
 MEMBERS = ("densenet121", "resnet50")
@@ -82,18 +84,18 @@ def decide(root: Path, y_prob: np.ndarray, later: pd.Series) -> None:
     """What `ensemble` and `failures` leave, from the calibrated probabilities of the cases outside train."""
     knobs = section(root, "deferral")
     prices = {"cost_fn": knobs["cost"]["false_negative"], "cost_fp": knobs["cost"]["false_positive"]}
-    kappa = deferral.certainty(y_prob, **prices)
-    threshold = deferral.chow_threshold(knobs["cost"]["review"], **prices)
-    deferred = deferral.decide(kappa, threshold=threshold)
+    kappa = costs.certainty(y_prob, **prices)
+    threshold = costs.chow_threshold(knobs["cost"]["review"], **prices)
+    deferred = costs.decide(kappa, threshold=threshold)
     (root / "data/ensemble").mkdir()
     (root / "data/ensemble/policy.json").write_text(json.dumps({"threshold": threshold}), encoding="utf-8")
     reason = np.where(deferred, "members disagree", "")
-    decision = deferral.cheapest_decision(y_prob, **prices)
+    decision = costs.cheapest_decision(y_prob, **prices)
     table = later.to_frame().assign(y_prob=y_prob, kappa=kappa, decision=decision, out_of_distribution=False)
     table = table.assign(deferred=deferred, reason=reason)
     write_csv(root / "data/ensemble/cases.csv", table)
     cases = pd.read_csv(root / "data/prepare/cases.csv").set_index("image_id").loc[later]
     wrong = ((y_prob > 0.5) != (cases["y_true"] == 1).to_numpy()) & (cases["split"] == "test").to_numpy()
-    kinds = [failures.KINDS[k % len(failures.KINDS)] for k in range(wrong.sum())]
+    kinds = [taxonomy.KINDS[k % len(taxonomy.KINDS)] for k in range(wrong.sum())]
     errors = later[wrong].to_frame().assign(model="ensemble", kind=kinds, reason="told by the evidence")
-    write_csv(root / "data/failures/errors.csv", errors.assign(needs=errors["kind"].map(failures.NEEDS)))
+    write_csv(root / "data/failures/errors.csv", errors.assign(needs=errors["kind"].map(taxonomy.NEEDS)))

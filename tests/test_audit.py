@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter, shift
 
-from tmv_lib.audit import audit_images, blocks_explain, id_blocks, near_duplicates
-from tmv_lib.cases import NOTHING_UNREADABLE
+from tmv_lib.data.audit import audit_images, blocks_explain, id_blocks, near_duplicates
+from tmv_lib.data.cases import NOTHING_UNREADABLE
 
 
 def pictures(n, *, size=64, seed=0):

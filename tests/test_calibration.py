@@ -18,36 +18,46 @@ from sklearn.isotonic import IsotonicRegression
 from torchmetrics.functional.classification import binary_calibration_error
 
 from stages import calibration as stage
-from tmv_lib import calibration, policy
-from tmv_lib.calibration import (
+from tmv_lib.calibration import calibrators
+from tmv_lib.calibration.answer import (
+    CalibrationParams,
+    elsewhere,
+    measure,
+    of_patients,
+    procedure,
+    read_predictions,
+    thinned,
+)
+from tmv_lib.calibration.calibrators import (
     CALIBRATORS,
     PRIOR_SD,
     Calibrator,
-    at_prevalence,
-    calibration_in_the_large,
-    calibration_noise_floor,
-    calibration_slope,
-    calibration_test,
     choose_calibrator,
-    corp_curve,
-    corp_decomposition,
     cross_fitted,
-    debiased_calibration_error,
     decision_boundary,
-    expected_calibration_error,
     fit_calibrator,
-    fit_temperature,
     nested_choice,
-    prevalence_weights,
     ranking,
     read_calibrators,
+    write_calibrators,
+)
+from tmv_lib.calibration.corp import corp_curve, corp_decomposition
+from tmv_lib.calibration.errors import (
+    LEVELS,
+    calibration_noise_floor,
+    calibration_test,
+    debiased_calibration_error,
+    expected_calibration_error,
     reliability_curve,
     smooth_calibration_error,
     top_label,
-    write_calibrators,
 )
-from tmv_lib.classification import brier_score, negative_log_likelihood
-from tmv_lib.statistics import auroc, delong_test, wilson_interval
+from tmv_lib.calibration.prevalence import at_prevalence, prevalence_weights
+from tmv_lib.calibration.slope import calibration_in_the_large, calibration_slope, fit_temperature
+from tmv_lib.deferral import evaluation
+from tmv_lib.statistics.classification import brier_score, negative_log_likelihood
+from tmv_lib.statistics.ranking import auroc
+from tmv_lib.statistics.tests import delong_test, wilson_interval
 
 STRATEGIES = ["uniform", "quantile"]
 OF_PROBABILITIES = [
@@ -173,7 +183,7 @@ def test_a_perfect_model_exceeds_the_noise_floor_one_time_in_twenty(strategy):
 def test_many_probabilities_merge_into_the_same_noise_floor(strategy, monkeypatch):
     p = expit(calibrated_cases(np.random.default_rng(23), 1500)[1])
     each = calibration_noise_floor(p, strategy=strategy, n_draws=3000, rng=np.random.default_rng(25))
-    monkeypatch.setattr(calibration, "LEVELS", 4)  # cells wider than bins, which they must not bridge
+    monkeypatch.setattr("tmv_lib.calibration.errors.LEVELS", 4)  # cells wider than bins, which they must not bridge
     merged = calibration_noise_floor(p, strategy=strategy, n_draws=3000, rng=np.random.default_rng(24))
     assert merged.mean == pytest.approx(each.mean, rel=0.02)
     assert merged.p95 == pytest.approx(each.p95, rel=0.03)
@@ -308,7 +318,7 @@ def test_many_probabilities_are_merged_in_the_corp_curve():
     y, logit = calibrated_cases(np.random.default_rng(33), 30_000)
     p = expit(logit)
     curve = corp_curve(y, p, n_draws=2, rng=np.random.default_rng(0))
-    assert curve.y_prob.size <= calibration.LEVELS
+    assert curve.y_prob.size <= LEVELS
     assert curve.n.sum() == p.size
     exact = IsotonicRegression().fit(p, y).predict(curve.y_prob)
     assert curve.n @ np.abs(curve.recalibrated - exact) / p.size < 1e-3
@@ -437,7 +447,7 @@ def test_many_cases_are_merged_without_harm(name, monkeypatch):
     y, logit = calibrated_cases(np.random.default_rng(34), 20_000)
     z = np.linspace(-6, 6, 200)
     exact = fitted(name, y, 2 * logit)(z)
-    monkeypatch.setattr(calibration, "MERGED_FROM", 100)
+    monkeypatch.setattr("tmv_lib.calibration.calibrators.MERGED_FROM", 100)
     merged = fitted(name, y, 2 * logit)(z)
     bound = 0.02 if name == "isotonic" else 1e-5  # a step may move by a cell
     assert np.abs(expit(merged) - expit(exact)).mean() < bound / 10
@@ -587,14 +597,14 @@ def test_the_procedure_gains_on_new_patients_where_there_is_something_to_gain():
 def test_the_nested_loop_neither_chooses_nor_fits_on_the_patients_that_it_judges(monkeypatch):
     rng = np.random.default_rng(37)
     y, z, groups = rng.integers(2, size=300), 5 * rng.normal(size=300), np.arange(300) // 3
-    fold = calibration.patient_folds(y, groups, n_folds=5, rng=np.random.default_rng(38))
+    fold = calibrators.patient_folds(y, groups, n_folds=5, rng=np.random.default_rng(38))
     chosen_on = []
 
     def spy(y_true, logit, **options):
         chosen_on.append(set(options["groups"]))
         return choose_calibrator(y_true, logit, **options)
 
-    monkeypatch.setattr(calibration, "choose_calibrator", spy)
+    monkeypatch.setattr("tmv_lib.calibration.calibrators.choose_calibrator", spy)
     nested = nested_choice(y, z, groups=groups, n_folds=5, rng=np.random.default_rng(38))
     for k, name in enumerate(nested.names):
         others = fold != k
@@ -819,7 +829,7 @@ def test_cross_fitted_logits_come_from_other_patients():
     options = {"groups": groups, "n_folds": 5}
     found = cross_fitted("logistic", y, z, rng=np.random.default_rng(1), **options)
     # Each fold has one line of its own, close to that of all cases.
-    fold = calibration.patient_folds(y, groups, n_folds=5, rng=np.random.default_rng(1))
+    fold = calibrators.patient_folds(y, groups, n_folds=5, rng=np.random.default_rng(1))
     for k in range(5):
         slope, intercept = np.polyfit(z[fold == k], found[fold == k], 1)
         np.testing.assert_allclose(found[fold == k], intercept + slope * z[fold == k], atol=1e-9)
@@ -844,7 +854,7 @@ def test_the_decision_boundary_refuses(z, calibrated, message):
 
 # The stage
 
-PARAMS = stage.CalibrationParams(bins=15, folds=5, noise_draws=100, prevalences=[0.05, 0.5], resamples=100, seed=0)
+PARAMS = CalibrationParams(bins=15, folds=5, noise_draws=100, prevalences=[0.05, 0.5], resamples=100, seed=0)
 
 
 def made_test_split(rng, n):
@@ -854,22 +864,22 @@ def made_test_split(rng, n):
 
 def test_what_cannot_be_computed_is_absent_with_its_reason():
     few = pd.DataFrame({"y_true": [0, 0, 1, 1], "patient_id": list("abcd")})
-    found = stage.measure(few, np.array([-2.0, -1.0, 1.0, 2.0]), PARAMS, np.random.default_rng(0))
+    found = measure(few, np.array([-2.0, -1.0, 1.0, 2.0]), PARAMS, np.random.default_rng(0))
     assert "4 cases for 15 bins" in found["positive_class_ece_quantile_absent"]
     assert "at least 2 cases" in found["positive_class_debiased_absent"]
     assert "separate the classes" in found["slope_absent"]
     assert found["positive_class_ece_uniform"]["ece"] > 0
-    assert stage.procedure(few.assign(logit=0.5), PARAMS, np.random.default_rng(0)).keys() == {"nll_gain_absent"}
+    assert procedure(few.assign(logit=0.5), PARAMS, np.random.default_rng(0)).keys() == {"nll_gain_absent"}
 
 
 def test_constant_scores_have_figures():
     cases = made_test_split(np.random.default_rng(1), 60)
     for logit in (np.zeros(60), np.full(60, 3.0)):
-        found = stage.measure(cases, logit, PARAMS, np.random.default_rng(0))
+        found = measure(cases, logit, PARAMS, np.random.default_rng(0))
         assert "two different logits" in found["slope_absent"]
         gap = abs(cases["y_true"].mean() - expit(logit[0]))
         assert found["positive_class_ece_uniform"]["ece"] == pytest.approx(gap)
-        chosen = stage.procedure(cases.assign(logit=logit), PARAMS, np.random.default_rng(0))
+        chosen = procedure(cases.assign(logit=logit), PARAMS, np.random.default_rng(0))
         assert sum(chosen["times_chosen"].values()) == PARAMS.folds
 
 
@@ -890,7 +900,7 @@ def test_scores_that_rank_the_wrong_way_stop_the_run(tmp_path):
     table = pd.read_csv(path).query("split == 'val'")
     found = auroc(table["y_true"], table["logit"])
     with pytest.raises(ValueError, match=rf"mine/predictions\.csv: the scores rank the wrong way.* {found:.3f}"):
-        stage.read_predictions(str(path))
+        read_predictions(str(path))
 
 
 def test_one_patient_of_a_class_is_too_few(tmp_path):
@@ -899,7 +909,7 @@ def test_one_patient_of_a_class_is_too_few(tmp_path):
     val = cases["split"] == "val"
     write_predictions(path, cases.assign(y_true=cases["y_true"].where(~val, cases["patient_id"] == "p0").astype(int)))
     with pytest.raises(ValueError, match="split val needs 2 patients of each class, found 1"):
-        stage.read_predictions(str(path))
+        read_predictions(str(path))
 
 
 def test_a_handful_of_patients_is_enough_or_the_file_is_named(tmp_path, monkeypatch):
@@ -951,7 +961,7 @@ def test_logits_that_are_left_alone_are_tested_once(tmp_path, monkeypatch):
     params = {"calibration": PARAMS.model_dump(), "members": {"mine": None}}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(calibration, "fit_calibrator", lambda *_args, **_options: Calibrator("identity", {}))
+    monkeypatch.setattr("stages.calibration.fit_calibrator", lambda *_args, **_options: Calibrator("identity", {}))
     stage.main()
     found = json.loads(Path("metrics/calibration.json").read_text("utf-8"))["calibration"]["mine"]
     assert found["before"] == found["after"]
@@ -964,7 +974,7 @@ def test_logits_that_are_left_alone_are_tested_once(tmp_path, monkeypatch):
 
 def test_figures_of_patients_pool_their_images():
     cases = made_test_split(np.random.default_rng(2), 200)
-    found = stage.of_patients(cases, cases["logit"].to_numpy(), PARAMS, np.random.default_rng(0))
+    found = of_patients(cases, cases["logit"].to_numpy(), PARAMS, np.random.default_rng(0))
     pooled = cases.groupby("patient_id").agg(y=("y_true", "max"), z=("logit", "mean"))
     assert (found["n"], found["n_positive"]) == (100, pooled["y"].sum())
     ece = expected_calibration_error(pooled["y"], expit(pooled["z"]))
@@ -975,7 +985,7 @@ def test_figures_of_patients_pool_their_images():
 
 def test_another_prevalence_is_told_with_and_without_the_shift():
     cases = made_test_split(np.random.default_rng(3), 400)
-    found = stage.elsewhere(cases, cases["logit"].to_numpy(), 0.5, PARAMS, np.random.default_rng(0))
+    found = elsewhere(cases, cases["logit"].to_numpy(), 0.5, PARAMS, np.random.default_rng(0))
     assert found.keys() == {"source", "0.05", "0.5"}
     assert found["0.5"]["shifted"]["nll"] == pytest.approx(found["0.5"]["unshifted"]["nll"])
     rare = found["0.05"]
@@ -988,18 +998,18 @@ def test_another_prevalence_is_told_with_and_without_the_shift():
 def test_a_thinned_curve_keeps_its_corners():
     y, logit = calibrated_cases(np.random.default_rng(4), 3000)
     curve = pd.DataFrame(corp_curve(y, expit(logit), n_draws=2, rng=np.random.default_rng(0))._asdict())
-    thin = stage.thinned(curve)
+    thin = thinned(curve)
     assert len(thin) < 500
     restored = np.interp(curve["y_prob"], thin["y_prob"], thin["recalibrated"])
     np.testing.assert_allclose(restored, curve["recalibrated"], atol=1e-12)
-    assert stage.thinned(curve[:9]).equals(curve[:9])
+    assert thinned(curve[:9]).equals(curve[:9])
 
 
 def test_calibration_after_deferral_is_that_of_the_decided():
     cases = made_test_split(np.random.default_rng(5), 300)
     cases = cases.assign(y_prob=expit(cases["logit"] - 1), deferred=cases["logit"].abs() < 1)
     resampling = {"n_resamples": 100, "rng": np.random.default_rng(0)}
-    found = policy.calibration_of_decided(cases, **resampling)
+    found = evaluation.calibration_of_decided(cases, **resampling)
     decided = cases[~cases["deferred"]]
     for name, part in (("decided", decided), ("all", cases)):
         assert found[name]["n"] == len(part)
@@ -1007,7 +1017,7 @@ def test_calibration_after_deferral_is_that_of_the_decided():
         assert found[name]["ece"] == pytest.approx(ece, abs=1e-12)
         large = calibration_in_the_large(part["y_true"], part["logit"] - 1)
         assert found[name]["in_the_large"] == pytest.approx(large, abs=1e-3)  # probabilities are clipped
-    nobody = policy.calibration_of_decided(cases.assign(deferred=True), **resampling)
+    nobody = evaluation.calibration_of_decided(cases.assign(deferred=True), **resampling)
     assert nobody["decided"]["ece_absent"] == "there is no such case"
 
 

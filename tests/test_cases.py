@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tmv_lib.cases import check_cases, cut_splits, name_local
+from tmv_lib.data.cases import check_cases, cut_splits, name_local
 
 SHARES = {"val": 0.1, "cal": 0.2, "test": 0.2}
 

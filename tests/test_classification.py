@@ -5,7 +5,7 @@ import statsmodels.api as sm
 from scipy.special import expit
 from sklearn import metrics
 
-from tmv_lib.classification import (
+from tmv_lib.statistics.classification import (
     accuracy,
     brier_score,
     confusion_counts,

@@ -3,7 +3,7 @@ import pytest
 import statsmodels.api as sm
 from scipy.special import expit
 
-from tmv_lib import combination
+from tmv_lib.deferral import combination
 
 FOLDS = {"n_folds": 5, "n_foldings": 3}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import recall_score
 
-from tmv_lib.deferral import (
+from tmv_lib.deferral.costs import (
     NEVER,
     break_even_review_price,
     certainty,

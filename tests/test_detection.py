@@ -5,7 +5,7 @@ from scipy.special import expit
 from sklearn.metrics import average_precision_score, roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
-from tmv_lib.detection import FEWEST, adjusted_auroc, detector, given_confidence, judge
+from tmv_lib.uncertainty.detection import FEWEST, adjusted_auroc, detector, given_confidence, judge
 
 N = 1200
 

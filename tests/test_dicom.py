@@ -19,7 +19,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from tmv_lib.dicom import is_dicom, read_dicom, read_header
+from tmv_lib.data.dicom import is_dicom, read_dicom, read_header
 
 RAMP = np.arange(256).reshape(16, 16)
 

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from stages.diversity import DiversityParams, claim, differences, errors
-from tmv_lib.calibration import expected_calibration_error
-from tmv_lib.classification import logistic_miscalibration
-from tmv_lib.reporting import difference
+from tmv_lib.calibration.errors import expected_calibration_error
+from tmv_lib.reading.answer import DiversityParams, claim, differences, errors
+from tmv_lib.statistics.classification import logistic_miscalibration
+from tmv_lib.statistics.estimate import difference
 
 PARAMS = DiversityParams(sensitivity=0.95, resamples=200, seed=0)
 

@@ -4,7 +4,7 @@ import pytest
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 
-from tmv_lib import deferral, doubt
+from tmv_lib.deferral import costs, doubt
 
 PRICES = {"cost_fn": 5.0, "cost_fp": 1.0}
 
@@ -57,7 +57,7 @@ def test_doubt_can_only_lower_a_certainty_and_more_doubt_lowers_it_more(rng):
         prices = dict(zip(("cost_fn", "cost_fp"), np.exp(rng.normal(0, 2, 2)), strict=True))
         p, d, w = rng.choice([0.0, 1.0, *rng.random(8)], 20), rng.random(), np.exp(rng.normal(0, 2))
         kappa = doubt.lowered(p, pd.DataFrame({"distance": np.full(20, d)}), {"distance": w}, **prices)
-        assert ((kappa >= 0) & (kappa <= deferral.certainty(p, **prices))).all()
+        assert ((kappa >= 0) & (kappa <= costs.certainty(p, **prices))).all()
         more = doubt.lowered(p, pd.DataFrame({"distance": np.full(20, (1 + d) / 2)}), {"distance": w}, **prices)
         assert (more <= kappa + 1e-12).all()
 
@@ -65,7 +65,7 @@ def test_doubt_can_only_lower_a_certainty_and_more_doubt_lowers_it_more(rng):
 def test_without_weights_the_margin_is_left_to_the_last_bit(rng):
     p = rng.random(50)
     kappa = doubt.lowered(p, pd.DataFrame(index=range(50)), {}, **PRICES)
-    np.testing.assert_array_equal(kappa, deferral.certainty(p, **PRICES))
+    np.testing.assert_array_equal(kappa, costs.certainty(p, **PRICES))
 
 
 def test_a_doubt_that_finds_errors_is_used_and_gets_its_weight(rng):
@@ -75,7 +75,7 @@ def test_a_doubt_that_finds_errors_is_used_and_gets_its_weight(rng):
     assert all(difference.high < 0 for difference in found.against.values())
     assert found.weights["disagreement"] == pytest.approx(4.0, abs=0.5)
     assert found.weights["distance"] == pytest.approx(0.0, abs=0.3)
-    assert (found.certainty <= deferral.certainty(p, **PRICES) + 1e-12).all()
+    assert (found.certainty <= costs.certainty(p, **PRICES) + 1e-12).all()
 
 
 @pytest.mark.parametrize("strength", [0.0, -4.0])  # says nothing; argues for deciding, which no doubt may
@@ -87,7 +87,7 @@ def test_what_cannot_be_shown_to_help_is_not_used(strength):
         found = doubt.learn(y, p, table, groups=groups, rng=rng, **LEARN)
         used.append(found.used)
         if not found.used:
-            np.testing.assert_array_equal(found.certainty, deferral.certainty(p, **PRICES))
+            np.testing.assert_array_equal(found.certainty, costs.certainty(p, **PRICES))
         assert all(weight >= 0 for weight in found.weights.values())
     assert sum(used) <= 1  # one-sided at 2.5 %, twice
 

@@ -14,7 +14,7 @@ import yaml
 from scipy.special import expit
 
 from commands import evaluate
-from tmv_lib.statistics import auroc
+from tmv_lib.statistics.ranking import auroc
 
 ROOT = Path(__file__).parents[1]
 

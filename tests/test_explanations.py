@@ -12,10 +12,13 @@ from pytorch_grad_cam.utils.image import scale_cam_image
 from scipy.special import expit
 from torch import nn
 
-from stages.explanations import ExplanationsParams, Material, by_marker, where_it_looks
 from studies import shuffled_labels
-from tmv_lib import explanations, map_verdict, network
-from tmv_lib.attention import (
+from tmv_lib.explanations import attribution, map_verdict
+from tmv_lib.explanations import attribution as explanations
+from tmv_lib.explanations.answer import ExplanationsParams, Material, by_marker, where_it_looks
+from tmv_lib.explanations.attribution import Explained, explain, explainer, reader, target_layer
+from tmv_lib.explanations.faithfulness import area, deletion_and_insertion, random_order
+from tmv_lib.explanations.regions import (
     border,
     border_to_blame,
     by_rule,
@@ -30,28 +33,27 @@ from tmv_lib.attention import (
     pointing_game,
     shares,
 )
-from tmv_lib.explanations import Explained, explain, explainer, reader, target_layer
-from tmv_lib.faithfulness import area, deletion_and_insertion, random_order
-from tmv_lib.params import Member
-from tmv_lib.sanity import agreement, cascade, completeness, judged, random_pairs
+from tmv_lib.explanations.sanity import agreement, cascade, completeness, judged, random_pairs
+from tmv_lib.network import classifier
+from tmv_lib.pipeline.params import Member
 
-METHODS = get_args(explanations.Method)
+METHODS = get_args(attribution.Method)
 # The last map, before the mean over cells.
 LAST = {"resnet18": "body.layer4", "densenet121": "body.features.relu5"}
 
 
-def built(architecture: str) -> network.Classifier:
+def built(architecture: str) -> classifier.Classifier:
     torch.manual_seed(0)
-    return network.build(architecture, weights="none", dropout=0.3).eval()
+    return classifier.build(architecture, weights="none", dropout=0.3).eval()
 
 
 @pytest.fixture(scope="module")
-def resnet() -> network.Classifier:
+def resnet() -> classifier.Classifier:
     return built("resnet18")
 
 
 @pytest.fixture(scope="module", params=LAST)
-def any_network(request) -> tuple[network.Classifier, str]:
+def any_network(request) -> tuple[classifier.Classifier, str]:
     return built(request.param), LAST[request.param]
 
 
@@ -132,7 +134,7 @@ def test_grad_cam_is_captums(resnet, layer):
 
 def test_integrated_gradients_are_captums_in_cells(resnet):
     batch = batch_of(2)
-    reference = IntegratedGradients(resnet).attribute(batch, n_steps=explanations.PATH_STEPS).sum(1)
+    reference = IntegratedGradients(resnet).attribute(batch, n_steps=attribution.PATH_STEPS).sum(1)
     cells = reference.reshape(2, 4, 8, 4, 8).sum((2, 4)).detach().numpy()
     found = explain(resnet, batch, layer="body.layer2", method="integrated_gradients").maps
     np.testing.assert_allclose(found, cells, rtol=1e-4, atol=1e-5 * np.abs(cells).max())
@@ -193,7 +195,7 @@ def levels_of(n: int, side: int = 32) -> np.ndarray:
     return np.random.default_rng(2).integers(0, 256, (n, side, side), dtype=np.uint8)
 
 
-def complete(model: network.Classifier, *, layer: str, method: explanations.Method) -> dict:
+def complete(model: classifier.Classifier, *, layer: str, method: attribution.Method) -> dict:
     images = levels_of(3, 64 if method != "integrated_gradients" else 32)
     seen = explainer(model, layer=layer, batch_size=3, precision="float32", method=method)(images)
     return completeness(model, images, seen.logit, seen.maps, layer=layer, method=method)
@@ -252,7 +254,7 @@ def test_densenets_map_is_that_behind_its_relu():
     model = built("densenet121")
     for size, layer in ((112, "body.features.transition3.relu"), (224, "body.features.relu5")):
         assert target_layer(model, size=size) == layer
-    seen = explanations._look(model, torch.rand(2, 3, 112, 112), layer="body.features.transition3.relu")
+    seen = attribution._look(model, torch.rand(2, 3, 112, 112), layer="body.features.transition3.relu")
     assert seen.features.shape == (2, 1024, 7, 7)
     assert seen.features.min() == 0  # and what lies below 0 before the activation is gone
     torch.testing.assert_close(seen.logit, model(seen.images))
@@ -273,7 +275,7 @@ def test_a_layer_that_cannot_be_explained_is_named(resnet, size, wished, message
 
 
 def test_a_network_without_spatial_maps_is_named():
-    flat = network.Classifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5)), n_features=5, dropout=0.0)
+    flat = classifier.Classifier(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5)), n_features=5, dropout=0.0)
     with pytest.raises(ValueError, match="the network has no spatial maps"):
         target_layer(flat, size=8)
 
@@ -299,11 +301,11 @@ def test_reading_is_explaining_without_the_map(resnet):
 
 
 def test_trained_and_untrained(resnet, tmp_path):
-    network.save_weights(resnet, tmp_path / "weights.safetensors")
+    classifier.save_weights(resnet, tmp_path / "weights.safetensors")
     member = Member(architecture="resnet18", weights="none", dropout=0.3, train=True, seed=1)
     before = torch.random.get_rng_state()
     pairs = [
-        explanations.trained_and_untrained(member, tmp_path / "weights.safetensors", seed=seed) for seed in (0, 0, 1)
+        attribution.trained_and_untrained(member, tmp_path / "weights.safetensors", seed=seed) for seed in (0, 0, 1)
     ]
     assert torch.equal(torch.random.get_rng_state(), before)
     for trained, _ in pairs:
@@ -316,7 +318,7 @@ def test_trained_and_untrained(resnet, tmp_path):
 
 def test_the_cascade_ends_in_the_untrained_network(resnet):
     torch.manual_seed(1)
-    untrained = network.build("resnet18", weights="none", dropout=0.3).eval()
+    untrained = classifier.build("resnet18", weights="none", dropout=0.3).eval()
     before = {key: value.clone() for key, value in resnet.state_dict().items()}
     levels = []
     for level, hybrid in cascade(resnet, untrained):
@@ -565,18 +567,18 @@ class WhiteAndGrey(nn.Module):
     """Two maps of 8 x 8 cells: how much of the marker's white (above 0.85) and of the finding's grey (0.6 to 0.8)."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        level = images[:, :1] * network.IMAGENET_STD[0] + network.IMAGENET_MEAN[0]
+        level = images[:, :1] * classifier.IMAGENET_STD[0] + classifier.IMAGENET_MEAN[0]
         white = (level - 0.85).relu()
         grey = (level - 0.6).relu() - 2 * (level - 0.7).relu() + (level - 0.8).relu()
         return nn.functional.avg_pool2d(torch.cat([white, grey], 1), 8)
 
 
-def reads(channel: int) -> network.Classifier:
+def reads(channel: int) -> classifier.Classifier:
     """A network with one weight: the logit is 2000 times the mean of the marker's map (0) or the finding's (1), - 1."""
     body = nn.Sequential()
     for name, module in {"maps": WhiteAndGrey(), "pool": nn.AdaptiveAvgPool2d(1), "flatten": nn.Flatten()}.items():
         body.add_module(name, module)
-    model = network.Classifier(body, n_features=2, dropout=0.0)
+    model = classifier.Classifier(body, n_features=2, dropout=0.0)
     model.head.weight.data, model.head.bias.data = 2000 * torch.eye(2)[[channel]], torch.tensor([-1.0])
     return model.eval()
 

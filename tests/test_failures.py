@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import expit
 from sklearn.metrics import cohen_kappa_score
 
-from tmv_lib import failures
+from tmv_lib.failures import agreement, oddity, taxonomy
 
 # A false negative that every model makes with confidence on a typical image with a label that others support.
 PLAIN = {
@@ -36,7 +36,7 @@ LABELLED = ("y_prob", "ensemble_prob", "inside_prob", "reference_prob", "out_of_
 
 def test_missing_evidence_is_named():
     with pytest.raises(ValueError, match="evidence column oddity_rank is missing"):
-        failures.signals(pd.DataFrame([PLAIN]).drop(columns="oddity_rank"))
+        taxonomy.signals(pd.DataFrame([PLAIN]).drop(columns="oddity_rank"))
 
 
 # What each kind looks like when it is clear.
@@ -62,27 +62,27 @@ def clear_errors(n: int) -> tuple[pd.DataFrame, np.ndarray]:
 
 def test_a_score_finds_again_what_it_was_taught_and_abstains_between():
     table, cause = clear_errors(100)
-    score = failures.fit_score(table[::2], cause[::2], enough=0.5, provenance={})
-    found = failures.sort_errors(table[1::2], score=score)
+    score = taxonomy.fit_score(table[::2], cause[::2], enough=0.5, provenance={})
+    found = taxonomy.sort_errors(table[1::2], score=score)
     four = cause[1::2] != "undetermined"
-    assert failures.kappa(cause[1::2][four], found["best"][four]) > 0.9
+    assert agreement.kappa(cause[1::2][four], found["best"][four]) > 0.9
     probs = found.filter(like="p_")
     assert probs.shape[1] == 5
     np.testing.assert_allclose(probs.sum(axis=1), 1)
     assert "undetermined" not in {*found["best"], *found["runner_up"]}
-    assert failures.kappa(cause[1::2], found["kind"]) > 0.9  # of five: a plain mistake is none of the four
+    assert agreement.kappa(cause[1::2], found["kind"]) > 0.9  # of five: a plain mistake is none of the four
     assert (found["best"] != found["runner_up"]).all()
-    strict = failures.sort_errors(table, score=score._replace(enough=1.01))
+    strict = taxonomy.sort_errors(table, score=score._replace(enough=1.01))
     assert set(strict["kind"]) == {"undetermined"}
 
 
 def test_the_score_is_the_logistic_model_that_it_says():
     table, cause = clear_errors(20)
-    score = failures.fit_score(table, cause, enough=0.6, provenance={})
-    found = failures.sort_errors(table, score=score)
+    score = taxonomy.fit_score(table, cause, enough=0.6, provenance={})
+    found = taxonomy.sort_errors(table, score=score)
     missed = table["y_true"].to_numpy() == 1
     for place in (np.flatnonzero(missed)[0], np.flatnonzero(~missed)[0]):
-        row = failures.signals(table).iloc[place].to_numpy()
+        row = taxonomy.signals(table).iloc[place].to_numpy()
         x = np.concatenate([row, row if missed[place] else 0 * row])
         utility = np.array(score.coefficients) @ ((x - score.mean) / score.scale) + score.intercept
         by_hand = np.exp(utility) / np.exp(utility).sum()
@@ -90,16 +90,16 @@ def test_the_score_is_the_logistic_model_that_it_says():
         np.testing.assert_allclose(found.iloc[place][columns].astype(float), by_hand, rtol=1e-12)
 
 
-def shipped() -> failures.Score:
-    path = Path(failures.__file__).with_name("taxonomy.json")
-    return failures.Score(**json.loads(path.read_text(encoding="utf-8")))
+def shipped() -> taxonomy.Score:
+    path = Path(taxonomy.__file__).with_name("taxonomy.json")
+    return taxonomy.Score(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def test_a_border_that_misleads_is_blamed_and_one_that_others_do_not_mend_is_not():
     table, _ = clear_errors(30)
 
     def blamed(**tried: float) -> np.ndarray:
-        return failures.sort_errors(table.assign(**tried), score=shipped())["p_spurious_feature"]
+        return taxonomy.sort_errors(table.assign(**tried), score=shipped())["p_spurious_feature"]
 
     assert (np.diff([blamed(border_misleads=share) for share in (0, 0.5, 1)], axis=0) > 0).all()
     assert (np.diff([blamed(border_mends=share) for share in (0, 0.5, 1)], axis=0) > 0).all()
@@ -107,11 +107,11 @@ def test_a_border_that_misleads_is_blamed_and_one_that_others_do_not_mend_is_not
 
 def test_what_was_not_tried_counts_for_nothing():
     table, cause = clear_errors(20)
-    score = failures.fit_score(table, cause, enough=0.6, provenance={})
+    score = taxonomy.fit_score(table, cause, enough=0.6, provenance={})
     usual = dict(zip(score.names, score.mean))
     untried, as_usual = (
-        failures.sort_errors(table.assign(**tried), score=score).filter(like="p_")
-        for tried in (dict.fromkeys(failures.TRIED, np.nan), {name: usual[name] for name in failures.TRIED})
+        taxonomy.sort_errors(table.assign(**tried), score=score).filter(like="p_")
+        for tried in (dict.fromkeys(taxonomy.TRIED, np.nan), {name: usual[name] for name in taxonomy.TRIED})
     )
     pd.testing.assert_frame_equal(untried, as_usual)
     assert untried.notna().all(axis=None)
@@ -119,23 +119,23 @@ def test_what_was_not_tried_counts_for_nothing():
 
 def test_a_score_of_other_signals_is_refused_and_so_is_a_kind_without_errors():
     table, cause = clear_errors(10)
-    score = failures.fit_score(table, cause, enough=0.6, provenance={})
+    score = taxonomy.fit_score(table, cause, enough=0.6, provenance={})
     with pytest.raises(ValueError, match="fitted to other signals"):
-        failures.sort_errors(table, score=score._replace(names=score.names[:-1]))
+        taxonomy.sort_errors(table, score=score._replace(names=score.names[:-1]))
     with pytest.raises(ValueError, match="at least five errors"):
-        failures.fit_score(table[:44], cause[:44], enough=0.6, provenance={})
+        taxonomy.fit_score(table[:44], cause[:44], enough=0.6, provenance={})
 
 
 def test_no_error_at_all_has_no_kind():
     table, cause = clear_errors(10)
-    score = failures.fit_score(table, cause, enough=0.6, provenance={})
-    assert failures.sort_errors(table[:0], score=score).empty
+    score = taxonomy.fit_score(table, cause, enough=0.6, provenance={})
+    assert taxonomy.sort_errors(table[:0], score=score).empty
 
 
 def test_the_shipped_score_belongs_to_the_code():
     table, cause = clear_errors(30)
     four = cause != "undetermined"
-    assert failures.kappa(cause[four], failures.sort_errors(table[four], score=shipped())["best"]) > 0.4
+    assert agreement.kappa(cause[four], taxonomy.sort_errors(table[four], score=shipped())["best"]) > 0.4
     assert shipped().provenance["phantom_seeds"]
 
 
@@ -152,7 +152,7 @@ def test_the_shipped_score_belongs_to_the_code():
 def test_the_cause_is_the_repair_that_mends(planted, mends, cause):
     columns = ["annotation noise", "spurious feature", "model blindness", "clinical ambiguity"]
     mended = pd.DataFrame([[name in mends for name in columns]], columns=columns)
-    assert failures.cause_of_errors([planted], mended).tolist() == [cause]
+    assert taxonomy.cause_of_errors([planted], mended).tolist() == [cause]
 
 
 def test_kappa_is_that_of_scikit_learn_with_weights_and_without():
@@ -160,14 +160,14 @@ def test_kappa_is_that_of_scikit_learn_with_weights_and_without():
     truth = rng.integers(0, 4, 200)
     found = np.where(rng.random(200) < 0.6, truth, rng.integers(0, 4, 200))
     weights = rng.integers(0, 4, (5, 200)).astype(float)
-    assert failures.kappa(truth, found) == pytest.approx(cohen_kappa_score(truth, found), abs=1e-12)
+    assert agreement.kappa(truth, found) == pytest.approx(cohen_kappa_score(truth, found), abs=1e-12)
     peers = [cohen_kappa_score(truth, found, sample_weight=row) for row in weights]
-    np.testing.assert_allclose(failures.kappa(truth, found, weights=weights), peers, atol=1e-12)
-    assert failures.kappa(truth, truth, weights=weights).max() <= 1
+    np.testing.assert_allclose(agreement.kappa(truth, found, weights=weights), peers, atol=1e-12)
+    assert agreement.kappa(truth, truth, weights=weights).max() <= 1
     with pytest.raises(ValueError, match="no such case"):
-        failures.kappa([], [])
+        agreement.kappa([], [])
     with pytest.raises(ValueError, match="only one kind"):
-        failures.kappa([1, 1], [1, 1])
+        agreement.kappa([1, 1], [1, 1])
 
 
 def test_kappa_of_words_has_the_same_bytes_in_every_process():
@@ -198,14 +198,14 @@ def test_the_confident_joint_is_cleanlabs(seed):
     y_true = np.where(rng.random(400) < 0.1, 1 - y_clean, y_clean)
     y_prob = expit(2 * (2 * y_clean - 1) + rng.normal(0, 1.5, 400))
     peer = compute_confident_joint(y_true, np.column_stack([1 - y_prob, y_prob]), calibrate=False)
-    found = failures.confident_joint(y_true, y_prob)
+    found = oddity.confident_joint(y_true, y_prob)
     assert found.sum() < 400  # not everybody is confident
     np.testing.assert_array_equal(found, peer)
 
 
 def test_the_confident_joint_needs_both_labels():
     with pytest.raises(ValueError, match="needs both labels"):
-        failures.confident_joint([1, 1], [0.2, 0.9])
+        oddity.confident_joint([1, 1], [0.2, 0.9])
 
 
 def two_clouds(n: int = 200) -> tuple[np.ndarray, np.ndarray]:
@@ -218,7 +218,7 @@ def test_out_of_fold_heads_contradict_a_wrong_label():
     features, y_true = two_clouds()
     given = y_true.copy()
     given[:5] = 1 - given[:5]
-    probs = failures.out_of_fold_probs(features, given, groups=np.arange(200), n_folds=5, rng=np.random.default_rng(0))
+    probs = oddity.out_of_fold_probs(features, given, groups=np.arange(200), n_folds=5, rng=np.random.default_rng(0))
     supported = np.where(given == 1, probs, 1 - probs)
     assert supported[:5].max() < 0.5 < np.quantile(supported[5:], 0.05)
 
@@ -227,7 +227,7 @@ def test_neighbours_contradict_a_wrong_label():
     features, y_true = two_clouds()
     given = y_true[:10].copy()
     given[0] = 1 - given[0]
-    found = failures.neighbour_agreement(features[:10] + 1e-9, given, features[10:], y_true[10:], k=10)
+    found = oddity.neighbour_agreement(features[:10] + 1e-9, given, features[10:], y_true[10:], k=10)
     assert found[0] < 0.3
     assert found[1:].min() > 0.7
 
@@ -245,9 +245,9 @@ def test_a_spot_that_no_normal_has_is_odd(kind):
     images = normal_films(20)
     images[0, 30:36, 10:16] += 30
     if kind == "patch":
-        odd = failures.patch_oddity(images, normal_films(100), side=56, rng=np.random.default_rng(0))
+        odd = oddity.patch_oddity(images, normal_films(100), side=56, rng=np.random.default_rng(0))
     else:
-        odd = failures.residual_oddity(images, normal_films(100), components=10, side=56, seed=0)
+        odd = oddity.residual_oddity(images, normal_films(100), components=10, side=56, seed=0)
     assert odd.argmax() == 0
     assert odd[0] > 3 * odd[1:].max()
 
@@ -255,13 +255,13 @@ def test_a_spot_that_no_normal_has_is_odd(kind):
 def test_what_every_normal_has_in_one_place_is_odd_in_another():
     images = normal_films(20)
     images[0] = np.roll(images[0], 14, axis=1)  # the edge, and its mate that comes in from the side
-    odd = failures.patch_oddity(images, normal_films(100), side=56, rng=np.random.default_rng(0))
+    odd = oddity.patch_oddity(images, normal_films(100), side=56, rng=np.random.default_rng(0))
     assert odd[0] > 3 * odd[1:].max()
 
 
 def test_patch_oddity_is_the_distance_to_the_nearest_patch_of_a_normal():
     images, normals = normal_films(6), normal_films(30)
-    found = failures.patch_oddity(images, normals, side=56, rng=np.random.default_rng(0))
+    found = oddity.patch_oddity(images, normals, side=56, rng=np.random.default_rng(0))
     fine = [stack - gaussian_filter(stack.astype(np.float32), (0, 6, 6)) for stack in (images, normals)]
     places = range(1, 56 - 10, 4)
 
@@ -287,8 +287,8 @@ def test_patch_oddity_is_the_distance_to_the_nearest_patch_of_a_normal():
 def sorted_world(n: int) -> tuple[pd.DataFrame, np.ndarray]:
     """Errors with a cause, a sorting that is right in four of five, and patients."""
     rng = np.random.default_rng(0)
-    cause = rng.choice(failures.KINDS[:4], n, p=[0.1, 0.2, 0.2, 0.5])
-    best = np.where(rng.random(n) < 0.8, cause, rng.choice(failures.KINDS[:4], n))
+    cause = rng.choice(taxonomy.KINDS[:4], n, p=[0.1, 0.2, 0.2, 0.5])
+    best = np.where(rng.random(n) < 0.8, cause, rng.choice(taxonomy.KINDS[:4], n))
     table = pd.DataFrame({"cause": cause, "best": best, "kind": best, "y_true": rng.integers(0, 2, n)})
     return table.assign(patient_id=np.arange(n).astype(str)), cause
 
@@ -296,16 +296,16 @@ def sorted_world(n: int) -> tuple[pd.DataFrame, np.ndarray]:
 def test_agreement_counts_what_mends_against_what_is_called():
     errors, cause = sorted_world(300)
     errors.loc[:9, "cause"] = "undetermined"
-    found = failures.agreement(errors, n_resamples=100, rng=np.random.default_rng(0))
+    found = agreement.agreement(errors, n_resamples=100, rng=np.random.default_rng(0))
     assert (found["n"], found["mended_by_no_repair"]) == (290, 10)
     assert found["kappa"] == pytest.approx(cohen_kappa_score(cause[10:], errors["best"][10:]))
     assert found["kappa_low"] < found["kappa"] < found["kappa_high"]
-    crossed = failures.confusion(errors, "best")
+    crossed = agreement.confusion(errors, "best")
     assert crossed.to_numpy().sum() == 300
-    for kind in failures.KINDS:
+    for kind in taxonomy.KINDS:
         assert found[kind]["n"] == crossed.loc[kind].sum()
         assert found[kind]["called model blindness"] == crossed.loc[kind, "model blindness"]
-    counted = failures.tally(errors)
+    counted = taxonomy.tally(errors)
     assert counted["n_errors"] == counted["false_negative"] + counted["false_positive"] == 300
     assert counted["model blindness"]["n"] == crossed["model blindness"].sum()
 
@@ -313,43 +313,43 @@ def test_agreement_counts_what_mends_against_what_is_called():
 def test_shuffled_kinds_have_the_distribution_of_no_agreement():
     errors, _ = sorted_world(200)
     columns = [errors[name].to_numpy() for name in ("cause", "best", "patient_id")]
-    found = failures.shuffled_kappa(*columns, rng=np.random.default_rng(0))
+    found = agreement.shuffled_kappa(*columns, rng=np.random.default_rng(0))
     assert found["p_value"] == 1 / 1000
     assert abs(found["mean"]) < 0.01
     rng = np.random.default_rng(1)
     plain = [cohen_kappa_score(columns[0], rng.permutation(columns[1])) for _ in range(999)]
     assert found["p95"] == pytest.approx(np.quantile(plain, 0.95), abs=0.02)
     noise = [columns[0], rng.permutation(columns[1]), columns[2]]
-    assert failures.shuffled_kappa(*noise, rng=rng)["p_value"] > 0.05
-    assert "only one kind is named" in failures.shuffled_kappa(["a"] * 5, ["a"] * 5, range(5), rng=rng)["absent"]
+    assert agreement.shuffled_kappa(*noise, rng=rng)["p_value"] > 0.05
+    assert "only one kind is named" in agreement.shuffled_kappa(["a"] * 5, ["a"] * 5, range(5), rng=rng)["absent"]
 
 
 def test_a_case_that_three_models_err_on_is_no_more_proof_than_one():
     rng = np.random.default_rng(2)
-    causes, kinds = (rng.choice(failures.KINDS[:4], 20) for _ in range(2))
+    causes, kinds = (rng.choice(taxonomy.KINDS[:4], 20) for _ in range(2))
     p_values = []
     for _ in range(200):
         kinds = rng.permutation(kinds)
         columns = (np.repeat(of, 3) for of in (causes, kinds, np.arange(20)))
-        p_values.append(failures.shuffled_kappa(*columns, n_permutations=99, rng=rng)["p_value"])
+        p_values.append(agreement.shuffled_kappa(*columns, n_permutations=99, rng=rng)["p_value"])
     assert np.mean(np.array(p_values) <= 0.1) < 0.16  # shuffled error by error it is 0.25 and more
 
 
 def test_repairs_mend_answers_and_of_wrong_labels_the_label():
     y_true, y_prob = np.array([0, 0, 1, 1]), np.array([0.1, 0.9, 0.2, 0.8])
     wrong = np.array([False, True, True, False])
-    for kind in failures.KINDS:
-        y, p = failures.mended(y_true, y_prob, wrong, kind=kind)
+    for kind in taxonomy.KINDS:
+        y, p = taxonomy.mended(y_true, y_prob, wrong, kind=kind)
         assert ((p > 0.5) == y).all()
         assert (y == y_true).all() == (kind != "annotation noise")
-        assert failures.auroc_gain(y_true, y_prob, y, p) == pytest.approx(0.5)  # of 4 pairs 2 were in order
+        assert taxonomy.auroc_gain(y_true, y_prob, y, p) == pytest.approx(0.5)  # of 4 pairs 2 were in order
 
 
 def test_a_spread_shows_the_most_typical_and_the_least_sure_in_order():
     likely = pd.Series([0.7, 0.9, 0.6, 0.8, 0.65, 0.99, 0.61], index=list("abcdefg"))
-    assert failures.spread(likely, typical=3, unsure=2) == ["f", "b", "d", "g", "c"]
-    assert failures.spread(likely[:2], typical=3, unsure=2) == ["b", "a"]
-    assert failures.spread(likely[:0], typical=3, unsure=2) == []
+    assert taxonomy.spread(likely, typical=3, unsure=2) == ["f", "b", "d", "g", "c"]
+    assert taxonomy.spread(likely[:2], typical=3, unsure=2) == ["b", "a"]
+    assert taxonomy.spread(likely[:0], typical=3, unsure=2) == []
 
 
 def test_a_signal_that_knows_a_kind_tells_it_and_noise_does_not():
@@ -358,16 +358,16 @@ def test_a_signal_that_knows_a_kind_tells_it_and_noise_does_not():
     signals = pd.DataFrame({"knows": (cause == "model blindness") * 2.0, "noise": rng.random(400), "gaps": np.nan})
     signals["gaps"] = signals["knows"].where(rng.random(400) < 0.5)
     groups = errors["patient_id"].to_numpy()
-    found = failures.told_apart(signals, cause, groups=groups, n_resamples=100, rng=rng)
+    found = agreement.told_apart(signals, cause, groups=groups, n_resamples=100, rng=rng)
     assert found["knows"]["model blindness"]["auroc"] == 1
     assert found["knows"]["spurious feature"]["auroc"] < 0.5  # the others are low in it
-    for kind in failures.KINDS[:4]:
+    for kind in taxonomy.KINDS[:4]:
         low, high = (found["noise"][kind][f"auroc_{end}"] for end in ("low", "high"))
         assert low < 0.5 < high
         assert found["gaps"][kind]["n"] < found["knows"][kind]["n"] == (cause == kind).sum()
-    few = failures.told_apart(signals[:60], cause[:60], groups=groups[:60], n_resamples=100, rng=rng)
+    few = agreement.told_apart(signals[:60], cause[:60], groups=groups[:60], n_resamples=100, rng=rng)
     assert "auroc_low" not in few["noise"]["clinical ambiguity"]  # fewer than 20 patients
-    nobody = failures.told_apart(
+    nobody = agreement.told_apart(
         signals[cause != "model blindness"],
         cause[cause != "model blindness"],
         groups=groups[cause != "model blindness"],

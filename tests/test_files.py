@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tmv_lib.files import join, read_csv, read_rows, whole, write_csv, write_metrics
+from tmv_lib.pipeline.files import join, read_csv, read_rows, whole, write_csv
+from tmv_lib.pipeline.metrics import write_metrics
 
 
 def test_nothing_half_written_is_left(tmp_path):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tmv_lib.images import read_grey, square
-from tmv_lib.sources.folder import load_folder
+from tmv_lib.data.folder import load_folder
+from tmv_lib.data.images import read_grey, square
 
 OPTIONS = {
     "size": 16,

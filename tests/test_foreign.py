@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tmv_lib.foreign import foreign_images
+from tmv_lib.data.foreign import foreign_images
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 6, 6), dtype=np.uint8)
 

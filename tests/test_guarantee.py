@@ -4,7 +4,7 @@ import pytest
 from scipy.special import expit
 from scipy.stats import binom, binomtest
 
-from tmv_lib import deferral, fitted_policy, guarantee
+from tmv_lib.deferral import costs, guarantee, policy
 
 PRICES = {"cost_fn": 5.0, "cost_fp": 1.0}
 THRESHOLD = 0.7
@@ -29,9 +29,7 @@ def world(
     z = np.repeat(rng.normal(mean, spread, patients), images) + rng.normal(0, 0.3, patients * images)
     p = expit(z)
     y = np.repeat(rng.random(patients), images) < expit(z + pull)
-    table = fitted_policy.decide(
-        p, deferral.certainty(p, **PRICES), np.zeros(len(p)), threshold=THRESHOLD, prices=PRICES
-    )
+    table = policy.decide(p, costs.certainty(p, **PRICES), np.zeros(len(p)), threshold=THRESHOLD, prices=PRICES)
     return table.assign(patient_id=np.repeat(np.arange(patients), images), y_true=y.astype(int))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from tmv_lib.learning_curve import Labelled, bands, learning_curve
+from tmv_lib.site.learning_curve import Labelled, bands, learning_curve
 
 OPTIONS = {"source_logit": np.linspace(-6, 6, 200), "risk": 0.1, "delta": 0.1}
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from tmv_lib.logistic import fit_logistic
+from tmv_lib.statistics.logistic import fit_logistic
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tmv_lib.sources.medmnist import load_medmnist
+from tmv_lib.data.medmnist import load_medmnist
 
 COUNTS = {"train": 6, "val": 3, "test": 4}
 

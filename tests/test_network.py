@@ -4,12 +4,12 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from tmv_lib import network
+from tmv_lib.network import classifier
 
 
-def built(name: str = "resnet18", seed: int = 0) -> network.Classifier:
+def built(name: str = "resnet18", seed: int = 0) -> classifier.Classifier:
     torch.manual_seed(seed)
-    return network.build(name, weights="none", dropout=0.3).eval()
+    return classifier.build(name, weights="none", dropout=0.3).eval()
 
 
 def images(n: int = 3, size: int = 64) -> np.ndarray:
@@ -32,14 +32,14 @@ def test_body_and_head_are_the_torchvision_network(name):
 
 def test_logits_are_the_head_on_saved_features():
     model = built()
-    logit, features = network.predict(model, images(), batch_size=2, precision="float32")
+    logit, features = classifier.predict(model, images(), batch_size=2, precision="float32")
     weight, bias = model.head.weight.detach().numpy()[0], model.head.bias.item()
     np.testing.assert_allclose(logit, features @ weight + bias, atol=1e-6)
 
 
 def test_bfloat16_keeps_the_head_in_float32():
     model = built()
-    logit, features = network.predict(model, images(), batch_size=3, precision="bfloat16")
+    logit, features = classifier.predict(model, images(), batch_size=3, precision="bfloat16")
     weight, bias = model.head.weight.detach().numpy()[0], model.head.bias.item()
     np.testing.assert_allclose(logit, features @ weight + bias, atol=1e-6)
 
@@ -53,8 +53,8 @@ def test_dropout_lives_before_the_head_alone():
 
 def test_saved_weights_come_back(tmp_path):
     model, other = built(), built(seed=1)
-    network.save_weights(model, tmp_path / "w.safetensors")
-    network.load_weights(other, tmp_path / "w.safetensors")
+    classifier.save_weights(model, tmp_path / "w.safetensors")
+    classifier.load_weights(other, tmp_path / "w.safetensors")
     batch = torch.rand(2, 3, 64, 64)
     assert torch.equal(model(batch), other(batch))
 
@@ -64,7 +64,7 @@ def test_torchvision_weights_of_one_or_two_outputs(tmp_path, outputs):
     plain = torchvision.models.resnet18(num_classes=outputs).eval()
     torch.save(plain.state_dict(), tmp_path / "w.pth")
     model = built()
-    network.load_weights(model, tmp_path / "w.pth")
+    classifier.load_weights(model, tmp_path / "w.pth")
     batch = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         said = plain(batch)
@@ -74,13 +74,13 @@ def test_torchvision_weights_of_one_or_two_outputs(tmp_path, outputs):
 
 def test_weights_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere\.pth: no such weights file"):
-        network.load_weights(built(), tmp_path / "nowhere.pth")
+        classifier.load_weights(built(), tmp_path / "nowhere.pth")
     torch.save(torchvision.models.resnet18(num_classes=3).state_dict(), tmp_path / "three.pth")
     with pytest.raises(ValueError, match=r"three\.pth: a head of one or two outputs is needed"):
-        network.load_weights(built(), tmp_path / "three.pth")
+        classifier.load_weights(built(), tmp_path / "three.pth")
     save_file({"head.weight": torch.zeros(1, 7)}, tmp_path / "odd.safetensors")
     with pytest.raises(ValueError, match=r"odd\.safetensors: does not fit the architecture"):
-        network.load_weights(built(), tmp_path / "odd.safetensors")
+        classifier.load_weights(built(), tmp_path / "odd.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
 )
 def test_what_cannot_be_built_is_named(name, weights, message):
     with pytest.raises(ValueError, match=message):
-        network.build(name, weights=weights, dropout=0.1)
+        classifier.build(name, weights=weights, dropout=0.1)
 
 
 def test_a_failed_download_says_what_to_do(monkeypatch):
@@ -102,4 +102,4 @@ def test_a_failed_download_says_what_to_do(monkeypatch):
 
     monkeypatch.setattr("torchvision.models.get_model", refuse)
     with pytest.raises(ValueError, match=r"download failed.*weights: none trains from scratch"):
-        network.build("resnet18", weights="DEFAULT", dropout=0.1)
+        classifier.build("resnet18", weights="DEFAULT", dropout=0.1)

@@ -4,7 +4,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from tmv_lib.params import Params, read, read_members
+from tmv_lib.pipeline.params import Params, read, read_members
 
 
 class Example(Params):

@@ -9,10 +9,10 @@ from scipy import ndimage
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
-from tmv_lib.reporting import difference, figure
-from tmv_lib.sources.phantom import SEEN_FINDINGS, SPLITS, UNSEEN_FINDINGS, plan_cases, repaired
-from tmv_lib.sources.phantom_image import render
-from tmv_lib.statistics import auroc
+from tmv_lib.phantom.plan import SEEN_FINDINGS, SPLITS, UNSEEN_FINDINGS, plan_cases, repaired
+from tmv_lib.phantom.radiograph import render
+from tmv_lib.statistics.estimate import difference, figure
+from tmv_lib.statistics.ranking import auroc
 
 SIZE = 48
 NULL = {"mislabelled": 0, "ambiguous": 0, "blind": 0, "marker_train": (0, 0), "marker_rest": (0, 0)}

@@ -17,10 +17,11 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import expit, logit
 
 from stages import ensemble
-from tmv_lib import deferral, doubt, fitted_policy, prediction
-from tmv_lib.reporting import difference, figure
-from tmv_lib.sources.phantom import plan_cases
-from tmv_lib.statistics import auroc
+from tmv_lib.deferral import costs, doubt, policy
+from tmv_lib.phantom.plan import plan_cases
+from tmv_lib.prediction import system as prediction
+from tmv_lib.statistics.estimate import difference, figure
+from tmv_lib.statistics.ranking import auroc
 
 ROOT = Path(__file__).parents[1]
 TRACKED = [
@@ -247,7 +248,7 @@ def test_an_image_is_judged_as_the_test_split_was_by_every_doubt(scratch, monkey
         np.testing.assert_allclose(scored[name], said[name], atol=1e-5)
     for name in ("decision", "deferred", "reason", "out_of_distribution"):
         assert scored[name].tolist() == said[name].fillna("").tolist()
-    plain = deferral.certainty(scored["y_prob"], **system.policy.prices)
+    plain = costs.certainty(scored["y_prob"], **system.policy.prices)
     assert (scored["kappa"] < plain - 0.01).any()  # the doubt has told on some
 
 
@@ -276,7 +277,7 @@ def test_calibrated_at_a_site_an_image_is_read_by_the_update_from_all_its_cases(
         by_hand = expit(update["intercept"] + update["slope"] * calibrated[f"logit_{name}"])
         np.testing.assert_allclose(scored[f"y_prob_{name}"], by_hand, atol=1e-5)
     deciding = pd.DataFrame({name: logit(scored[f"y_prob_{name}"]) for name in system.readers})
-    np.testing.assert_allclose(scored["y_prob"], fitted_policy.probability(system.policy, deciding), atol=1e-6)
+    np.testing.assert_allclose(scored["y_prob"], policy.probability(system.policy, deciding), atol=1e-6)
     # The policy was made with updates from the other patients: near, but not these.
     cross_fitted = cases_of(scratch).loc[cases["image_id"], "y_prob"].to_numpy()
     assert 0 < np.abs(scored["y_prob"] - cross_fitted).mean() < 0.1

@@ -4,11 +4,13 @@ import pytest
 from scipy.special import expit
 from sklearn.metrics import confusion_matrix, precision_score
 
-from tmv_lib import deferral, policy
-from tmv_lib.statistics import wilson_interval
+from tmv_lib.deferral import costs as deferral
+from tmv_lib.deferral import evaluation
+from tmv_lib.deferral.costs import Prices
+from tmv_lib.statistics.tests import wilson_interval
 
-PRICES = policy.Prices(5.0, 1.0, 0.25)
-HUMAN = policy.Prices(5.0, 1.0, 0.25, sensitivity=0.9, specificity=0.8)
+PRICES = Prices(5.0, 1.0, 0.25)
+HUMAN = Prices(5.0, 1.0, 0.25, sensitivity=0.9, specificity=0.8)
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def resampling(rng):
 
 
 def made(
-    rng: np.random.Generator, n: int = 400, *, spread: float = 2, threshold: float = 0.4, prices: policy.Prices = PRICES
+    rng: np.random.Generator, n: int = 400, *, spread: float = 2, threshold: float = 0.4, prices: Prices = PRICES
 ) -> pd.DataFrame:
     """Calibrated cases, two images a patient, decided by the cheapest decision and deferred below the threshold.
 
@@ -51,11 +53,11 @@ def wrong(cases: pd.DataFrame) -> np.ndarray:
 @pytest.mark.parametrize(
     ("prices", "pays"),
     [
-        (policy.Prices(5, 1, 0.25), True),
-        (policy.Prices(5, 1, 5 / 6 - 1e-9), True),
-        (policy.Prices(5, 1, 5 / 6 + 1e-9), False),  # R_max = 5 / 6
-        (policy.Prices(5, 1, 0.0, sensitivity=0.5, specificity=0.5), False),  # a coin
-        (policy.Prices(1, 1, 0.0), True),
+        (Prices(5, 1, 0.25), True),
+        (Prices(5, 1, 5 / 6 - 1e-9), True),
+        (Prices(5, 1, 5 / 6 + 1e-9), False),  # R_max = 5 / 6
+        (Prices(5, 1, 0.0, sensitivity=0.5, specificity=0.5), False),  # a coin
+        (Prices(1, 1, 0.0), True),
     ],
 )
 def test_deferral_never_pays_above_the_highest_loss(prices, pays):
@@ -71,7 +73,7 @@ def test_a_referral_costs_the_review_and_the_doctors_errors():
 @pytest.mark.parametrize("prices", [PRICES, HUMAN])
 def test_the_summary_is_that_of_its_parts(rng, resampling, prices):
     cases = made(rng)
-    found = policy.summary(cases, prices, **resampling)
+    found = evaluation.summary(cases, prices, **resampling)
     decided = ~cases["deferred"]
     assert found["errors_left"] == wrong(cases[decided]).sum() < found["errors_deciding_all"] == wrong(cases).sum()
     assert found["coverage"] == decided.mean()
@@ -85,7 +87,7 @@ def test_the_summary_is_that_of_its_parts(rng, resampling, prices):
 
 def test_every_case_is_counted_once(rng):
     cases = made(rng)
-    counts = policy.decided_counts(cases)
+    counts = evaluation.decided_counts(cases)
     assert sum(counts.values()) == len(cases)
     decided = cases[~cases["deferred"]]
     tn, fp, fn, tp = confusion_matrix(decided["y_true"], decided["decision"]).ravel()
@@ -96,12 +98,12 @@ def test_every_case_is_counted_once(rng):
 
 def test_predictive_values_follow_bayes(rng, resampling):
     cases = made(rng, 2000)
-    here = policy.predictive_values(cases, prevalence=cases["y_true"].mean(), **resampling)
+    here = evaluation.predictive_values(cases, prevalence=cases["y_true"].mean(), **resampling)
     decided = cases[~cases["deferred"]]
     assert here["precision"] == pytest.approx(precision_score(decided["y_true"], decided["decision"]))
     inverted = precision_score(1 - decided["y_true"], 1 - decided["decision"])
     assert here["negative_predictive_value"] == pytest.approx(inverted)
-    rare = policy.predictive_values(cases, prevalence=0.05, **resampling)
+    rare = evaluation.predictive_values(cases, prevalence=0.05, **resampling)
     called = ((cases["decision"] == 1) & ~cases["deferred"]).to_numpy()
     hit, alarm = (called[cases["y_true"] == label].mean() for label in (1, 0))
     assert rare["precision"] == pytest.approx(0.05 * hit / (0.05 * hit + 0.95 * alarm))
@@ -112,7 +114,7 @@ def test_predictive_values_follow_bayes(rng, resampling):
 def test_predictive_values_of_another_place_with_the_same_classes(rng, resampling):
     """Cases drawn at the other prevalence say what reweighting said."""
     cases = made(rng, 20_000)
-    told = policy.predictive_values(cases, prevalence=0.1, **(resampling | {"n_resamples": 100}))["precision"]
+    told = evaluation.predictive_values(cases, prevalence=0.1, **(resampling | {"n_resamples": 100}))["precision"]
     by_class = [
         cases[cases["y_true"] == label].sample(n, replace=True, random_state=1)
         for label, n in ((1, 10**4), (0, 9 * 10**4))
@@ -125,13 +127,13 @@ def test_predictive_values_of_another_place_with_the_same_classes(rng, resamplin
 def test_no_false_call_is_not_certainty(rng, resampling):
     cases = made(rng, 100, threshold=0)
     cases["decision"] = np.where(np.arange(100) < 30, cases["y_true"], 0)  # no false positive
-    found = policy.predictive_values(cases, prevalence=0.2, **resampling)
+    found = evaluation.predictive_values(cases, prevalence=0.2, **resampling)
     hit = ((cases["decision"] == 1) & (cases["y_true"] == 1)).sum() / cases["y_true"].sum()
     most = wilson_interval(0, cases.loc[cases["y_true"] == 0, "patient_id"].nunique())[1]
     assert (found["precision"], found["precision_high"]) == (1, 1)
     assert found["precision_low"] == pytest.approx(0.2 * hit / (0.2 * hit + 0.8 * most))
     cases["decision"] = 0
-    found = policy.predictive_values(cases, prevalence=0.2, **resampling)
+    found = evaluation.predictive_values(cases, prevalence=0.2, **resampling)
     assert found["precision_absent"] == "no case is called positive"
     assert found["negative_predictive_value"] == pytest.approx(0.8)
 
@@ -140,7 +142,7 @@ def test_disagreement_known_answer(resampling):
     cases = pd.DataFrame({"patient_id": range(6), "y_true": [1, 1, 0, 0, 1, 0], "decision": [1, 0, 0, 1, 0, 0]})
     cases["deferred"] = [False, True, False, True, False, False]
     votes = np.array([[1, 1], [1, 0], [0, 0], [0, 1], [0, 0], [0, 0]])
-    found = policy.disagreement(cases, votes, **resampling)
+    found = evaluation.disagreement(cases, votes, **resampling)
     assert (found["n"], found["agree"]["n"], found["disagree"]["n_errors"]) == (2, 4, 2)
     assert (found["disagree"]["deferral_rate"], found["agree"]["deferral_rate"]) == (1, 0)
     assert found["share_of_errors"] == pytest.approx(2 / 3)
@@ -149,7 +151,7 @@ def test_disagreement_known_answer(resampling):
 def test_subgroups_add_up_and_their_order_is_immaterial(rng, resampling):
     cases = made(rng)
     named = pd.DataFrame({"ward": rng.choice(["a", "b"], len(cases))})
-    found = policy.by_subgroup(cases, named, **resampling)
+    found = evaluation.by_subgroup(cases, named, **resampling)
     assert list(found) == ["ward: a", "ward: b", "y_true: negative", "y_true: positive"]
     assert [one["defined_by_truth"] for one in found.values()] == [False, False, True, True]
     for pair in ("ward: a", "ward: b"), ("y_true: negative", "y_true: positive"):
@@ -164,7 +166,7 @@ def test_subgroups_add_up_and_their_order_is_immaterial(rng, resampling):
         assert "gap_decided_absent" in found[name]
         assert "widened_absent" in found[name]
     order = rng.permutation(len(cases))
-    again = policy.by_subgroup(
+    again = evaluation.by_subgroup(
         cases.iloc[order].reset_index(drop=True), named.iloc[order].reset_index(drop=True), **resampling
     )
     for name, one in found.items():
@@ -182,7 +184,7 @@ def test_a_gap_is_widened_or_narrowed(rng, resampling, deferred_from, words):
     y_true = rng.integers(0, 2, 600)
     cases = pd.DataFrame({"patient_id": range(600), "y_true": y_true, "decision": np.where(error, 1 - y_true, y_true)})
     cases["deferred"] = error & (ward == deferred_from) & (rng.random(600) < 0.8)
-    found = policy.by_subgroup(cases, pd.DataFrame({"ward": ward}), **resampling)["ward: a"]
+    found = evaluation.by_subgroup(cases, pd.DataFrame({"ward": ward}), **resampling)["ward: a"]
     assert found["words"] == words
     assert (found["widened"] > 0) == ("widens" in words)
 
@@ -191,20 +193,20 @@ def test_caught_counts_each_kind_once(resampling):
     cases = pd.DataFrame({"patient_id": range(7), "y_true": [1, 1, 1, 0, 0, 0, 1], "decision": [0, 0, 1, 1, 0, 1, 1]})
     cases["deferred"] = [True, False, False, True, False, False, False]
     kinds = pd.Series(["blind", "blind", "blind", "", "", "noise", ""])
-    found = policy.caught(cases, kinds, PRICES, **resampling)
+    found = evaluation.caught(cases, kinds, PRICES, **resampling)
     assert {name: (one["n"], one["deferred"], one["left"], one["decided_rightly"]) for name, one in found.items()} == {
         "blind": (3, 1, 1, 1),
         "noise": (1, 0, 1, 0),
         "without a kind": (1, 1, 0, 0),
     }
     assert found["blind"]["caught"] == pytest.approx(1 / 3)
-    assert policy.caught(cases.assign(decision=cases["y_true"]), kinds * 0, PRICES, **resampling) == {}
+    assert evaluation.caught(cases.assign(decision=cases["y_true"]), kinds * 0, PRICES, **resampling) == {}
 
 
 def test_net_benefit_against_the_confusion_matrix(rng):
     """Vickers & Elkin 2006: TP / n - FP / n p / (1 - p), by another's count."""
     cases = made(rng)
-    curves = policy.net_benefits(cases, PRICES, threshold_probs=np.array([0.1, 1 / 6, 0.5, 0.9]))
+    curves = evaluation.net_benefits(cases, PRICES, threshold_probs=np.array([0.1, 1 / 6, 0.5, 0.9]))
     found = curves.pivot_table(index="threshold_prob", columns="series", values="net_benefit")
     n, prevalence = len(cases), cases["y_true"].mean()
     for p, row in found.iterrows():
@@ -224,7 +226,7 @@ def test_a_sweep_agrees_with_each_policy_on_its_own(rng, prices):
     cases = made(rng, prices=prices)
     y_true, decision = cases["y_true"].to_numpy(), cases["decision"].to_numpy()
     thresholds = np.array([0.0, 0.2, 0.5, 0.9, 1.0])
-    rows = policy.sweep(cases, prices, thresholds=thresholds)
+    rows = evaluation.sweep(cases, prices, thresholds=thresholds)
     costs = prices.of(y_true)
     rival = deferral.failure_cost(y_true, cases["baseline"], **costs)
     for row in rows.itertuples():
@@ -252,15 +254,15 @@ def test_a_sweep_agrees_with_each_policy_on_its_own(rng, prices):
 
 def test_a_baseline_without_errors_cannot_be_undercut(rng):
     cases = made(rng)
-    rows = policy.sweep(cases.assign(baseline=cases["y_true"]), PRICES, thresholds=np.array([0.0, 0.5]))
+    rows = evaluation.sweep(cases.assign(baseline=cases["y_true"]), PRICES, thresholds=np.array([0.0, 0.5]))
     assert rows["reduction"].isna().all()
 
 
 def test_what_is_decided_and_what_it_costs_agree_with_the_summary(rng, resampling):
     cases = made(rng, prices=HUMAN).assign(y_prob_baseline=0.4)
-    told = policy.summary(cases, HUMAN, **resampling)
-    said = policy.decisions(cases, HUMAN, threshold=0.4, prevalences=[0.1], **resampling)
-    cost = policy.costs(cases, HUMAN, **resampling)
+    told = evaluation.summary(cases, HUMAN, **resampling)
+    said = evaluation.decisions(cases, HUMAN, threshold=0.4, prevalences=[0.1], **resampling)
+    cost = evaluation.costs(cases, HUMAN, **resampling)
     assert said["errors_left"] == told["errors_left"]
     assert said["errors_avoided"] == told["errors_deciding_all"] - told["errors_left"]
     assert said["coverage"] == told["coverage"] == 1 - said["deferral_rate"]
@@ -271,22 +273,22 @@ def test_what_is_decided_and_what_it_costs_agree_with_the_summary(rng, resamplin
     assert cost["baseline_at_half_decides_all"]["cost"] == pytest.approx(5 * positives)  # it calls nobody positive
     assert cost["net_benefit"] == pytest.approx(positives - cost["failure_cost"] / 5)
     nobody = cases.assign(deferred=False)
-    assert policy.costs(nobody, HUMAN, **resampling)["ensemble_decides_all"]["reduction"] == 0
+    assert evaluation.costs(nobody, HUMAN, **resampling)["ensemble_decides_all"]["reduction"] == 0
 
 
 def test_no_certainty_ranks_better_than_the_oracle(rng, resampling):
     cases = made(rng)
     scores = {"margin": cases["kappa"].to_numpy(), "drawn": rng.random(len(cases))}
-    found = policy.rankings(cases, scores, **resampling)
+    found = evaluation.rankings(cases, scores, **resampling)
     assert found["oracle"]["eaurc"] == pytest.approx(0, abs=1e-12)
     assert found["oracle"]["augrc"] < found["margin"]["augrc"] < found["drawn"]["augrc"]
-    ends = policy.risk_coverage(cases, scores).groupby("series")["selective_risk"].last()
+    ends = evaluation.risk_coverage(cases, scores).groupby("series")["selective_risk"].last()
     np.testing.assert_allclose(ends, wrong(cases).mean())  # whoever sorts, all cases hold the same errors
 
 
 def test_the_margin_at_the_same_referral_rate_is_no_rival_of_itself(rng, resampling):
     cases = made(rng, 600).assign(y_prob_baseline=0.4)
-    found = policy.costs(cases, PRICES, **resampling)
+    found = evaluation.costs(cases, PRICES, **resampling)
     assert found["cost_minus_margin"] == pytest.approx(0, abs=1e-12)
     plain = np.abs(2 * cases["y_prob"] - 1)
     like = plain.rank(method="first") <= cases["deferred"].sum()
@@ -298,12 +300,12 @@ def test_the_margin_at_the_same_referral_rate_is_no_rival_of_itself(rng, resampl
 
 def test_the_price_at_which_reviews_break_even_carries_its_interval(rng, resampling):
     cases = made(rng, 600).assign(y_prob_baseline=0.4)
-    found = policy.costs(cases, PRICES, **resampling)
+    found = evaluation.costs(cases, PRICES, **resampling)
     deferred = cases["deferred"].to_numpy()
     avoided = deferral.error_cost(cases["y_true"], cases["decision"], **PRICES.errors)[deferred]
     assert found["break_even_review_price"] == pytest.approx(avoided.mean())
     assert found["break_even_review_price_low"] < avoided.mean() < found["break_even_review_price_high"]
-    nobody = policy.costs(cases.assign(deferred=False), PRICES, **resampling)
+    nobody = evaluation.costs(cases.assign(deferred=False), PRICES, **resampling)
     assert "no case is deferred" in nobody["break_even_review_price_absent"]
 
 
@@ -311,13 +313,13 @@ def test_what_is_out_of_distribution_is_deferred_first_by_every_margin(rng):
     cases = made(rng, 100)
     surest = cases["y_prob"].idxmax()
     cases.loc[surest, "out_of_distribution"] = True
-    for margin in policy.margins(cases, PRICES).values():
-        assert policy.least_certain(margin)[surest] == 1
+    for margin in evaluation.margins(cases, PRICES).values():
+        assert evaluation.least_certain(margin)[surest] == 1
 
 
 def test_threshold_and_prices_imply_one_another(rng, resampling):
-    found = policy.decisions(made(rng), PRICES, threshold=0.3, prevalences=[], **resampling)
+    found = evaluation.decisions(made(rng), PRICES, threshold=0.3, prevalences=[], **resampling)
     assert found["chow_threshold"] == pytest.approx(0.7)  # 1 - 0.25 / (5 / 6)
     assert found["chow_review_price"] == pytest.approx(0.7 * 5 / 6)
-    again = policy.decisions(made(rng), PRICES, threshold=found["chow_threshold"], prevalences=[], **resampling)
+    again = evaluation.decisions(made(rng), PRICES, threshold=found["chow_threshold"], prevalences=[], **resampling)
     assert again["chow_review_price"] == pytest.approx(0.25)

@@ -6,9 +6,9 @@ import pytest
 from scipy.special import expit, logit
 
 from commands.predict import of_batch, of_images, of_patients
-from tmv_lib.deferral import NEVER
-from tmv_lib.prediction import Likeness
-from tmv_lib.shift import Shift
+from tmv_lib.deferral.costs import NEVER
+from tmv_lib.prediction.system import Likeness
+from tmv_lib.site.shift import Shift
 
 
 def scored(**columns):

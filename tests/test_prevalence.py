@@ -5,9 +5,8 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
-from tmv_lib.calibration import at_prevalence
-from tmv_lib.prevalence import prevalence_by_confusion, prevalence_by_em
-from tmv_lib.statistics import bootstrap
+from tmv_lib.calibration.prevalence import at_prevalence, prevalence_by_confusion, prevalence_by_em
+from tmv_lib.statistics.resampling import bootstrap
 
 
 @pytest.fixture

@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tmv_lib.classification import accuracy, negative_log_likelihood
-from tmv_lib.reporting import adjust, by_class, by_patient, counts, difference, figure, gain, mean, performance
-from tmv_lib.statistics import auroc, bootstrap
+from tmv_lib.reading.answer import by_patient, performance
+from tmv_lib.statistics.classification import accuracy, negative_log_likelihood
+from tmv_lib.statistics.estimate import adjust, by_class, counts, difference, figure, gain, mean
+from tmv_lib.statistics.ranking import auroc
+from tmv_lib.statistics.resampling import bootstrap
 
 
 def resampling(groups: np.ndarray) -> dict:

@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import proportion_confint
 
-from tmv_lib.selective import (
+from tmv_lib.deferral.selective import (
     augrc,
     aurc,
     best_start,

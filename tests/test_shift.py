@@ -6,9 +6,9 @@ import pytest
 from scipy.stats import ks_2samp
 from statsmodels.stats.multivariate import test_mvmean_2indep as hotelling
 
-from tmv_lib.reporting import adjust
-from tmv_lib.shift import WORDS, domain_test, kolmogorov_smirnov, name_shift, prevalence_difference, share_distance
-from tmv_lib.statistics import auroc
+from tmv_lib.site.shift import WORDS, domain_test, kolmogorov_smirnov, name_shift, prevalence_difference, share_distance
+from tmv_lib.statistics.estimate import adjust
+from tmv_lib.statistics.ranking import auroc
 
 
 @pytest.fixture

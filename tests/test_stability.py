@@ -8,10 +8,20 @@ from skimage.metrics import structural_similarity as skimage_ssim
 from skimage.transform import resize, rotate
 from torch.nn import functional
 
-from stages import stability as stage
-from tmv_lib import detection, perturbations, stability
-from tmv_lib.explanations import Explained
-from tmv_lib.stability import MEASURES, centre_shift, rank_correlation, structural_similarity, top_overlap
+from tmv_lib.explanations.attribution import Explained
+from tmv_lib.stability import perturbations
+from tmv_lib.stability import similarity as stability
+from tmv_lib.stability.answer import (
+    StabilityParams,
+    by_change,
+    errors_found,
+    flipped_and_moved,
+    gallery,
+    most_and_least_stable,
+)
+from tmv_lib.stability.similarity import MEASURES, centre_shift, structural_similarity, top_overlap
+from tmv_lib.statistics.ranking import rank_correlation
+from tmv_lib.uncertainty import detection
 
 
 def random_maps(n: int = 5, side: int = 8, seed: int = 0) -> np.ndarray:
@@ -322,7 +332,7 @@ def test_a_perturbation_out_of_range_is_an_error(make, value):
         make(value)
 
 
-PARAMS = stage.StabilityParams(
+PARAMS = StabilityParams(
     rotation=5.0,
     translation=0.03,
     brightness=0.1,
@@ -355,7 +365,7 @@ def test_flipped_and_moved_by_hand():
     cases = made_cases()
     cases["instability"] = np.r_[np.linspace(0, 1, 60), np.tile([0.2, 0.95, 0.2, 0.95], 15)]
     cases["flipped"] = np.r_[np.zeros(60, bool), np.tile([False, False, True, True], 15)]
-    found, rows = stage.flipped_and_moved(cases, PARAMS, np.random.default_rng(0))
+    found, rows = flipped_and_moved(cases, PARAMS, np.random.default_rng(0))
     assert found["moved_above"] == pytest.approx(0.9)
     cells = [
         found[f"answer_{answer}_reason_{reason}"] for answer in ("kept", "flipped") for reason in ("kept", "moved")
@@ -368,7 +378,7 @@ def test_flipped_and_moved_by_hand():
 
 
 def test_every_cell_counts_once_and_the_difference_is_that_of_the_rates():
-    found, _ = stage.flipped_and_moved(made_cases(), PARAMS, np.random.default_rng(0))
+    found, _ = flipped_and_moved(made_cases(), PARAMS, np.random.default_rng(0))
     cells = [
         found[f"answer_{answer}_reason_{reason}"] for answer in ("kept", "flipped") for reason in ("kept", "moved")
     ]
@@ -382,7 +392,7 @@ def test_every_cell_counts_once_and_the_difference_is_that_of_the_rates():
 def test_constant_maps_alone_move_nowhere(split):
     cases = made_cases()
     cases.loc[cases["split"] == split, "instability"] = np.nan
-    found, rows = stage.flipped_and_moved(cases, PARAMS, np.random.default_rng(0))
+    found, rows = flipped_and_moved(cases, PARAMS, np.random.default_rng(0))
     assert "moved_above_absent" in found
     assert found["constant_maps"] == (60 if split == "test" else 0)
     assert rows == []
@@ -392,7 +402,7 @@ def test_the_claim_is_tested():
     cases = made_cases(400)
     for measure in stability.SIMILARITIES:
         cases[measure] = np.where(cases["error"] == 1, 0.2, 0.8) + 0.05 * np.random.default_rng(1).normal(size=400)
-    found, rows = stage.errors_found(cases, PARAMS, np.random.default_rng(0))
+    found, rows = errors_found(cases, PARAMS, np.random.default_rng(0))
     claim = found["claim"]
     assert (claim["measure"], claim["answer"]) == ("rank_correlation", "supported")
     assert claim["over_margin"] == "better"
@@ -412,14 +422,14 @@ def test_instability_of_one_named_class_is_no_claim_about_errors():
     cases["error"] = (rng.random(1200) < np.where(called, 0.45, 0.1)).astype(int)
     for measure in stability.SIMILARITIES:
         cases[measure] = np.where(called, 0.3, 0.8) + 0.05 * rng.normal(size=1200)
-    found, _ = stage.errors_found(cases, PARAMS, rng)
+    found, _ = errors_found(cases, PARAMS, rng)
     assert found["rank_correlation"]["pooled_error_auroc_low"] > 0.6
     assert found["rank_correlation"]["rests_on"] == "both"
     assert found["claim"]["answer"] == "not supported"
 
 
 def test_a_claim_without_errors_is_not_tested():
-    found, rows = stage.errors_found(made_cases().assign(error=0), PARAMS, np.random.default_rng(0))
+    found, rows = errors_found(made_cases().assign(error=0), PARAMS, np.random.default_rng(0))
     assert found["claim"]["answer"] == found["claim"]["over_margin"] == "cannot be tested"
     assert "0 errors and " in found["claim"]["reason"]
     assert rows == []
@@ -433,8 +443,8 @@ def test_what_is_added_to_the_confidence_is_learned_from_logits_that_other_patie
         return original(error, logit, *args, **options)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(stage.detection, "judge", judge)
-        stage.errors_found(cases.assign(cross_fitted_logit=cases["logit"] / 2), PARAMS, np.random.default_rng(0))
+        patched.setattr(detection, "judge", judge)
+        errors_found(cases.assign(cross_fitted_logit=cases["logit"] / 2), PARAMS, np.random.default_rng(0))
     np.testing.assert_array_equal(logits[0], cases["logit"] / 2)
 
 
@@ -449,7 +459,7 @@ def test_maps_come_back_case_by_case_under_each_change():
 
     compared = stability.stability(explain, images, changes, target=np.ones(5, int), batch_size=2)
     before = brightness_as_map(images.astype(np.float32) / 255)
-    found = stage.by_change(compared, [seen for k, seen in enumerate(maps) if k % 3], changes)
+    found = by_change(compared, [seen for k, seen in enumerate(maps) if k % 3], changes)
     for name, change in changes.items():
         alone = brightness_as_map(change.apply(images.astype(np.float32) / 255))
         np.testing.assert_allclose(found[name].maps, alone.maps, atol=1e-6)
@@ -458,7 +468,7 @@ def test_maps_come_back_case_by_case_under_each_change():
 
 
 def test_the_gallery_shows_the_extremes_of_right_and_wrong():
-    chosen = stage.most_and_least_stable(made_cases())
+    chosen = most_and_least_stable(made_cases())
     test = made_cases().query("split == 'test'")
     for words, error in (("right", 0), ("wrong", 1)):
         ordered = test[test["error"] == error].sort_values("instability").index
@@ -470,14 +480,14 @@ def test_the_gallery_shows_the_extremes_of_right_and_wrong():
 def test_no_case_is_shown_twice(n_wrong):
     cases = made_cases()
     wrong = cases.index[(cases["split"] == "test") & (cases["error"] == 1)]
-    chosen = stage.most_and_least_stable(cases.drop(wrong[n_wrong:]))
+    chosen = most_and_least_stable(cases.drop(wrong[n_wrong:]))
     assert chosen.index.is_unique
     assert (chosen["error"] == 1).sum() == n_wrong
 
 
 def test_a_gallery_without_cases_says_so():
     cases = made_cases().assign(instability=np.nan)
-    pictures = stage.gallery(np.zeros((120, 64, 64)), cases, cases, {}, {}, "net")
+    pictures = gallery(np.zeros((120, 64, 64)), cases, cases, {}, {}, "net")
     for picture in pictures.values():
         assert "no such case" in picture.texts[0].get_text()
 

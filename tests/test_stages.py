@@ -17,9 +17,11 @@ from safetensors.numpy import save_file
 from threadpoolctl import threadpool_info
 
 from commands import answers
-from stages import ensemble
-from stages.site import SiteParams, blamed, prevalence
-from tmv_lib import doubt, failures, fitted_policy
+from tmv_lib.deferral import doubt
+from tmv_lib.deferral import policy as fitted_policy
+from tmv_lib.deferral.answer import gather
+from tmv_lib.failures import taxonomy
+from tmv_lib.site.answer import SiteParams, blamed, prevalence
 
 ROOT = Path(__file__).parents[1]
 MEMBERS = ("densenet121", "net", "net_2")  # one name inside another
@@ -202,7 +204,7 @@ def test_a_table_without_a_class_is_named(tmp_path, monkeypatch):
 
 def test_every_signal_is_judged_and_every_test_case_has_its_quadrant(tmp_path, monkeypatch):
     cases = made_tables(tmp_path, separation=0.3)
-    monkeypatch.setattr("tmv_lib.detection.FEWEST", 5)  # sixty test cases have few errors of a kind
+    monkeypatch.setattr("tmv_lib.uncertainty.detection.FEWEST", 5)  # sixty test cases have few errors of a kind
     run_stages(tmp_path, monkeypatch, "calibration", "uncertainty")
     found = metrics(tmp_path, "uncertainty")["uncertainty"]["net"]
     for signal in ("predictive_entropy", "augmented_mutual_information", "members_mutual_information", "mahalanobis"):
@@ -276,7 +278,7 @@ def test_a_readers_kinds_are_compared_with_ours(tmp_path, monkeypatch):
 
 def test_subgroups_are_the_columns_of_the_case_table_compared_at_the_same_mix_of_classes(tmp_path, monkeypatch):
     cases = made_tables(tmp_path, separation=1.0)
-    monkeypatch.setattr("tmv_lib.subgroups.FEWEST", 5)
+    monkeypatch.setattr("tmv_lib.data.subgroups.FEWEST", 5)
     run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
     assert "not measurable" in metrics(tmp_path, "failures")["failures"]["ensemble"]["subgroups"]["absent"]
     germ = np.where(cases["y_true"] == 0, "none", np.where(cases["image_id"] < "i260", "virus", "bacteria"))
@@ -341,9 +343,9 @@ def test_every_error_of_the_ensemble_waits_in_one_queue_the_likeliest_first(tmp_
     run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
     errors = pd.read_csv("data/failures/errors.csv").query("model == 'ensemble'").set_index("image_id")
     waiting = {path.stem: pd.read_csv(path) for path in Path("data/failures/queues").glob("*.csv")}
-    assert set(waiting) == set(failures.QUEUES.values())
+    assert set(waiting) == set(taxonomy.QUEUES.values())
     assert sorted(pd.concat(waiting.values())["image_id"]) == sorted(errors.index)
-    for kind, queue in failures.QUEUES.items():
+    for kind, queue in taxonomy.QUEUES.items():
         table = waiting[queue]
         assert (errors.loc[table["image_id"], "kind"] == kind).all()
         assert (np.diff(table["probability"]) <= 0).all()
@@ -362,9 +364,9 @@ def test_one_error_is_sorted_without_an_interval(tmp_path, monkeypatch):
     run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
     found = metrics(tmp_path, "failures")["failures"]["ensemble"]
     assert (found["n_errors"], found["false_negative"]) == (1, 1)
-    [kind] = [kind for kind in failures.KINDS if found[kind]["n"]]
+    [kind] = [kind for kind in taxonomy.KINDS if found[kind]["n"]]
     assert "at least 2 patients" in found[kind]["share_absent"]
-    assert pd.read_csv(f"data/failures/queues/{failures.QUEUES[kind]}.csv")["image_id"].tolist() == [wrong]
+    assert pd.read_csv(f"data/failures/queues/{taxonomy.QUEUES[kind]}.csv")["image_id"].tolist() == [wrong]
 
 
 def test_signals_that_are_missing_are_named_and_empty_ones_are_left_empty(tmp_path, monkeypatch):
@@ -393,7 +395,7 @@ def test_images_without_patients_are_each_their_own(tmp_path, monkeypatch):
         table.assign(patient_id=table["image_id"]).to_csv(path, index=False)
     run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
     found = metrics(tmp_path, "failures")["failures"]["ensemble"]
-    assert found["n_errors"] == sum(found[kind]["n"] for kind in failures.KINDS) > 0
+    assert found["n_errors"] == sum(found[kind]["n"] for kind in taxonomy.KINDS) > 0
     queue = pd.concat(pd.read_csv(path) for path in Path("data/failures/queues").glob("*.csv"))
     assert (queue["patient_id"] == queue["image_id"]).all()
 
@@ -733,7 +735,7 @@ def test_what_is_out_of_distribution_is_decided_nowhere(answered, monkeypatch):
 def test_the_policy_on_disk_says_of_a_case_what_the_stage_said(tmp_path, monkeypatch):
     made_tables(tmp_path, separation=1.0)
     run_stages(tmp_path, monkeypatch, *(name for name in AFTER_TRAINING if name != "ensemble"))
-    cases, signals = ensemble.gather(list(MEMBERS))
+    cases, signals = gather(list(MEMBERS))
     logits = cases[[f"logit_{name}" for name in MEMBERS]].set_axis(list(MEMBERS), axis=1)
     rows = np.flatnonzero(cases["split"] == "test")[::-1]  # other cases beside it play no part
     learn = doubt.learn

@@ -6,18 +6,9 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from tmv_lib.statistics import (
-    Bootstrap,
-    auroc,
-    average_precision,
-    bootstrap,
-    delong_test,
-    holm,
-    mcnemar_exact,
-    patient_folds,
-    rank_among,
-    wilson_interval,
-)
+from tmv_lib.statistics.ranking import auroc, average_precision, rank_among
+from tmv_lib.statistics.resampling import Bootstrap, bootstrap, patient_folds
+from tmv_lib.statistics.tests import delong_test, holm, mcnemar_exact, wilson_interval
 
 RANKING = [auroc, average_precision]
 

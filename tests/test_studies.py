@@ -13,7 +13,6 @@ from PIL import Image
 from scipy.special import ndtr
 from scipy.stats import ttest_ind
 
-from stages.site import SiteParams
 from studies import (
     copies,
     foreign,
@@ -27,13 +26,16 @@ from studies import (
     sites,
     taxonomy,
 )
-from tmv_lib import failures
-from tmv_lib.calibration import calibration_in_the_large, calibration_slope, expected_calibration_error
-from tmv_lib.images import square
-from tmv_lib.policy import Prices
-from tmv_lib.reporting import mean
-from tmv_lib.sources.phantom import plan_cases
-from tmv_lib.statistics import auroc
+from tmv_lib.calibration.errors import expected_calibration_error
+from tmv_lib.calibration.slope import calibration_in_the_large, calibration_slope
+from tmv_lib.data.images import square
+from tmv_lib.deferral.costs import Prices
+from tmv_lib.failures import agreement
+from tmv_lib.failures.taxonomy import EVIDENCE, KINDS, Score, all_signals, fit_score, sort_errors
+from tmv_lib.phantom.plan import plan_cases
+from tmv_lib.site.answer import SiteParams
+from tmv_lib.statistics.estimate import mean
+from tmv_lib.statistics.ranking import auroc
 
 CALIBRATED, OVERCONFIDENT, SHIFTED, UNEQUAL = intervals.WORLDS
 
@@ -289,8 +291,8 @@ def test_causes_planted_at_zero_are_in_no_case_of_their_phantom_and_the_others_a
 def test_agreement_by_shuffled_evidence_is_that_of_chance():
     rng = np.random.default_rng(0)
     n = 800
-    cause = rng.choice(failures.KINDS, n)
-    table = pd.DataFrame({name: rng.random(n) for name in failures.EVIDENCE})
+    cause = rng.choice(KINDS, n)
+    table = pd.DataFrame({name: rng.random(n) for name in EVIDENCE})
     table["y_true"] = rng.integers(0, 2, n)
     for name in ("members_disagree", "border_flips"):
         table[name] = table[name] > 0.5
@@ -301,8 +303,8 @@ def test_agreement_by_shuffled_evidence_is_that_of_chance():
     table["border_misleads"] = (cause == "spurious feature") * 1.0
     table["border_mends"] = (cause == "spurious feature") * 1.0
     errors = table.assign(cause=cause, patient_id=np.arange(n).astype(str), model="net")
-    score = failures.fit_score(table, cause, enough=0.6, provenance={"n_errors": {}, "precision": "float32"})
-    found = errors.join(failures.sort_errors(table, score=score))
+    score = fit_score(table, cause, enough=0.6, provenance={"n_errors": {}, "precision": "float32"})
+    found = errors.join(sort_errors(table, score=score))
     resampling = {"n_resamples": 100, "rng": rng}
     row = taxonomy.measured(found, **resampling)
     by_chance = taxonomy.measured(taxonomy.shuffled(errors, score, rng), **resampling)
@@ -314,7 +316,7 @@ def test_agreement_by_shuffled_evidence_is_that_of_chance():
     without = pd.concat([found[:200].assign(seed=seed) for seed in taxonomy.WITHOUT])
     absent = taxonomy.planted_at_zero(without, **resampling)
     assert absent["most_likely"].tolist() == [(found["best"][:200] == kind).mean() for kind in absent["kind"]]
-    signals = failures.told_apart(failures.all_signals(errors), cause, groups=errors["patient_id"], **resampling)
+    signals = agreement.told_apart(all_signals(errors), cause, groups=errors["patient_id"], **resampling)
     text = taxonomy.page(rows, found, score, absent, signals)
     assert f"{row['kappa']:.2f} (" in text
     assert "| shuffled signals | 800 |" in text
@@ -341,8 +343,8 @@ def test_the_study_runs_from_the_layout_to_the_table_on_a_tiny_phantom(tmp_path,
     assert set(errors["model"]) == {"densenet121", "resnet50", "ensemble"}
     assert errors["patient_id"].str.startswith("21 ").all()
     assert errors["instability"].notna().any()
-    score = failures.Score(**json.loads(taxonomy.SCORE.read_text(encoding="utf-8")))
-    found = errors.join(failures.sort_errors(errors, score=score))
+    score = Score(**json.loads(taxonomy.SCORE.read_text(encoding="utf-8")))
+    found = errors.join(sort_errors(errors, score=score))
     row = taxonomy.measured(found, n_resamples=100, rng=np.random.default_rng(0))
     assert row["n_errors"] == len(errors) > 20
     assert ("kappa" in row) != ("kappa_absent" in row)  # so few errors may be of one kind in a resample

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import norm
 from statsmodels.stats.proportion import confint_proportions_2indep, test_proportions_2indep
 
-from tmv_lib.subgroups import adjust_gaps, comparable, find, gap, standardised_gap, subgroup_columns
+from tmv_lib.data.subgroups import adjust_gaps, comparable, find, gap, standardised_gap, subgroup_columns
 
 test_proportions_2indep.__test__ = False  # it is statsmodels', not pytest's
 

@@ -7,7 +7,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from tmv_lib.sources.table import load_table
+from tmv_lib.data.table import load_table
 
 
 def picture(path, level, *, shape=(8, 8)):

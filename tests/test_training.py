@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from stages import train as stage
-from tmv_lib import network, training
-from tmv_lib.params import read, read_members
-from tmv_lib.training import Augmentation, augment
+from tmv_lib.network import classifier, training
+from tmv_lib.network.answer import TrainParams, digest
+from tmv_lib.network.training import Augmentation, augment
+from tmv_lib.pipeline.params import read, read_members
 
 STILL = Augmentation(rotation=0, translation=0, scale=0, brightness=0, contrast=0)
 LIVELY = Augmentation(rotation=10, translation=0.1, scale=0.1, brightness=0.1, contrast=0.2)
@@ -38,12 +38,12 @@ def options(tmp_path, **changes):
     } | changes
 
 
-def fresh() -> network.Classifier:
+def fresh() -> classifier.Classifier:
     torch.manual_seed(0)
-    return network.build("resnet18", weights="none", dropout=0.2)
+    return classifier.build("resnet18", weights="none", dropout=0.2)
 
 
-def weights(model: network.Classifier) -> bytes:
+def weights(model: classifier.Classifier) -> bytes:
     return b"".join(value.numpy().tobytes() for value in model.state_dict().values())
 
 
@@ -53,7 +53,7 @@ def test_it_learns_and_keeps_the_best_epoch(tmp_path):
     best = min(entry.val_loss for entry in history)
     assert best < 0.5
     assert history[-1].val_auroc == 1.0
-    logit = network.predict(model, data[0], batch_size=8, precision="float32").logit
+    logit = classifier.predict(model, data[0], batch_size=8, precision="float32").logit
     assert np.logaddexp(0, (1 - 2 * data[1]) * logit).mean() == pytest.approx(best, rel=1e-4)
 
 
@@ -119,7 +119,7 @@ def test_a_training_is_the_same_whatever_else_is_there_to_be_read():
     images, y_true = bright_or_dark(12)
     splits = np.repeat(["train", "val", "cal", "test"], 3)
     cases = pd.DataFrame({"image_id": list("abcdefghijkl"), "split": splits, "y_true": y_true})
-    member, params = read_members("params.yaml")["densenet121"], read("params.yaml", "train", stage.TrainParams)
+    member, params = read_members("params.yaml")["densenet121"], read("params.yaml", "train", TrainParams)
 
     def name(*, rows: slice = slice(None), turned: int | None = None, brighter: int | None = None) -> str:
         labels, levels = y_true.copy(), images.copy()
@@ -127,7 +127,7 @@ def test_a_training_is_the_same_whatever_else_is_there_to_be_read():
             labels[turned] = 1 - labels[turned]
         if brighter is not None:
             levels[brighter, 0, 0] += 1
-        return stage.digest(member, params, cases.assign(y_true=labels)[rows], levels[rows])
+        return digest(member, params, cases.assign(y_true=labels)[rows], levels[rows])
 
     assert name() == name(rows=slice(9)) == name(turned=8) == name(brighter=11)  # cal, test, and none of test at all
     others = {name(), name(rows=slice(1, None)), name(turned=0), name(turned=4), name(brighter=2), name(brighter=5)}

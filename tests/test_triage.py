@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from tmv_lib.triage import accepted, certify_sides, one_image_each
+from tmv_lib.site.triage import accepted, certify_sides, one_image_each
 
 
 @pytest.fixture

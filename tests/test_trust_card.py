@@ -12,11 +12,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tmv_lib.params import read
-from tmv_lib.trust_card import (
-    NOT_MEASURED,
+from tmv_lib.card.card import (
     QUESTIONS,
-    Facts,
     Picture,
     Source,
     as_html,
@@ -27,7 +24,9 @@ from tmv_lib.trust_card import (
     of_hundred,
     read_stages,
 )
-from tmv_lib.verdict import RIVALS
+from tmv_lib.card.facts import NOT_MEASURED, Facts
+from tmv_lib.deferral.verdict import RIVALS
+from tmv_lib.pipeline.params import read
 
 ROOT = Path(__file__).parents[1]
 MEMBERS = {"one": "densenet121, seed 1", "two": "resnet50, seed 1"}
@@ -325,7 +324,7 @@ def test_the_crosswalk_knows_every_item_and_only_places_that_exist(metrics, fact
     }
     assert all(len(set(items)) == len(items) for items in counted.values())
     known = {section.key for section in made.sections} | set(Facts.model_fields) | {"sources"}
-    for wanted in pd.read_csv(ROOT / "tmv_lib/crosswalk.csv")["answered_by"].dropna():
+    for wanted in pd.read_csv(ROOT / "tmv_lib/card/crosswalk.csv")["answered_by"].dropna():
         if wanted.startswith("repository:"):
             assert (ROOT / wanted.removeprefix("repository:").split(",")[0]).exists()
         else:

@@ -7,17 +7,10 @@ from scipy.stats import entropy, norm
 from sklearn.covariance import LedoitWolf
 from torch import nn
 
-from tmv_lib import network
-from tmv_lib.uncertainty import (
-    dropout_limit,
-    entropy_decomposition,
-    mahalanobis_distance,
-    mc_dropout_probs,
-    model_share,
-    nearest_neighbour_distance,
-    quadrant,
-    recalibrated,
-)
+from tmv_lib.calibration.calibrators import recalibrated
+from tmv_lib.network import classifier
+from tmv_lib.uncertainty.distance import mahalanobis_distance, nearest_neighbour_distance
+from tmv_lib.uncertainty.entropy import dropout_limit, entropy_decomposition, mc_dropout_probs, model_share, quadrant
 
 
 @pytest.fixture
@@ -84,15 +77,15 @@ class SameMask(nn.Module):
 def test_passes_on_saved_features_are_full_passes_of_the_network(rng, architecture):
     torch.manual_seed(0)
     rate, passes = 0.3, 3
-    model = network.build(architecture, weights="none", dropout=rate)
+    model = classifier.build(architecture, weights="none", dropout=rate)
     images = rng.integers(0, 256, (4, 64, 64), dtype=np.uint8)
-    features = network.predict(model, images, batch_size=4, precision="float32").features
+    features = classifier.predict(model, images, batch_size=4, precision="float32").features
     weight, bias = model.head.weight.detach().numpy()[0], model.head.bias.item()
     probs = mc_dropout_probs(features, weight, bias, rate=rate, passes=passes, generator=np.random.default_rng(4))
 
     masks = torch.from_numpy(np.random.default_rng(4).random((passes, features.shape[1])) >= rate)
     model.dropout = SameMask(rate)
-    batch = network.normalise(network.as_levels(images, torch.device("cpu")))
+    batch = classifier.normalise(classifier.as_levels(images, torch.device("cpu")))
     for kept, seen in zip(masks, probs):
         model.dropout.kept = kept
         with torch.no_grad():

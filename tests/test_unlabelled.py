@@ -5,10 +5,10 @@ import pytest
 from PIL import Image
 from test_dicom import RAMP, write
 
-from tmv_lib.dicom import read_dicom
-from tmv_lib.images import read_image, square
-from tmv_lib.sources.table import load_table
-from tmv_lib.sources.unlabelled import load_unlabelled
+from tmv_lib.data.dicom import read_dicom
+from tmv_lib.data.images import read_image, square
+from tmv_lib.data.table import load_table
+from tmv_lib.data.unlabelled import load_unlabelled
 
 HOW = {"size": 12, "how": "pad"}
 

@@ -7,8 +7,7 @@ from scipy.special import expit
 from scipy.stats import chi2
 from sklearn.linear_model import LogisticRegression
 
-from tmv_lib.classification import negative_log_likelihood
-from tmv_lib.updating import (
+from tmv_lib.site.updating import (
     UPDATES,
     calibration_interaction,
     closed_test,
@@ -17,7 +16,8 @@ from tmv_lib.updating import (
     patient_counts,
     resampled_update,
 )
-from tmv_lib.updating import site_folds as fold_by_patient
+from tmv_lib.site.updating import site_folds as fold_by_patient
+from tmv_lib.statistics.classification import negative_log_likelihood
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
-from tmv_lib import deferral, verdict
-from tmv_lib.policy import Prices
+from tmv_lib.deferral import costs, verdict
+from tmv_lib.deferral.costs import Prices
 
 PRICES = Prices(5.0, 1.0, 0.25)
 
@@ -18,8 +18,8 @@ def made(n: int, *, mean: float = 0.0, spread: float = 3.0, threshold: float = 0
     """Calibrated cases; the first member is as good as the ensemble and decides all."""
     rng = np.random.default_rng(seed)
     p = expit(rng.normal(mean, spread, n))
-    decision = deferral.cheapest_decision(p, **PRICES.errors)
-    deferred = deferral.certainty(p, **PRICES.errors) < threshold
+    decision = costs.cheapest_decision(p, **PRICES.errors)
+    deferred = costs.certainty(p, **PRICES.errors) < threshold
     y_true = (rng.random(n) < p).astype(int)
     table = {"patient_id": np.arange(n) // 2, "y_true": y_true, "decision": decision, "deferred": deferred}
     return pd.DataFrame(table | {"baseline": decision})
@@ -35,7 +35,7 @@ def test_a_good_policy_with_many_cases_is_to_be_used(resampling):
 def test_differences_are_those_of_the_costs(resampling):
     cases = made(500)
     found = verdict.judge(cases, PRICES, **resampling)["against"]
-    own = deferral.failure_cost(
+    own = costs.failure_cost(
         cases["y_true"], cases["decision"], deferred=cases["deferred"], review=0.25, **PRICES.errors
     )
     assert found["doctor_reads_all"]["difference"] == pytest.approx(own - 0.25)

@@ -1,0 +1,1 @@
+"""The trust card: the answers on one page."""

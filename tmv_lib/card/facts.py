@@ -1,0 +1,61 @@
+"""What no measurement says about a model and a person must: `card.yaml`."""
+
+import re
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+from tmv_lib.pipeline.params import Params
+
+NOT_MEASURED = "not measured"
+
+Fact = Annotated[str, StringConstraints(min_length=1, max_length=160, strip_whitespace=True)]
+Noun = Annotated[str, StringConstraints(min_length=1, max_length=60, strip_whitespace=True)]
+
+
+class Facts(Params):
+    """What a person writes about a model, a text each; one in <angle brackets> is a placeholder.
+
+    written_for: the source of the images that all this is about. cases: what one image each is of, in the plural.
+    positive: what `y_true` = 1 means.
+    """
+
+    written_for: Noun
+    name: Noun
+    cases: Noun
+    positive: Noun
+    intended_use: Fact
+    not_for: Fact
+    users: Fact
+    population: Fact
+    reference_standard: Fact
+    owner: Fact
+    contact: Fact
+    monitoring: Fact
+    external_validation: Fact
+    human_ai_test: Fact
+    ethics: Fact
+    funding: Fact
+
+    def left_open(self) -> list[str]:
+        """Names of the facts that are still placeholders."""
+        return [name for name, text in self if re.fullmatch(r"<.*>", text)]
+
+    def about(self, source: str) -> "Facts":
+        """These facts for images of `source`: placeholders all of them where they were written for another."""
+        if source == self.written_for:
+            return self
+        told = {name: f"<written for {self.written_for}, not for {source}>" for name, _ in self}
+        return Facts(**told | {"written_for": self.written_for, "cases": "cases", "positive": "a positive"})
+
+
+def fact(facts: Facts, name: str) -> str:
+    """A fact, or "not measured" with the placeholder that stands in its place."""
+    text = str(getattr(facts, name))
+    return f"{NOT_MEASURED}: card.yaml has {text}" if name in facts.left_open() else text
+
+
+def warning(facts: Facts) -> str:
+    """Which facts nobody has written, in words; "" where all are."""
+    left = facts.left_open()
+    return f"Nobody has written in card.yaml: {', '.join(left)}. Do not use this card before." if left else ""

@@ -1,0 +1,1 @@
+"""What comes in: images and case tables of every source, and what is wrong with them."""

@@ -1,0 +1,90 @@
+"""Images in folders: <root>/<split>/<class>/*.{jpg,jpeg,png}, the layout of the common pneumonia release."""
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tmv_lib.data.cases import SPLITS, Loaded
+from tmv_lib.data.images import How, read_grey, square
+
+SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+def load_folder(
+    root: str | Path,
+    *,
+    size: int,
+    how: How,
+    classes: list[str],
+    positive: str,
+    patient: str | None,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Loaded:
+    """Read every image below `root`.
+
+    classes: the two class folders; positive: the one that is y_true = 1.
+    patient: regular expression, searched in the file name; its group `patient` (or its first group) is the
+        patient, every other named group becomes a column of the case table. None: each image is a patient.
+    The image_id is the path below `root` without its suffix. Raises ValueError for a missing folder, a folder
+    that is no known split or class, a name without a patient, and two files of one image_id.
+    """
+    root = Path(root)
+    files = _listed(root, classes, positive)
+    pattern = re.compile(patient) if patient else None
+    if pattern and not pattern.groups:
+        raise ValueError(f"patient pattern {patient!r} has no group that names the patient")
+    rows, images, unreadable = [], [], []
+    for path in progress(files):
+        name = path.relative_to(root)
+        try:
+            image = read_grey(path)
+        except ValueError as error:
+            unreadable.append({"path": str(name), "problem": str(error)})
+            continue
+        rows.append(
+            {
+                "image_id": name.with_suffix("").as_posix(),
+                **_patient(pattern, name),
+                "split": name.parts[0],
+                "y_true": int(name.parts[1] == positive),
+                "source": "folder",
+                "width": image.shape[1],
+                "height": image.shape[0],
+            }
+        )
+        images.append(square(image, size=size, how=how))
+    if not images:
+        raise ValueError(f"{root}: no readable image in {len(files)} files")
+    return Loaded(pd.DataFrame(rows), np.stack(images), pd.DataFrame(unreadable, columns=["path", "problem"]))
+
+
+def _listed(root: Path, classes: list[str], positive: str) -> list[Path]:
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder")
+    if len(classes) != 2 or positive not in classes:
+        raise ValueError(f"classes must be two folders, one of them {positive!r} (the positive), found {classes}")
+    files = []
+    for split in sorted(path for path in root.iterdir() if path.is_dir()):
+        if split.name not in SPLITS:
+            raise ValueError(f"{split}: unknown split; allowed are {', '.join(SPLITS)}")
+        for folder in sorted(path for path in split.iterdir() if path.is_dir()):
+            if folder.name not in classes:
+                raise ValueError(f"{folder}: unknown class; allowed are {', '.join(classes)}")
+            files += sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"{root}: no image like <split>/<class>/*.jpeg below it")
+    return files
+
+
+def _patient(pattern: re.Pattern[str] | None, name: Path) -> dict[str, str | None]:
+    if pattern is None:
+        return {"patient_id": name.with_suffix("").as_posix()}
+    found = pattern.search(name.name)
+    if not found:
+        raise ValueError(f"{name}: the patient pattern {pattern.pattern!r} finds nothing in this file name")
+    named = found.groupdict()
+    return {"patient_id": named.pop("patient", found.group(1)), **named}

@@ -1,0 +1,102 @@
+"""The two-dimensional MedMNIST sets (Yang et al. 2023, Scientific Data 10:41), at 28, 64, 128 or 224 pixels."""
+
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from tmv_lib.data.cases import NOTHING_UNREADABLE, Loaded
+
+SIZES = (28, 64, 128, 224)
+
+
+def load_medmnist(
+    *,
+    dataset: str,
+    size: int,
+    root: str | Path,
+    positive: str | None = None,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Loaded:
+    """Read a MedMNIST set, its train, val and test split kept; colour becomes luminance (ITU-R 601).
+
+    root: the folder with `<dataset>_<size>.npz` (at 28 pixels `<dataset>.npz`), downloaded into it where it is
+        missing; or the .npz file itself.
+    positive: the label, by its MedMNIST name, that is y_true = 1 against all others. None: label 1 of a set with
+        two labels. (Label 1 of `breastmnist` is "normal, benign": say `malignant`.)
+    MedMNIST names no patients: each image is a patient of its own. Raises ValueError for an unknown set, size
+    or label, a set with more than two labels where `positive` is None, and a file that is not what it should be.
+    """
+    # Here and not above, because the package imports torch.
+    from medmnist import INFO
+
+    flat = [name for name in INFO if not name.endswith("3d")]
+    if dataset not in flat:
+        raise ValueError(f"dataset must be one of {', '.join(flat)}, found {dataset!r}")
+    if size not in SIZES:
+        raise ValueError(f"size must be one of {', '.join(map(str, SIZES))} for MedMNIST, found {size}")
+    code = _code(dataset, INFO[dataset]["label"], positive)
+    path = _file(dataset, size, Path(root), INFO[dataset])
+    tables, images = [], []
+    for split in progress(["train", "val", "test"]):
+        pixels, labels = _arrays(path, split, size)
+        # A set with several labels an image has a column for each, any other the number of its label.
+        y_true = labels[:, code] if labels.shape[1] > 1 else labels[:, 0] == code
+        name = [f"{dataset}/{split}/{row:06d}" for row in range(len(labels))]
+        tables.append(
+            pd.DataFrame({"image_id": name, "patient_id": name, "split": split, "y_true": y_true.astype(int)})
+        )
+        images.append(pixels)
+    cases = pd.concat(tables, ignore_index=True).assign(source="medmnist", width=size, height=size)
+    return Loaded(cases, np.concatenate(images), NOTHING_UNREADABLE)
+
+
+def _code(dataset: str, labels: dict[str, str], positive: str | None) -> int:
+    if positive is None and len(labels) == 2:
+        return 1
+    for code, name in labels.items():
+        if name == positive:
+            return int(code)
+    found = "" if positive is None else f", found {positive!r}"
+    raise ValueError(f"{dataset}: positive must be one of its labels {'; '.join(labels.values())}{found}")
+
+
+def _file(dataset: str, size: int, root: Path, info: dict[str, Any]) -> Path:
+    import medmnist
+
+    suffix = "" if size == 28 else f"_{size}"
+    path = root if root.suffix == ".npz" else root / f"{dataset}{suffix}.npz"
+    if path.is_file():
+        return path
+    url = info[f"url{suffix}"]
+    if path == root:
+        raise ValueError(f"{path}: no such file; it can be had from {url}")
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        getattr(medmnist, info["python_class"])(split="val", download=True, size=size, root=str(root))
+    except RuntimeError as error:
+        raise ValueError(f"{path}: not there, and the download failed; put the file from {url} there") from error
+    return path
+
+
+def _arrays(path: Path, split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """One split: uint8 (n, size, size) and integer labels (n, k), one column unless an image has several labels."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: not a whole .npz file; delete it to have it downloaded again")
+    with np.load(path) as archive:
+        missing = {f"{split}_images", f"{split}_labels"} - set(archive.files)
+        if missing:
+            raise ValueError(f"{path}: {sorted(missing)[0]} is missing; it has {', '.join(archive.files)}")
+        images, labels = archive[f"{split}_images"], archive[f"{split}_labels"]
+    if images.dtype != np.uint8 or images.shape[1:] not in [(size, size), (size, size, 3)]:
+        raise ValueError(
+            f"{path}: {split}_images must be uint8 (n, {size}, {size}) or (n, {size}, {size}, 3), "
+            f"found {images.dtype} {images.shape}"
+        )
+    if images.ndim == 4:
+        images = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])
+    return images, labels.reshape(len(images), -1)

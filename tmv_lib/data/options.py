@@ -1,0 +1,122 @@
+"""What `prepare` may be asked for, and the source that it names."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+from tqdm import tqdm
+
+from tmv_lib.data.cases import NOTHING_UNREADABLE, Loaded
+from tmv_lib.data.folder import load_folder
+from tmv_lib.data.foreign import foreign_images
+from tmv_lib.data.images import How
+from tmv_lib.data.medmnist import load_medmnist
+from tmv_lib.data.table import Meaning, Rows, load_table
+from tmv_lib.phantom.plan import plan_cases
+from tmv_lib.phantom.radiograph import render
+from tmv_lib.pipeline.params import Params
+
+FOREIGN = 40  # validation images that are spoiled in each way
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+Range = Annotated[list[Rate], Field(min_length=2, max_length=2)]
+Relative = Annotated[float, Field(gt=0)]
+
+
+class PatientsParams(Params):
+    train: Annotated[int, Field(ge=1)]
+    val: Annotated[int, Field(ge=1)]
+    cal: Annotated[int, Field(ge=1)]
+    test: Annotated[int, Field(ge=1)]
+
+
+class PhantomParams(Params):
+    patients: PatientsParams
+    prevalence: Share
+    mislabelled: Rate
+    ambiguous: Rate
+    blind: Rate
+    marker_train: Range
+    marker_rest: Range
+    contrast: Range
+    test_exposure: Relative
+    test_noise: Relative
+    test_shifted: Literal["both", "negative", "positive"]
+    test_prevalence: Share | None
+
+
+class FolderParams(Params):
+    classes: list[str]
+    positive: str
+    patient: str | None
+
+
+class MedmnistParams(Params):
+    dataset: str
+    positive: str | None
+
+
+class TableParams(Params):
+    file: str
+    join: list[str]
+    image: str
+    label_column: str
+    label_separator: str | None
+    positive: str | None
+    uncertain: dict[str, Meaning]
+    rows: Rows
+    reader_column: str | None
+    patient_column: str
+    patient: str | None
+    split_column: str
+
+
+class PrepareParams(Params):
+    source: Literal["phantom", "folder", "medmnist", "table"]
+    root: str
+    size: Annotated[int, Field(ge=28, le=1024)]
+    square: How
+    val: Share
+    cal: Share
+    test: Share
+    local: str | None
+    seed: Annotated[int, Field(ge=0)]
+    phantom: PhantomParams
+    folder: FolderParams
+    medmnist: MedmnistParams
+    table: TableParams
+
+
+def load(params: PrepareParams) -> Loaded:
+    """Read the source that params name."""
+    size, how = params.size, params.square
+    progress = partial(tqdm, desc=f"prepare: {params.source}")
+    if params.source == "phantom":
+        plan = plan_cases(seed=params.seed, **params.phantom.model_dump())
+        phantom = render(plan, size=size, progress=progress)
+        masks = {"masks": phantom.masks, "lungs": phantom.lungs}
+        return Loaded(plan.assign(width=size, height=size), phantom.images, NOTHING_UNREADABLE, masks)
+    if params.source == "folder":
+        return load_folder(params.root, size=size, how=how, progress=progress, **params.folder.model_dump())
+    if params.source == "medmnist":
+        return load_medmnist(root=params.root, size=size, progress=progress, **params.medmnist.model_dump())
+    options = params.table.model_dump()
+    path = Path(params.root) / options.pop("file")
+    return load_table(path, root=params.root, size=size, how=how, progress=progress, **options)
+
+
+def foreign(cases: pd.DataFrame, images: np.ndarray) -> tuple[np.ndarray, pd.DataFrame]:
+    """Validation images spoiled in each way, and a row each: the image_id that it was made from, and the kind.
+
+    Not test images: these are for the last figure, and what is made from them would be looked at before.
+    """
+    rng = np.random.default_rng(0)
+    val = np.flatnonzero(cases["split"] == "val")
+    chosen = np.sort(rng.choice(val, min(FOREIGN, len(val)), replace=False))
+    spoiled = foreign_images(images[chosen], rng=rng)
+    rows = [pd.DataFrame({"image_id": cases["image_id"].to_numpy()[chosen], "kind": kind}) for kind in spoiled]
+    return np.concatenate(list(spoiled.values())), pd.concat(rows, ignore_index=True)

@@ -1,0 +1,291 @@
+"""Images in a list: a CSV with a row an image, or several, its label and whatever else is known about it."""
+
+import glob
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path, PurePath
+from string import Formatter
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from tmv_lib.data.cases import COLUMNS, SPLITS, Loaded
+from tmv_lib.data.images import How, read_image, square
+
+Meaning = Literal["ignore", "positive", "negative"]
+Rows = Literal["one", "any", "most", "all"]
+MEANS = {"ignore": np.nan, "positive": 1.0, "negative": 0.0}
+ALSO_VAL = ("valid", "validate", "validation")
+AROUND = " []'\""  # what surrounds a label where the cell holds a list of them
+OURS = ("image_id", "width", "height")  # of the list these are names and boxes of its own, ours are read off the files
+
+
+def load_table(
+    path: str | Path,
+    *,
+    root: str | Path | None = None,
+    size: int,
+    how: How,
+    positive: str | None,
+    join: list[str] | None = None,
+    image: str = "{path}",
+    label_column: str = "label",
+    label_separator: str | None = None,
+    uncertain: Mapping[str, Meaning] | None = None,
+    rows: Rows = "one",
+    reader_column: str | None = None,
+    patient_column: str = "patient_id",
+    patient: str | None = None,
+    split_column: str = "split",
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Loaded:
+    """Read every image that the CSV lists: PNG, JPEG or DICOM.
+
+    root: the folder that the image paths start from; None: the folder of the CSV.
+    join: further CSVs beside it, each with one row for every value of the columns that it shares with the list so far.
+    image: the path of a row's image, with columns in braces (`{id:.2}` for the first two letters of one); a `*` stands
+        for any name of a folder, where that leaves one file.
+    positive: the label that is y_true = 1; None: the labels are 0 and 1. Against one other label; against all others
+        where a cell holds several labels (label_separator, such as `|`; a list as Python writes it wants `,`) or an
+        image has several rows.
+    uncertain: what a label means that is neither, "" being an empty cell: the row is ignored, positive or negative.
+    rows: one an image; or several, and y_true = 1 where any, most (more than half) or all of them are positive. With a
+        reader_column readers are counted instead, who are positive where any of their rows is. Further columns that
+        differ within an image are left out.
+    patient: regular expression, searched in the image's path: the named groups become columns, `patient` the patient
+        and `split` the split. None: patient_column. That and split_column may be missing under their default names.
+        Without patients, a DICOM file's own patient id counts where it has one; any other image is a patient of its
+        own. A split may be empty; valid, validate and validation mean val.
+    The image_id is the path below root. Further columns with a name are kept, but for those that the path is made of;
+    DICOM headers add `manufacturer`, `view_position` and `study_date` where the CSV does not have them. Raises
+    ValueError for whatever cannot be used, naming column, file and row (the header is row 1); an image that is there
+    but cannot be read is left out and listed in `unreadable`, one whose labels are all ignored is left out and counted.
+    """
+    root = Path(path).parent if root is None else Path(root)
+    template = _template(path, image)
+    fields = [field for _, field, _ in template if field]
+    columns = {"patient_id": patient_column, "split": split_column}
+    needed = [*fields, label_column, *([reader_column] if reader_column else [])]
+    needed += [column for ours, column in columns.items() if column != ours]
+    table, text = _read_table(path, join or [])
+    further = _further(path, table, needed, [*fields, label_column, reader_column, *columns.values()])
+
+    listed = text[[column for column in columns.values() if column in text]].rename(
+        columns={column: ours for ours, column in columns.items()}
+    )
+    listed["image_id"] = _paths(path, text, template, root)
+    if patient:
+        listed = listed.assign(**_searched(path, listed["image_id"].rename("image"), patient))
+    _check_rows(path, listed, columns)
+    several = label_separator is not None or rows != "one"
+    listed["y_true"] = _answers(path, text[label_column], positive, label_separator, uncertain or {}, several)
+    listed = listed.join(table[[name for name in further if name not in listed]])
+    united = _united(path, listed, text[reader_column] if reader_column else None, rows)
+    ignored = listed["image_id"].nunique() - len(united)
+    return _read_images(path, united, root, ignored, size=size, how=how, progress=progress)
+
+
+def _template(path: str | Path, image: str) -> list[tuple[str, str | None, str]]:
+    """Text, column and format of every part of the template."""
+    try:
+        parts = [(literal, field, spec or "") for literal, field, spec, _ in Formatter().parse(image)]
+        [format("", spec) for _, _, spec in parts]
+    except ValueError as error:
+        raise ValueError(f"{path}: the image path {image!r} cannot be read ({error})") from error
+    if not any(field for _, field, _ in parts):
+        raise ValueError(f"{path}: the image path {image!r} names no column, as {{path}} would")
+    return parts
+
+
+def _read_csv(path: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A CSV without its nameless columns, and the same as text without blanks around it; the index is the row."""
+    try:
+        table, text = pd.read_csv(path, low_memory=False), pd.read_csv(path, dtype=str, na_filter=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable CSV ({error})") from error
+    if table.empty:
+        raise ValueError(f"{path}: no row below the header")
+    row, named = pd.RangeIndex(2, len(table) + 2), [name for name in table if not name.startswith("Unnamed: ")]
+    stripped = text[named].apply(lambda column: column.str.strip())
+    return table[named].set_axis(row), stripped.set_axis(row)
+
+
+def _read_table(path: str | Path, join: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The list with the further ones joined to it, as it is and as text: a patient 007 and a label None stay so."""
+    table, text = _read_csv(path)
+    for name in join:
+        other = Path(path).parent / name
+        more, more_text = _read_csv(other)
+        shared = [column for column in text if column in more_text]
+        if not shared:
+            raise ValueError(f"{other}: shares no column with {path}, which has {', '.join(text)}")
+        repeated = more_text.duplicated(shared)
+        if repeated.any():
+            row = int(repeated.idxmax())
+            said = ", ".join(f"{column} {more_text.loc[row, column]!r}" for column in shared)
+            raise ValueError(f"{other}: row {row}: {said} stands there for the second time")
+        key, other_key = (pd.MultiIndex.from_frame(frame[shared]) for frame in (text, more_text))
+        found = other_key.get_indexer(key)
+        there = [column for column in more if column not in shared]
+        table = table.join(more[there].reset_index(drop=True).reindex(found).set_axis(table.index))
+        text = text.join(more_text[there].reset_index(drop=True).reindex(found).fillna("").set_axis(text.index))
+    return table, text
+
+
+def _further(path: str | Path, table: pd.DataFrame, needed: list[str], used: list[str | None]) -> list[str]:
+    """The columns that nothing here needs to know; ValueError for one that is needed and missing, or bears our name."""
+    missing = [column for column in needed if column not in table]
+    if missing:
+        there = ", ".join(table.columns)
+        raise ValueError(f"{path}: column {missing[0]} is missing; needed are {', '.join(needed)}, there are {there}")
+    further = [column for column in table if column not in (*used, *OURS)]
+    clash = sorted(set(COLUMNS) & set(further))
+    if clash:
+        raise ValueError(f"{path}: column {clash[0]} bears a name that the case table uses; rename it")
+    return further
+
+
+def _refuse(path: str | Path, wrong: pd.Series, told: pd.Series, problem: str) -> None:
+    """Raise ValueError naming the first row that is wrong and what stands there."""
+    if wrong.any():
+        row = int(wrong.idxmax())
+        raise ValueError(f"{path}: row {row}: {told.name} {told[row]!r} {problem}")
+
+
+def _paths(path: str | Path, text: pd.DataFrame, template: list[tuple[str, str | None, str]], root: Path) -> pd.Series:
+    """Each row's image, a file below root, in one spelling."""
+    fields = sorted({field for _, field, _ in template if field})
+    for field in fields:
+        _refuse(path, text[field] == "", text[field], "is empty")
+
+    def filled(case: dict[str, str]) -> str:
+        name = "".join(literal + (format(case[field], spec) if field else "") for literal, field, spec in template)
+        return PurePath(os.path.normpath(name)).as_posix()
+
+    rows = text[fields].to_dict("records")
+    names = pd.Series([filled(case) for case in rows], text.index, name="image")
+    if any("*" in literal for literal, _, _ in template):
+        patterns = [filled({field: glob.escape(value) for field, value in case.items()}) for case in rows]
+        found = pd.Series([glob.glob(pattern, root_dir=root) for pattern in patterns], text.index)
+        _refuse(path, found.str.len() > 1, names, f"is several files in {root}")
+        names = found.str[0].fillna(names).rename("image")
+    there = {name: (root / name).is_file() for name in names.unique()}
+    _refuse(path, ~names.map(there), names, f"is no file in {root}")
+    return names
+
+
+def _searched(path: str | Path, names: pd.Series, pattern: str) -> dict[str, pd.Series]:
+    """The named groups of the pattern in the image paths, `patient` as `patient_id`."""
+    try:
+        known = re.compile(pattern).groupindex
+    except re.error as error:
+        raise ValueError(f"{path}: the patient pattern {pattern!r} cannot be read ({error})") from error
+    if "patient" not in known:
+        raise ValueError(f"{path}: the patient pattern {pattern!r} has no group (?P<patient>...), the patient's name")
+    groups = names.str.extract(pattern)
+    _refuse(path, groups["patient"].isna(), names, f"does not hold the patient pattern {pattern!r}")
+    named = groups[list(known)].rename(columns={"patient": "patient_id"})
+    clash = sorted(set(named) & {*OURS, "y_true", "source"})
+    if clash:
+        raise ValueError(f"{path}: group {clash[0]} of the patient pattern bears a name that the case table uses")
+    return {str(name): named[name] for name in named}
+
+
+def _check_rows(path: str | Path, listed: pd.DataFrame, columns: dict[str, str]) -> None:
+    """Refuse a patient without a name and an unknown split."""
+    if "patient_id" in listed:
+        _refuse(path, listed["patient_id"] == "", listed["patient_id"].rename(columns["patient_id"]), "is empty")
+    if "split" in listed:
+        listed["split"] = listed["split"].fillna("").replace(dict.fromkeys(ALSO_VAL, "val"))
+        unknown = ~listed["split"].isin([*SPLITS, ""])
+        _refuse(path, unknown, listed["split"].rename(columns["split"]), f"is none of {', '.join(SPLITS)}")
+
+
+def _written(label: str) -> str:
+    """A label in one spelling: 1.0 is 1."""
+    try:
+        return f"{float(label):g}"
+    except ValueError:
+        return label
+
+
+def _answers(
+    path: str | Path,
+    cells: pd.Series,
+    positive: str | None,
+    separator: str | None,
+    uncertain: Mapping[str, Meaning],
+    several: bool,
+) -> pd.Series:
+    """What each row says: 1, 0, or missing where it is to be ignored."""
+    means = {_written(label): MEANS[meaning] for label, meaning in uncertain.items()}
+    parts = cells.map(lambda cell: [part.strip(AROUND) for part in cell.split(separator)] if separator else [cell])
+    labels = parts.map(lambda cell: [_written(part) for part in cell])
+    if "" not in means:
+        _refuse(path, labels.map(lambda cell: "" in cell), cells, "is empty")
+    found = sorted({label for cell in labels for label in cell} - set(means))
+    wanted = "1" if positive is None else _written(positive)
+    if positive is None and not set(found) <= {"0", "1"}:
+        raise ValueError(f"{path}: without `positive` the labels must be 0 and 1, found {', '.join(found[:5])}")
+    if wanted not in found or (len(found) > 2 and not several):
+        must = "must hold" if several else "must be two, one of them"
+        raise ValueError(f"{path}: the labels {must} {wanted!r}, found {', '.join(found[:5])}")
+
+    def answer(cell: list[str]) -> float:
+        return 1.0 if wanted in cell else next((means[label] for label in cell if label in means), 0.0)
+
+    answers = labels.map(answer)
+    if len(answers.dropna().unique()) < 2:
+        raise ValueError(f"{path}: one class only, every label is {cells.iloc[0]!r}")
+    return answers
+
+
+def _united(path: str | Path, listed: pd.DataFrame, reader: pd.Series | None, rows: Rows) -> pd.DataFrame:
+    """One row an image, in the order of the list, its label from all of its rows that are not ignored."""
+    if rows == "one":
+        _refuse(path, listed["image_id"].duplicated(), listed["image_id"].rename("image"), "is listed twice")
+    told = listed[listed["y_true"].notna()]
+    who = told.index if reader is None else reader[told.index]
+    share = told.groupby(["image_id", who])["y_true"].max().groupby("image_id").mean()
+    positive = {"one": share > 0, "any": share > 0, "most": share > 0.5, "all": share == 1}[rows]
+
+    by_image = told.drop(columns="y_true").groupby("image_id", sort=False)
+    differ = by_image.nunique(dropna=False).gt(1)
+    for name in differ.columns.intersection(["patient_id", "split"]):
+        if differ[name].any():
+            raise ValueError(f"{path}: the rows of image {differ[name].idxmax()!r} do not agree on {name}")
+    one = told.drop_duplicates("image_id").drop(columns=differ.columns[differ.any()])
+    return one.assign(y_true=one["image_id"].map(positive).astype(int))
+
+
+def _read_images(
+    path: str | Path,
+    listed: pd.DataFrame,
+    root: Path,
+    ignored: int,
+    *,
+    size: int,
+    how: How,
+    progress: Callable[[Iterable[Any]], Iterable[Any]],
+) -> Loaded:
+    """Every image of the list, with what its DICOM header adds to its row."""
+    rows, images, unreadable = [], [], []
+    for case in progress(listed.to_dict("records")):
+        try:
+            file = root / case["image_id"]
+            image, header = read_image(file.read_bytes(), name=str(file))
+        except (OSError, ValueError) as error:
+            unreadable.append({"path": case["image_id"], "problem": str(error)})
+            continue
+        own = {"patient_id": case["image_id"], "split": "", **header, **case, "source": "table"}
+        rows.append(own | {"width": image.shape[1], "height": image.shape[0]})
+        images.append(square(image, size=size, how=how))
+    if not images:
+        raise ValueError(f"{path}: no readable image in {len(listed)} files")
+    cases = pd.DataFrame(rows)
+    first = [*COLUMNS, "width", "height"]
+    cases = cases[[*first, *cases.columns.difference(first, sort=False)]]
+    left_out = pd.DataFrame(unreadable, columns=["path", "problem"])
+    return Loaded(cases, np.stack(images), left_out, ignored=ignored)

@@ -1,0 +1,1 @@
+"""Which cases go to a doctor, and what does that buy?"""

@@ -1,0 +1,301 @@
+"""What can be promised of a policy, and whether the promise holds at another place.
+
+Three promises, because one error rate over both answers says nothing where a finding is rare: of the cases called
+negative at most so many are positive, of those called positive at most so many are negative, and of all positives at
+least so many are not missed (a case that goes to a doctor is not). All of them hold together with probability 1 - delta
+over the calibration patients.
+
+Images of one patient are not independent, so one image stands for a patient, and shares are of patients. Which one is
+not left to chance: p-values are averaged over many lots and doubled, which is valid whatever their dependence
+(Rueschendorf 1982; Vovk & Wang 2020).
+
+`cases` has a row per image: `patient_id`, `y_true`, `kappa`, `decision` (0 or 1) and `out_of_distribution` (boolean):
+such a case is never decided.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import brentq
+from scipy.stats import binom
+
+from tmv_lib.deferral import selective
+from tmv_lib.statistics.arrays import FloatArray
+from tmv_lib.statistics.estimate import percent
+
+LOTS = 2000  # ways to let one image stand for each patient: with 200 a promise near its level hung on the seed
+STEPS = 20  # thresholds of a promise's grid
+MOST_PATIENTS = 1_000_000  # beyond this "no number of patients would do"
+
+
+class Promise(NamedTuple):
+    """One promise about a policy.
+
+    status: `kept` by the policy as it is; `kept_above` a stricter threshold; `not_shown` with these patients; `vacuous`
+    where a constant answer would keep it; `no_case` where there is nothing that it speaks of. limit: largest share that
+    may be wrong. level: the chance that this promise is wrong. threshold: certainty from which it is kept, None where
+    it is not. n_patients, errors: whom it speaks of among the calibration patients at that threshold (the policy's own
+    where it is not kept), one image each, means over the lots. p_value: merged over the lots. patients_wanted: about
+    how many calibration patients it would take if the error rate stays what it is; None where none would do, or kept.
+    """
+
+    status: str
+    limit: float
+    level: float
+    threshold: float | None
+    n_patients: float
+    errors: float
+    p_value: float
+    patients_wanted: int | None
+
+
+class Standing(NamedTuple):
+    """Whether a promise holds where labels of other patients are known.
+
+    verdict: `broken` where its share of errors is shown to lie above the limit, `holds` where it is shown to lie below,
+    else `cannot_tell`; each wrong in at most a share delta of places. low, high: the errors' share lies above the one,
+    and below the other, each with probability 1 - delta. patients_needed: about how many it would take to tell if the
+    share stays what it is; None where the verdict is clear or no number would do.
+    """
+
+    verdict: str
+    n_patients: float
+    errors: float
+    low: float
+    high: float
+    patients_needed: int | None
+
+
+Rule = Callable[[pd.DataFrame, float], tuple[np.ndarray, np.ndarray]]
+
+
+def _called(answer: int) -> Rule:
+    def rule(cases: pd.DataFrame, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+        called = (decided(cases, threshold) & (cases["decision"] == answer)).to_numpy()
+        return called, called & (cases["y_true"] != answer).to_numpy()
+
+    return rule
+
+
+def _missed_of_positives(cases: pd.DataFrame, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    positive = (cases["y_true"] == 1).to_numpy()
+    return positive, positive & (decided(cases, threshold) & (cases["decision"] == 0)).to_numpy()
+
+
+# Each promise: which cases it speaks of at a threshold, and which of them break it, (n,) boolean both.
+PROMISES: dict[str, Rule] = {
+    "missed_positives": _called(0),
+    "false_alarms": _called(1),
+    "sensitivity": _missed_of_positives,
+}
+
+
+# What each promise says, of its limit.
+SAYS: dict[str, Callable[[float], str]] = {
+    "missed_positives": lambda limit: f"of the patients it calls negative at most {percent(limit)} are positive",
+    "false_alarms": lambda limit: f"of the patients it calls positive at most {percent(limit)} are negative",
+    "sensitivity": lambda limit: f"at least {percent(1 - limit)} of positive patients are found or read by a doctor",
+}
+
+
+def decided(cases: pd.DataFrame, threshold: float) -> pd.Series:
+    """Which cases a policy with this threshold decides itself, (n,) boolean."""
+    return (cases["kappa"] >= threshold) & ~cases["out_of_distribution"]
+
+
+def promise(
+    cal: pd.DataFrame,
+    val: pd.DataFrame,
+    *,
+    threshold: float,
+    limits: dict[str, float],
+    delta: float,
+    rng: np.random.Generator,
+) -> dict[str, Promise]:
+    """Certify each promise on `cal` for the policy with this threshold, or for the least strict one that can be.
+
+    limits: by promise, the largest share of errors, in (0, 1). val: cases that shape the grid of thresholds and say
+    which promises a constant answer would keep; none of their patients may be in `cal`. Learn-then-Test with a fixed
+    sequence (Angelopoulos et al. 2021) from the strictest threshold down to the policy's own, the promises that are
+    worth making each at delta / their number, so that all hold together at 1 - delta.
+    """
+    worth = {name: _worth_making(name, val, threshold, limit) for name, limit in limits.items()}
+    level = delta / max(1, sum(worth.values()))
+    lots = draw_lots(cal["patient_id"], rng=rng)
+    return {
+        name: _certify(name, cal, val, lots, threshold=threshold, limit=limit, level=level)
+        if worth[name]
+        else Promise("vacuous", limit, level, None, 0, 0, 1.0, None)
+        for name, limit in limits.items()
+    }
+
+
+def stand(
+    name: str, cases: pd.DataFrame, *, threshold: float, limit: float, delta: float, rng: np.random.Generator
+) -> Standing:
+    """Whether the promise `name`, a key of `PROMISES`, holds among these labelled cases of another place.
+
+    Exact binomial tests, one image per patient, merged over the lots. Raises ValueError where it speaks of no case.
+    """
+    lots = draw_lots(cases["patient_id"], rng=rng)
+    n, k = _counts(name, cases, lots, threshold)
+    if not n.any():
+        raise ValueError("there is no such case")
+
+    def at_least(share: float) -> float:
+        return merged(binom.sf(k - 1, n, share))
+
+    def at_most(share: float) -> float:
+        return merged(binom.cdf(k, n, share))
+
+    edge = 1e-9
+    low = brentq(lambda r: at_least(r) - delta, edge, 1 - edge, xtol=1e-6) if at_least(edge) < delta else 0.0
+    high = brentq(lambda r: at_most(r) - delta, edge, 1 - edge, xtol=1e-6) if at_most(1 - edge) < delta else 1.0
+    verdict = "broken" if at_least(limit) <= delta else "holds" if at_most(limit) <= delta else "cannot_tell"
+    needed = _patients(k, n, lots, limit=limit, delta=delta) if verdict == "cannot_tell" else None
+    return Standing(verdict, float(n.mean()), float(k.mean()), float(low), float(high), needed)
+
+
+def _patients(k: FloatArray, n: FloatArray, lots: np.ndarray, *, limit: float, delta: float) -> int | None:
+    """`patients_to_tell` of these counts, times all patients that come along with one that the promise speaks of."""
+    needed = patients_to_tell(k.sum() / n.sum(), limit=limit, delta=delta / 2 if len(lots) > 1 else delta)
+    return None if needed is None else int(np.ceil(needed * lots.shape[1] / n.mean()))
+
+
+def patients_to_tell(rate: float, *, limit: float, delta: float) -> int | None:
+    """The least number of patients at which an error rate `rate`, met exactly, tells the limit broken or kept.
+
+    None where the rate is the limit, or more than a million would be needed.
+
+    >>> patients_to_tell(0.0, limit=0.05, delta=0.1)
+    45
+    """
+    n = np.unique(np.geomspace(1, MOST_PATIENTS, 4000).astype(int))
+    k = np.round(rate * n)
+    enough = (binom.cdf(k, n, limit) if rate < limit else binom.sf(k - 1, n, limit)) <= delta
+    if rate == limit or not enough.any():
+        return None
+    return int(n[enough.argmax()])
+
+
+def draw_lots(groups: pd.Series, *, rng: np.random.Generator) -> np.ndarray:
+    """Rows of one image per patient, (lots, patients); one lot alone where every patient has one image."""
+    patient, names = pd.factorize(groups)
+    order = np.argsort(patient, kind="stable")
+    size = np.bincount(patient)
+    first = np.cumsum(size) - size
+    lots = 1 if len(names) == len(groups) else LOTS
+    return order[first + (rng.random((lots, len(names))) * size).astype(int)]
+
+
+def merged(p_values: FloatArray) -> float:
+    """One p-value from those of several lots (lots,): twice their mean; of one lot its own."""
+    return float(p_values[0]) if len(p_values) == 1 else min(1.0, 2 * float(p_values.mean()))
+
+
+def sentences(found: Mapping[str, Any]) -> list[str]:
+    """The promises in words, from their values as `ensemble` writes them; what is not worth making is not printed.
+
+    found: `delta`, `lapses`, and by the name of a promise its fields, with `on_test` those of its `Standing`.
+    """
+    if found.get("lapses"):
+        return ["Nothing is promised: the probabilities were cross-fitted at the site, a procedure and not one policy."]
+    made = {name: found[name] for name in PROMISES if name in found and found[name]["status"] != "vacuous"}
+    words = [_sentence(name, entry, found["delta"]) for name, entry in made.items()]
+    kept = sum(entry["status"].startswith("kept") for entry in made.values())
+    if kept > 1:
+        words.append(
+            f"All of this together with {percent(1 - found['delta'])} confidence, for patients like those of cal."
+        )
+    if made:
+        words.append("One image stands for a patient; which one decides nothing.")
+    if found.get("site_looks_different"):
+        words.append("The images of test look different from those of val and cal; whether that harms is not known.")
+    return words or ["Nothing is promised: a constant answer would keep every promise that was asked for."]
+
+
+def _sentence(name: str, entry: Mapping[str, Any], delta: float) -> str:
+    claim, counted = SAYS[name](entry["limit"]), f"{entry['errors']:.1f} of {entry['n_patients']:.0f} patients break it"
+    sure = f"with {percent(1 - entry['level'], 1)} confidence"
+    if entry["status"] == "no_case":
+        return f"Not promised that {claim}: there is no such case."
+    if entry["status"] == "not_shown":
+        wanted = entry.get("patients_wanted")
+        more = f"about {wanted:,} calibration patients would be needed" if wanted else "no number of patients would do"
+        return f"Not promised that {claim}: in cal {counted}; {more}.{_standing(entry, delta)}"
+    above = f" from a certainty of {entry['threshold']:.2f} on" if entry["status"] == "kept_above" else ""
+    return f"Promised{above}, {sure}: {claim} (in cal {counted}).{_standing(entry, delta)}"
+
+
+def _standing(entry: Mapping[str, Any], delta: float) -> str:
+    if "on_test" not in entry:
+        return ""
+    one = entry["on_test"]
+    kept = entry["status"].startswith("kept")
+    words = {"holds": "it holds", "broken": "it is broken" if kept else "it would be broken"}
+    more = f"; about {one['patients_needed']:,} patients would tell" if "patients_needed" in one else ""
+    return (
+        f" On test {words.get(one['verdict'], 'one cannot tell')}: {one['errors']:.1f} of {one['n_patients']:.0f}"
+        f" ({percent(one['low'], 1)} to {percent(one['high'], 1)}, {percent(1 - 2 * delta)} interval){more}."
+    )
+
+
+def _worth_making(name: str, val: pd.DataFrame, threshold: float, limit: float) -> bool:
+    """Whether an answer that never looks at the case would break the promise, by the prevalence of validation.
+
+    Calling everybody positive keeps any sensitivity, so that one is worth making of a policy that calls cases negative.
+    """
+    if name == "sensitivity":
+        return bool((decided(val, threshold) & (val["decision"] == 0)).any())
+    prevalence = float((val["y_true"] == 1).mean())
+    return (prevalence if name == "missed_positives" else 1 - prevalence) > limit
+
+
+def _certify(
+    name: str, cal: pd.DataFrame, val: pd.DataFrame, lots: np.ndarray, *, threshold: float, limit: float, level: float
+) -> Promise:
+    n, k = _counts(name, cal, lots, threshold)
+    if not n.any():
+        return Promise("no_case", limit, level, None, 0, 0, 1.0, None)
+    passed = None
+    for step in _grid(name, val, int(n.mean()), threshold=threshold, limit=limit, level=level):
+        n_step, k_step = _counts(name, cal, lots, step)
+        p_value = merged(binom.cdf(k_step, n_step, limit))
+        if p_value > level:
+            break
+        passed = Promise(
+            "kept" if step == threshold else "kept_above",
+            limit,
+            level,
+            float(step),
+            float(n_step.mean()),
+            float(k_step.mean()),
+            p_value,
+            None,
+        )
+    if passed:
+        return passed
+    p_value, wanted = merged(binom.cdf(k, n, limit)), None
+    if k.sum() / n.sum() < limit:
+        wanted = _patients(k, n, lots, limit=limit, delta=level)
+    return Promise("not_shown", limit, level, None, float(n.mean()), float(k.mean()), p_value, wanted)
+
+
+def _grid(name: str, val: pd.DataFrame, n: int, *, threshold: float, limit: float, level: float) -> FloatArray:
+    """Thresholds from strict to the policy's own: quantiles of validation's certainty, from where n suffice."""
+    own, wrong = PROMISES[name](val, threshold)
+    kappa = val["kappa"].to_numpy()[own]
+    if (
+        name == "sensitivity" or not kappa.size
+    ):  # stricter thresholds only hand over more: the policy's own is the promise
+        return np.array([threshold])
+    start = selective.best_start(wrong[own].astype(float), kappa, n=n, risk=limit, delta=level)
+    return np.append(selective.coverage_grid(kappa, start=start, n_steps=STEPS)[:-1], threshold)
+
+
+def _counts(name: str, cases: pd.DataFrame, lots: np.ndarray, threshold: float) -> tuple[FloatArray, FloatArray]:
+    """Of each lot how many cases the promise speaks of, and how many break it, (lots,)."""
+    own, wrong = PROMISES[name](cases, threshold)
+    return own[lots].sum(axis=1), wrong[lots].sum(axis=1)

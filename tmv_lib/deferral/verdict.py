@@ -1,0 +1,167 @@
+"""Should this policy be used? The answer, from tested differences of what it costs, in values; and the sentence made
+of them, which card, viewer and command line show.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from tmv_lib.deferral import costs
+from tmv_lib.deferral.costs import Prices
+from tmv_lib.statistics.arrays import FloatArray
+from tmv_lib.statistics.estimate import figure, mean, percent
+from tmv_lib.statistics.resampling import bootstrap
+from tmv_lib.statistics.tests import Z_95
+
+USE, DO_NOT_USE, CANNOT_TELL = "use", "do_not_use", "cannot_tell"
+WORTHWHILE = 0.05  # of a rival's cost: what a policy must be able to save to be of any use
+POWER_80 = 0.8416  # standard deviations that a test with 80 % power stands above its boundary
+MOST_MISSED = 0.5  # share of the positives beyond which a policy is of no use, whatever it costs
+SELDOM = 0.01  # share of the cases below which an answer is as good as never given
+
+NOBODY = "all_called_negative"
+# What a policy must be cheaper than, in words.
+RIVALS = {
+    "doctor_reads_all": "a doctor who reads every case",
+    "first_member_decides_all": "the first member alone deciding every case",
+    "all_called_positive": "calling every case positive",
+    NOBODY: "calling every case negative",
+}
+
+
+def judge(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str, Any]:
+    """The verdict on a policy by labelled cases, with every comparison behind it.
+
+    cases: a row per image as in `tmv_lib.deferral.evaluation`, with `baseline`, the first member's decision.
+
+    `answer`: `use` where the policy costs less than every one of `RIVALS`, each difference's 95 % interval over
+    patients below 0 (all must be, so none needs a correction); `do_not_use` where it costs more than one of them, or
+    where even the favourable end saves less than 5 % of what reading everything or a constant answer costs, both by
+    intervals corrected for the number of rivals (Bonferroni), or where it is shown to miss more than half of the
+    positives, as calling every case negative would; `cannot_tell` otherwise. Upper ends are those with one
+    more missed positive than was seen: resamples of few misses know too little of them. `because_of`: the rivals that
+    decide. `patients_needed`: about how many it would take to tell with 80 % power if the differences are what they
+    are; absent where the answer is clear or no number would do.
+    """
+    y_true, deferred = cases["y_true"].to_numpy(), cases["deferred"].to_numpy(dtype=bool)
+    of_case, groups = prices.of(y_true), cases["patient_id"].to_numpy()
+
+    def error(y_pred: ArrayLike) -> FloatArray:
+        return costs.error_cost(y_true, y_pred, **prices.errors)
+
+    cost = np.where(deferred, of_case["review"], error(cases["decision"]))
+    rivals = {
+        "doctor_reads_all": np.asarray(of_case["review"], dtype=float),
+        "first_member_decides_all": error(cases["baseline"]),
+        "all_called_positive": error(np.ones(len(cases))),
+        "all_called_negative": error(np.zeros(len(cases))),
+    }
+    against: dict[str, dict[str, float]] = {}
+    worse, useless = [], []
+    _, patient = np.unique(groups, return_inverse=True)
+    for name, rival in rivals.items():
+        seen = bootstrap(mean, cost - rival, groups=patient, **resampling)
+        and_a_miss = np.append(cost - rival, prices.cost_fn - rival.mean())
+        high = bootstrap(mean, and_a_miss, groups=np.append(patient, patient.max() + 1), **resampling).high
+        against[name] = {
+            "cost": float(rival.mean()),
+            "difference": float((cost - rival).mean()),
+            "difference_low": seen.low,
+            "difference_high": max(seen.high, high),
+        }
+        lowest = float(np.quantile(seen.samples, 0.025 / len(rivals)))
+        if lowest > 0:
+            worse.append(name)
+        if lowest > -WORTHWHILE * rival.mean() and name != "first_member_decides_all":
+            useless.append(name)
+    open_ = [name for name, entry in against.items() if entry["difference_high"] >= 0]
+    result: dict[str, Any] = {"answer": USE, "because_of": "", "cost": float(cost.mean())}
+    positive = y_true == 1
+    missed = ~deferred[positive] & (cases["decision"].to_numpy()[positive] == 0)
+    result |= figure("missed", mean, missed.astype(float), groups=groups[positive], **resampling)
+    misses_most = result.get("missed_low", 0.0) > MOST_MISSED
+    if worse or useless or misses_most:
+        because_of = " ".join(worse) or ("misses_most" if misses_most else " ".join(useless))
+        result |= {"answer": DO_NOT_USE, "because_of": because_of, "is_dearer": bool(worse)}
+    elif open_:
+        result |= {"answer": CANNOT_TELL, "because_of": " ".join(open_)}
+        result |= _patients_needed([against[name] for name in open_], len(np.unique(groups)))
+    return result | {"good_for": _good_for(cases), "against": against}
+
+
+def _patients_needed(entries: list[dict[str, Any]], n_patients: int) -> dict[str, Any]:
+    if any(entry["difference"] >= 0 for entry in entries):
+        return {
+            "patients_needed_absent": "it saves nothing here against one of them: no number of such patients would do"
+        }
+    # n (z_0.975 + z_0.8)^2 (standard error / difference)^2, the standard error read off the interval
+    errors = [(entry["difference_high"] - entry["difference_low"]) / (2 * Z_95) for entry in entries]
+    ratios = [error / entry["difference"] for error, entry in zip(errors, entries, strict=True)]
+    return {"patients_needed": int(np.ceil(n_patients * max(((Z_95 + POWER_80) * ratio) ** 2 for ratio in ratios)))}
+
+
+def _good_for(cases: pd.DataFrame) -> dict[str, Any]:
+    """Of each answer how often it is given, as a share of all cases, and how often it is wrong; absent if seldom."""
+    result: dict[str, Any] = {"prevalence": float(cases["y_true"].mean())}
+    for name, label in (("called_negative", 0), ("called_positive", 1)):
+        own = cases[~cases["deferred"] & (cases["decision"] == label)]
+        result[name] = {"share": len(own) / len(cases)}
+        if len(own):
+            result[name]["wrong"] = float((own["y_true"] != label).mean())
+    return result
+
+
+def sentences(verdict: Mapping[str, Any], *, cases: str = "cases", positive: str = "a positive") -> list[str]:
+    """The verdict in words: what to do, why, and what the policy does. cases, positive: what they are called."""
+    against, names = verdict["against"], verdict["because_of"].split()
+    good, cost = verdict["good_for"], f"{verdict['cost']:.3g}"
+    if verdict["answer"] == USE:
+        head = f"Use it for {cases} like these, at these prices."
+        nearest = max(against, key=lambda name: against[name]["difference_high"])
+        why = f"It costs {cost} per case, less than every alternative; the nearest is {_compared(against, nearest)}."
+    elif verdict["answer"] == DO_NOT_USE:
+        head = f"Do not use it for {cases} like these, at these prices."
+        if names == ["misses_most"]:
+            low, high = (percent(verdict[f"missed_{end}"]) for end in ("low", "high"))
+            why = (
+                f"It misses {percent(verdict['missed'])} of the positives ({low} to {high}), much as calling every case"
+                f" negative would. It costs {cost} per case, beside {_compared(against, NOBODY)}."
+            )
+        else:
+            kind = "costs more than" if verdict["is_dearer"] else "saves nothing worth having against"
+            why = f"At {cost} per case it {kind} {_compared(against, names[0])}."
+    else:
+        head = "Cannot tell yet whether to use it."
+        rivals = ", or ".join(_compared(against, name) for name in names)
+        why = f"At {cost} per case it was not shown to cost less than {rivals}. " + (
+            f"If the differences are what they are, about {verdict['patients_needed']:,} patients would tell."
+            if "patients_needed" in verdict
+            else "If the differences are what they are, no number of such patients would show a saving."
+        )
+    return [head, why, _what_it_does(good, positive)]
+
+
+def _compared(against: Mapping[str, Any], name: str) -> str:
+    entry = against[name]
+    low, value, high = (entry[f"difference{end}"] for end in ("_low", "", "_high"))
+    return f"{RIVALS[name]} ({entry['cost']:.3g}; difference {value:+.3f}, {low:+.3f} to {high:+.3f})"
+
+
+def _what_it_does(good: Mapping[str, Any], positive: str) -> str:
+    negative, called = good["called_negative"], good["called_positive"]
+    handed = 1 - negative["share"] - called["share"]
+    parts = []
+    if negative["share"] >= SELDOM:
+        parts.append(
+            f"calls {percent(negative['share'])} of the cases negative, {percent(negative['wrong'], 1)} of them wrongly"
+            f" (of all cases {percent(good['prevalence'], 1)} have {positive})"
+        )
+    if called["share"] >= SELDOM:
+        parts.append(f"calls {percent(called['share'])} positive, {percent(called['wrong'], 1)} of them wrongly")
+    seldom = [word for word, one in (("negative", negative), ("positive", called)) if one["share"] < SELDOM]
+    if seldom:
+        parts.append(f"calls hardly any case {' or '.join(seldom)}")
+    return f"It {', '.join(parts)}, and hands {percent(handed)} to a doctor."

@@ -1,0 +1,1 @@
+"""Where does it look, and does that depend on what it learned?"""

@@ -1,0 +1,1 @@
+"""What kinds of mistakes are these, and what does each need?"""

@@ -1,0 +1,1 @@
+"""The built-in radiograph, and what is planted in it."""

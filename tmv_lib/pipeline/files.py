@@ -1,0 +1,98 @@
+"""The files that stages pass on: read with a check, written whole or not at all."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+
+@contextmanager
+def whole(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, and rename it to `path` once the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_csv(path: str | Path, table: pd.DataFrame, *, digits: int = 8) -> None:
+    """Write a table without its index, floats as `rounded`.
+
+    digits: 8 for signals and logits that another stage reads, 9, which give back a float32, for what a network said,
+    and 6 for a diagram.
+    """
+    with whole(path) as temporary:
+        formatted = partial(rounded, digits=digits)
+        table.to_csv(temporary, index=False, float_format=formatted, lineterminator="\n")
+
+
+def rounded(value: float, *, digits: int) -> str:
+    """A float to so many significant digits and at most four more decimals, the same text on every processor.
+
+    Another processor adds in another order, which changes the last digits of a sum, and all digits of a difference that
+    should be 0. Decimals are cut first, so that what is one tie but for the last digits is rounded one way.
+
+    >>> rounded(0.4921875, digits=6), rounded(0.49218749999999994, digits=6), rounded(-1e-17, digits=6)
+    ('0.492188', '0.492188', '0')
+    """
+    return f"{round(float(value), digits + 4) + 0.0:.{digits}g}"  # no minus before a 0
+
+
+def write_npy(path: str | Path, array: np.ndarray) -> None:
+    """Write one array, memory-mappable."""
+    with whole(path) as temporary:
+        np.save(temporary, array)
+
+
+def read_csv(path: str | Path, columns: list[str]) -> pd.DataFrame:
+    """Read these columns of a table, ids as text. Raises ValueError naming the file and a column missing or empty."""
+    try:
+        table = pd.read_csv(path, dtype={"image_id": str, "patient_id": str, "split": str})
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; `dvc repro` makes it") from None
+    for name in columns:
+        if name not in table:
+            raise ValueError(f"{path}: column {name} is missing; the columns are {', '.join(table.columns)}")
+        if table[name].isna().any():
+            raise ValueError(f"{path}: column {name} is empty in row {int(table[name].isna().argmax()) + 2}")
+    return table[columns]
+
+
+def read_rows(path: str | Path, *, image_id: pd.Series, wanted: pd.Series) -> np.ndarray:
+    """Rows of the array in `path`, whose row k belongs to `image_id` k, in the order of `wanted`.
+
+    Raises ValueError naming the file where the numbers of rows differ or a wanted image has none.
+    """
+    array = np.load(path, mmap_mode="r")
+    if len(array) != len(image_id):
+        raise ValueError(f"{path}: {len(array)} rows for {len(image_id)} images")
+    place = pd.Index(image_id).get_indexer(wanted)
+    if (place < 0).any():
+        raise ValueError(f"{path}: no row for image {wanted.iloc[int((place < 0).argmax())]}")
+    return array[place]
+
+
+def join(*tables: pd.DataFrame) -> pd.DataFrame:
+    """Join tables on `image_id`, in the row order of the first.
+
+    Raises ValueError where an image of the first is missing in another, or two tables share a column.
+    """
+    joined = tables[0]
+    for table in tables[1:]:
+        missing = set(joined["image_id"]) - set(table["image_id"])
+        if missing:
+            columns = ", ".join(table.columns[1:])
+            raise ValueError(
+                f"{len(missing)} images, {sorted(missing)[0]} among them, have no row in the table of {columns}"
+            )
+        if shared := set(joined) & set(table) - {"image_id"}:
+            raise ValueError(f"two tables that are joined both have a column {sorted(shared)[0]}")
+        joined = joined.merge(table, on="image_id", how="left", validate="one_to_one")
+    return joined

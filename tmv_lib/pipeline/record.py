@@ -1,0 +1,143 @@
+"""What the stages left on disk, each table and file read in one place, under one name and in one unit everywhere.
+
+Per member m: `score_m`, the network's own logit; `logit_m`, calibrated; `y_prob_m`, the probability of that;
+`cross_fitted_logit_m`, the same but for the cases of val, whose calibrator other patients fitted.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tmv_lib.pipeline.files import join, read_csv, read_rows
+from tmv_lib.pipeline.metrics import SUFFIXES
+from tmv_lib.statistics.estimate import Estimate
+
+CASES = "data/prepare/cases.csv"
+SPINE = ["image_id", "patient_id", "split", "y_true"]
+CALIBRATED = ("logit", "y_prob", "cross_fitted_logit")
+SITE = "data/site/cases.csv"
+NO_SITE = f"{SITE}: no such file; the stage `site` makes it"
+
+
+def read_predictions(member: str, *, root: str | Path = ".") -> pd.DataFrame:
+    """What one network says of every case: `image_id`, `patient_id`, `split`, `y_true`, `score`."""
+    path = Path(root) / f"data/train/{member}/predictions.csv"
+    return read_csv(path, [*SPINE, "logit"]).rename(columns={"logit": "score"})
+
+
+def read_cases(members: Iterable[str], *, further: Iterable[str] = (), root: str | Path = ".") -> pd.DataFrame:
+    """The case table of every split, further columns of it, and what each member says of each case."""
+    root, members = Path(root), list(members)
+    cases = read_csv(root / CASES, [*SPINE, *further])
+    for name in members:
+        own = read_predictions(name, root=root)[["image_id", "score"]]
+        cases = join(cases, own.rename(columns={"score": f"score_{name}"}))
+    columns = [f"{kind}_{name}" for name in members for kind in CALIBRATED]
+    return join(cases, read_csv(root / "data/calibration/cases.csv", ["image_id", *columns]))
+
+
+def read_case_table(*, root: str | Path = ".") -> pd.DataFrame:
+    """The case table with every column that the source has, ids as text."""
+    return pd.read_csv(Path(root) / CASES, dtype={"image_id": str, "patient_id": str})
+
+
+def outside_train(cases: pd.DataFrame) -> pd.DataFrame:
+    """The cases that no network was trained on, numbered anew."""
+    return cases[cases["split"] != "train"].reset_index(drop=True)
+
+
+def of_split(cases: pd.DataFrame, *splits: str) -> pd.DataFrame:
+    """The cases of these splits, numbered anew."""
+    return cases[cases["split"].isin(splits)].reset_index(drop=True)
+
+
+def read_images(wanted: pd.Series, *, root: str | Path = ".") -> np.ndarray:
+    """uint8 images (n, side, side) of the wanted `image_id`."""
+    ids = read_csv(Path(root) / CASES, ["image_id"])["image_id"]
+    return read_rows(Path(root) / "data/prepare/images.npy", image_id=ids, wanted=wanted)
+
+
+def read_features(member: str, wanted: pd.Series, *, root: str | Path = ".") -> np.ndarray:
+    """Pooled features (n, d) of a member, or of the witness `reference`, for the wanted `image_id`."""
+    folder = Path(root) / ("data/reference" if member == "reference" else f"data/train/{member}")
+    ids = read_csv(folder / "predictions.csv", ["image_id"])["image_id"]
+    return read_rows(folder / "features.npy", image_id=ids, wanted=wanted)
+
+
+def read_signals(path: str | Path, columns: list[str]) -> pd.DataFrame:
+    """`image_id` and these columns, whose fields may be empty: a constant map has no stability, say.
+
+    Raises ValueError naming a file or column that is not there.
+    """
+    read_csv(path, ["image_id"])
+    table = pd.read_csv(path, dtype={"image_id": str})
+    if lacking := [name for name in columns if name not in table]:
+        raise ValueError(f"{path}: signal {lacking[0]} is missing; the columns are {', '.join(table.columns)}")
+    return table[["image_id", *columns]]
+
+
+def read_calibrations(cases: pd.DataFrame, members: list[str], *, site: str | Path = SITE) -> dict[str, pd.DataFrame]:
+    """Each member's calibrated logits of the cases, a column a member: as shipped, calibrated at the site, the ceiling.
+
+    cases: with `image_id` and `logit_<member>`. site: the table of the stage `site`; as shipped alone where there is
+    none. Raises ValueError naming the file where it lacks a column or a case.
+    """
+    logits = {"as_shipped": cases[[f"logit_{name}" for name in members]].set_axis(members, axis=1)}
+    if not Path(site).exists():
+        return logits
+    kinds = {"site_calibrated": "site_logit", "ceiling": "ceiling_logit"}
+    table = read_csv(site, ["image_id", *(f"{kind}_{name}" for kind in kinds.values() for name in members)])
+    table = join(cases[["image_id"]], table)
+    for name, kind in kinds.items():
+        logits[name] = table[[f"{kind}_{member}" for member in members]].set_axis(members, axis=1)
+    return logits
+
+
+class Figures(Mapping[str, Any]):
+    """Figures read from a metrics file: nested mappings whose keys must be there.
+
+    `figures["deferral"]["n"]` is a value or the Figures below it, `figures.estimate("auroc")` an `Estimate`. A key that
+    is not there raises ValueError naming the file, the key and what is there: a renamed metric is never "not measured".
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self._values, self._where = values, where
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._values:
+            raise ValueError(f"{self._where}: no metric {name!r}; there are {', '.join(self._values)}")
+        value = self._values[name]
+        return Figures(value, f"{self._where} {name}") if isinstance(value, Mapping) else value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def estimate(self, name: str) -> Estimate:
+        """The figure of this name, which is there or absent with its reason."""
+        if f"{name}_absent" not in self._values:
+            self[name]  # raises where it is neither
+        return Estimate(**{field: self._values.get(f"{name}{suffix}") for field, suffix in SUFFIXES.items()})
+
+
+def read_metrics(stage: str, *, root: str | Path = ".") -> Figures | None:
+    """The metrics of a stage; None where the stage has not run, and that alone is "not measured".
+
+    Raises ValueError for a file that is no JSON.
+    """
+    path = Path(root) / f"metrics/{stage}.json"
+    if not path.is_file():
+        return None
+    try:
+        return Figures(json.loads(path.read_text(encoding="utf-8")), str(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not a metrics file ({error}); `dvc repro {stage}` makes it") from None

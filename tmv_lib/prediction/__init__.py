@@ -1,0 +1,1 @@
+"""The system on disk, asked about new images."""

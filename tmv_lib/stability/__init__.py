@@ -1,0 +1,1 @@
+"""Does the reason survive a change that does not matter?"""

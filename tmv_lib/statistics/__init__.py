@@ -1,0 +1,1 @@
+"""Figures, intervals, tests and fits that every question computes with."""

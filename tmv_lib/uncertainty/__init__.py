@@ -1,0 +1,1 @@
+"""Which doubts are genuine, and which errors are confident?"""

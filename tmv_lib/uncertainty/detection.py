@@ -1,0 +1,276 @@
+"""Does a signal find the errors among cases that were called alike: alone, against confidence, and given confidence?
+
+An error is 1 and a right answer 0; a signal is larger where an error is suspected. The named class, `called`, is 1 for
+cases called positive, whose errors are false alarms, and 0 for cases called negative, whose errors are missed
+positives. It is known before any signal is looked at, so a signal that merely differs between the two finds nothing.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import rankdata
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from tmv_lib.statistics.arrays import FloatArray, as_binary, as_finite, as_weights
+from tmv_lib.statistics.classification import negative_log_likelihood
+from tmv_lib.statistics.estimate import difference, figure
+from tmv_lib.statistics.ranking import auroc, average_precision
+from tmv_lib.statistics.tests import holm_distinct
+
+FEWEST = 20  # errors, and right answers: with fewer an interval covers less than 90 % (12 % with one, 87 % with ten)
+WORTHWHILE = 0.02  # AUROC: a gain over the margin that does not exceed it is not worth a second signal
+NAMED = {"called_positive": 1, "called_negative": 0}
+
+
+class ErrorLogits(NamedTuple):
+    """Logits (n,) of being wrong, by answer and confidence, and by these and the signal; and the signal's slope."""
+
+    confidence: FloatArray
+    both: FloatArray
+    slope: float
+
+
+def adjusted_auroc(error: ArrayLike, score: ArrayLike, called: ArrayLike, *, weights: ArrayLike | None = None) -> Any:
+    """Chance in [0, 1] that an error outranks a right answer that was called alike, a tie counting half.
+
+    The class-adjusted AUROC of Janes & Pepe (2009, Biometrika 96): the mean over the errors of their placement among
+    the right answers of their own named class, `sum_c E_c AUROC_c / sum_c E_c`, `E_c` the errors called c. A signal
+    that differs between the named classes and says nothing within them has 0.5, whatever its pooled AUROC.
+
+    error, called (n,) in {0, 1}, score (n,) finite. Returns a float, or an array (resamples,) for weights
+    (resamples, n). Raises ValueError where a named class has no error or no right answer with weight.
+
+    >>> float(adjusted_auroc([0, 1, 0, 1], [0.1, 0.4, 0.6, 0.9], [0, 0, 1, 1]))
+    1.0
+    """
+    e = as_binary(error, name="error")
+    s, c = as_finite(score, name="score", n=e.size), as_binary(called, name="called", n=e.size)
+    w = as_weights(weights, n=e.size)
+    beaten, errors = 0.0, 0.0
+    for label in np.unique(c):
+        here = c == label
+        of_class = w[..., here] @ e[here]
+        beaten = beaten + of_class * auroc(e[here], s[here], weights=w[..., here])
+        errors = errors + of_class
+    return beaten / errors
+
+
+def detector(
+    error: ArrayLike,
+    score: ArrayLike,
+    *,
+    called: ArrayLike,
+    groups: np.ndarray,
+    rival: ArrayLike | None = None,
+    **resampling: Any,
+) -> dict[str, Any]:
+    """One signal as a detector of errors, judged within the class that was named, as it stands in a metrics file.
+
+    `called_positive` and `called_negative`: counts and `error_auroc` with interval, or its absence with the reason
+    where a class has fewer than 20 errors or right answers. `adjusted_error_auroc`: `adjusted_auroc` over the classes
+    that are left (`rests_on`: both, or one by name), tested against 0.5. `gain_over_margin`: the same less that of the
+    rival, paired. `pooled_error_auroc` and `pooled_average_precision` mix the classes and stand beside it.
+
+    error, called (n,) in {0, 1}, score and rival (n,) finite, groups (n,) the patients; resampling: `n_resamples` and
+    `rng` of `tmv_lib.statistics.bootstrap`. Raises ValueError for arrays that do not fit together.
+    """
+    e = as_binary(error, name="error")
+    s, c = as_finite(score, name="signal", n=e.size), as_binary(called, name="called", n=e.size)
+    found: dict[str, Any] = {"n": e.size, "n_errors": int(e.sum())}
+    for name, label in NAMED.items():
+        here = c == label
+        found[name] = {"n": int(here.sum()), "n_errors": int(e[here].sum())}
+        try:
+            require(e[here], fewest=FEWEST, where=f"among cases {name.replace('_', ' ')}")
+        except ValueError as reason:
+            found[name]["error_auroc_absent"] = str(reason)
+        else:
+            ranked = {"groups": groups[here], "stratify": e[here], **resampling}
+            found[name] |= figure("error_auroc", auroc, e[here], s[here], **ranked)
+    enough = [found[name] for name in NAMED if "error_auroc" in found[name]]
+    if not enough:
+        reasons = [found[name]["error_auroc_absent"] for name in NAMED]
+        return found | {"adjusted_error_auroc_absent": "; ".join(reasons)}
+    found["rests_on"] = "both" if len(enough) == 2 else next(name for name in NAMED if found[name] in enough)
+    kept = _enough(found, c)
+    adjusted = partial(adjusted_auroc, called=c[kept])
+    ranked = {"groups": groups[kept], "stratify": 2 * c[kept] + e[kept], **resampling}
+    found |= figure("adjusted_error_auroc", adjusted, e[kept], s[kept], null=0.5, **ranked)
+    if found.get("adjusted_error_auroc_low") == found.get("adjusted_error_auroc_high", -1):
+        # Every resample ranks alike: as wide as the classes' own intervals, weighted by their errors.
+        errors = [one["n_errors"] for one in enough]
+        for end in ("error_auroc_low", "error_auroc_high"):
+            found[f"adjusted_{end}"] = float(np.average([one[end] for one in enough], weights=errors))
+    if rival is not None:
+        r = as_finite(rival, name="rival", n=e.size)
+        gain = partial(difference, adjusted)
+        found |= figure("gain_over_margin", gain, e[kept], s[kept], r[kept], null=0.0, **ranked)
+    found |= figure("pooled_error_auroc", auroc, e, s, groups=groups, stratify=e, **resampling)
+    return found | figure("pooled_average_precision", average_precision, e, s, groups=groups, **resampling)
+
+
+def given_confidence(
+    error: ArrayLike, logit: ArrayLike, signal: ArrayLike, *, called: ArrayLike, fit: ArrayLike
+) -> ErrorLogits:
+    """What a signal adds to answer and confidence: two logistic regressions of the error, with it and without.
+
+    logit P(error) = a + d called + b |z|  and  a + d called + b |z| + c s; where the logit z is calibrated, a = d = 0
+    and b = -1 say it all. All standardised, their slopes with a standard Normal prior, so that they are finite even
+    where one separates.
+
+    error, called (n,) in {0, 1}, logit z and signal s (n,) finite, fit (n,) boolean, the cases that are fitted; all n
+    are answered. The slope c is that of one standard deviation of the signal: above 0, more of it means more errors.
+    Raises ValueError where fewer than 20 errors, or 20 right answers, are there to fit the slopes.
+    """
+    e = as_binary(error, name="error")
+    columns = [
+        as_binary(called, name="called", n=e.size),
+        np.abs(as_finite(logit, name="logit", n=e.size)),
+        as_finite(signal, name="signal", n=e.size),
+    ]
+    fitted = np.asarray(fit, dtype=bool)
+    if fitted.shape != e.shape:
+        raise ValueError(f"fit must say of each case ({e.size}) whether it is fitted, found shape {fitted.shape}")
+    require(e[fitted], fewest=FEWEST, where="to fit on")
+    known = [np.stack(columns[:k], axis=1) for k in (2, 3)]
+    models = [make_pipeline(StandardScaler(), LogisticRegression()).fit(table[fitted], e[fitted]) for table in known]
+    confidence, both = (model.decision_function(table) for model, table in zip(models, known, strict=True))
+    return ErrorLogits(confidence, both, float(models[1][-1].coef_[0, 2]))
+
+
+def require(error: FloatArray, *, fewest: int, where: str) -> None:
+    """Raise ValueError unless there are so many errors, and as many right answers."""
+    wrong, right = int(error.sum()), int((1 - error).sum())
+    if min(wrong, right) < fewest:
+        raise ValueError(f"{wrong} errors and {right} right answers {where}: at least {fewest} of each are needed")
+
+
+def judge(
+    error: ArrayLike,
+    logit: ArrayLike,
+    signals: Mapping[str, ArrayLike],
+    *,
+    called: ArrayLike,
+    fit: ArrayLike,
+    test: ArrayLike,
+    groups: ArrayLike,
+    n_resamples: int,
+    rng: np.random.Generator,
+) -> dict[str, Any]:
+    """Each signal as a detector of errors on the test cases, and what it adds once answer and confidence are known.
+
+    error, called, logit, groups (n,); fit and test (n,) boolean, of which `fit` alone teaches; signals (n,) each, NaN
+    where there is none. A signal's entry is that of `detector` against the margin, -|z|, with the answers of `answer`;
+    and, given the named class and |z|, `auroc_gain_given_confidence` (adjusted), `likelihood_gain_given_confidence`
+    (of the logarithm, nats per case), the slope, and the answer `adds_to_confidence`. What is given confidence is
+    absent with its reason for fewer than 20 errors or right answers in `fit`. Raises ValueError for arrays that do not
+    fit together.
+    """
+    e = as_binary(error, name="error")
+    z = as_finite(logit, name="logit", n=e.size)
+    c = as_binary(called, name="called", n=e.size)
+    fitted, judged, patients = np.asarray(fit, dtype=bool), np.asarray(test, dtype=bool), np.asarray(groups)
+    for name, values in {"fit": fitted, "test": judged, "groups": patients, **signals}.items():
+        if np.shape(values) != e.shape:
+            raise ValueError(f"{name} must hold one value a case ({e.size}), found shape {np.shape(values)}")
+    found: dict[str, Any] = {}
+    scores = {name: np.asarray(values, dtype=float) for name, values in signals.items()}
+    for name, s in scores.items():
+        there = np.isfinite(s)
+        here = there & judged
+        if not here.any():
+            found[name] = {"n": 0, "n_errors": 0, "adjusted_error_auroc_absent": "no test case has this signal"}
+            continue
+        resampling: dict[str, Any] = {"groups": patients[here], "n_resamples": n_resamples, "rng": rng}
+        found[name] = detector(e[here], s[here], called=c[here], rival=-np.abs(z[here]), **resampling)
+        if "adjusted_error_auroc_absent" in found[name]:
+            continue
+        try:
+            known = given_confidence(e[there], z[there], s[there], called=c[there], fit=fitted[there])
+        except ValueError as reason:
+            found[name]["given_confidence_absent"] = str(reason)
+            continue
+        both, confidence = known.both[judged[there]], known.confidence[judged[there]]
+        kept = _enough(found[name], c[here])
+        ranked = {**resampling, "groups": patients[here][kept], "stratify": (2 * c + e)[here][kept]}
+        gained = partial(difference, partial(adjusted_auroc, called=c[here][kept]))
+        found[name] |= figure(
+            "auroc_gain_given_confidence", gained, e[here][kept], both[kept], confidence[kept], null=0.0, **ranked
+        )
+        likelihood = partial(difference, negative_log_likelihood)
+        found[name] |= figure(
+            "likelihood_gain_given_confidence", likelihood, e[here], confidence, both, null=0.0, **resampling
+        )
+        found[name]["slope_given_confidence"] = known.slope
+    on_test = {name: s[judged] for name, s in scores.items()}
+    answer(found, on_test, margin=-np.abs(z[judged]))
+    _adjust(found, _ranks(on_test), "likelihood_gain_given_confidence")
+    for entry in found.values():
+        entry["adds_to_confidence"] = _direction(entry, "likelihood_gain_given_confidence", null=0)
+    return found
+
+
+def _enough(entry: Mapping[str, Any], called: FloatArray) -> np.ndarray:
+    """Which cases belong to a named class that has enough errors and right answers."""
+    return np.isin(called, [label for name, label in NAMED.items() if "error_auroc" in entry[name]])
+
+
+def answer(found: dict[str, Any], scores: Mapping[str, ArrayLike], *, margin: ArrayLike) -> None:
+    """Add to each detector's entry its Holm-adjusted p-values and its answers, as values.
+
+    `finds_errors` (adjusted AUROC against 0.5): `supported`, `the opposite` or `not supported`, two-sided at 5 %.
+    `over_margin`: `better` where the whole interval of the gain exceeds the smallest worthwhile one, 0.02; `worse`
+    where it lies below 0, both at 5 %; `no worthwhile gain` where it ends at or below 0.02; else `not shown`. What was
+    not measured is `cannot be tested`.
+
+    found: the entries by signal, changed in place; scores: the signal (n,) of each; margin (n,), which is no rival of
+    itself. A family holds the signals of one question; those that rank all cases alike are one test, and what ranks
+    them as the margin does is none of its gains.
+    """
+    ranks = _ranks(scores)
+    same = {"margin", *(name for name, bytes_ in ranks.items() if bytes_ == rankdata(margin).tobytes())}
+    _adjust(found, ranks, "adjusted_error_auroc")
+    _adjust({name: entry for name, entry in found.items() if name not in same}, ranks, "gain_over_margin")
+    for name, entry in found.items():
+        entry["finds_errors"] = _direction(entry, "adjusted_error_auroc", null=0.5)
+        if name != "margin":
+            entry["over_margin"] = _over_margin(entry)
+
+
+def _ranks(scores: Mapping[str, ArrayLike]) -> dict[str, bytes]:
+    """What two signals share that rank all cases alike."""
+    return {name: rankdata(score, nan_policy="omit").tobytes() for name, score in scores.items()}
+
+
+def _adjust(found: Mapping[str, dict[str, Any]], ranks: Mapping[str, bytes], name: str) -> None:
+    """Holm over the entries that have this figure, signals of equal ranks being one test."""
+    tested = {signal: entry for signal, entry in found.items() if f"{name}_p_value" in entry}
+    if tested:
+        p_values = [entry[f"{name}_p_value"] for entry in tested.values()]
+        adjusted = holm_distinct(p_values, [ranks[signal] for signal in tested])
+        for entry, p in zip(tested.values(), adjusted, strict=True):
+            entry[f"{name}_p_value_holm"] = float(p)
+
+
+def _direction(entry: Mapping[str, Any], name: str, *, null: float) -> str:
+    if f"{name}_p_value_holm" not in entry:
+        return "cannot be tested"
+    if entry[f"{name}_p_value_holm"] >= 0.05:
+        return "not supported"
+    return "supported" if entry[name] > null else "the opposite"
+
+
+def _over_margin(entry: Mapping[str, Any]) -> str:
+    if "gain_over_margin" not in entry:
+        return "cannot be tested"
+    differs = entry.get("gain_over_margin_p_value_holm", 1) < 0.05
+    if differs and entry["gain_over_margin_low"] > WORTHWHILE:
+        return "better"
+    if differs and entry["gain_over_margin_high"] < 0:
+        return "worse"
+    return "no worthwhile gain" if entry["gain_over_margin_high"] <= WORTHWHILE else "not shown"
