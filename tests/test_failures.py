@@ -173,7 +173,8 @@ def test_kappa_is_that_of_scikit_learn_with_weights_and_without():
 def test_kappa_of_words_has_the_same_bytes_in_every_process():
     code = """
 import numpy as np
-from tmv_lib.failures import KINDS, kappa
+from tmv_lib.failures.agreement import kappa
+from tmv_lib.failures.taxonomy import KINDS
 rng = np.random.default_rng(0)
 truth, found = (np.array(KINDS, dtype=object)[rng.integers(0, 5, 177)] for _ in range(2))
 print(kappa(truth, found, weights=rng.integers(0, 4, (300, 177))).tobytes().hex())

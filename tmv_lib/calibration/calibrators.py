@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, stdtrit
 from scipy.special import logit as log_odds
-from scipy.special import stdtrit
 from sklearn.isotonic import IsotonicRegression
 
 from tmv_lib.calibration.slope import fit_damped, weighted_logits
@@ -61,7 +61,27 @@ class Calibrator:
     parameters: dict[str, Any]
 
     def __call__(self, logit: ArrayLike) -> FloatArray:
-        return CALIBRATORS[self.name].transform(as_finite(logit, name="logit"), **self.parameters)
+        flat = as_finite(np.ravel(logit), name="logit")
+        return CALIBRATORS[self.name].transform(flat, **self.parameters).reshape(np.shape(logit))
+
+    def probability(self, logit: ArrayLike) -> FloatArray:
+        """The calibrated probability of a logit, same shape."""
+        return np.asarray(expit(self(logit)))
+
+    def boundary(self) -> float:
+        """The logit above which the calibrated one exceeds 0; -inf where all do, inf where none does.
+
+        By bisection down to two neighbouring numbers, since no calibrator falls anywhere.
+
+        >>> Calibrator("logistic", {"intercept": -1.0, "slope": 2.0}).boundary()
+        0.5
+        """
+        low, high = -1e6, 1e6
+        if self([low])[0] > 0 or self([high])[0] <= 0:
+            return -np.inf if self([low])[0] > 0 else np.inf
+        while low < (middle := (low + high) / 2) < high:
+            low, high = (low, middle) if self([middle])[0] > 0 else (middle, high)
+        return low
 
 
 def ranking(y_true: ArrayLike, logit: ArrayLike, *, groups: ArrayLike) -> Ranking:
