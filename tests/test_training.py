@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tmv_lib.network import classifier, training
-from tmv_lib.network.answer import TrainParams, digest
-from tmv_lib.network.training import Augmentation, augment
+from tmv_lib.network.answer import RECIPE, digest
+from tmv_lib.network.training import Augmentation, TrainParams, augment
 from tmv_lib.pipeline.params import read, read_members
 
 STILL = Augmentation(rotation=0, translation=0, scale=0, brightness=0, contrast=0)
@@ -22,20 +22,21 @@ def bright_or_dark(n: int = 48) -> tuple[np.ndarray, np.ndarray]:
     return levels.clip(0, 255).astype(np.uint8), y_true
 
 
-def options(tmp_path, **changes):
-    return {
-        "epochs": 3,
-        "batch_size": 8,
-        "learning_rate": 1e-3,
-        "weight_decay": 0.01,
-        "positive_weight": 1.0,
-        "augmentation": LIVELY,
-        "patience": 3,
-        "precision": "float32",
-        "seed": 5,
-        "checkpoint": tmp_path / "c.pt",
-        "report": lambda epoch: None,
-    } | changes
+def fit(model, train, val, checkpoint, *, report=lambda epoch: None, seed=5, **changes):
+    params = TrainParams(
+        **{
+            "epochs": 3,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "weight_decay": 0.01,
+            "positive_weight": "none",
+            "augmentation": LIVELY,
+            "patience": 3,
+            "precision": "float32",
+        }
+        | changes
+    )
+    return training.fit(model, train, val, params, seed=seed, checkpoint=checkpoint, report=report)
 
 
 def fresh() -> classifier.Classifier:
@@ -49,7 +50,7 @@ def weights(model: classifier.Classifier) -> bytes:
 
 def test_it_learns_and_keeps_the_best_epoch(tmp_path):
     data, model = bright_or_dark(), fresh()
-    history = training.fit(model, data, data, **options(tmp_path, epochs=4))
+    history = fit(model, data, data, tmp_path / "c.pt", epochs=4)
     best = min(entry.val_loss for entry in history)
     assert best < 0.5
     assert history[-1].val_auroc == 1.0
@@ -59,16 +60,16 @@ def test_it_learns_and_keeps_the_best_epoch(tmp_path):
 
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
     data, whole, killed, resumed = bright_or_dark(), fresh(), fresh(), fresh()
-    history = training.fit(whole, data, data, **options(tmp_path / "a"))
+    history = fit(whole, data, data, tmp_path / "a.pt")
 
     def kill(epoch: training.Epoch) -> None:
         if epoch.epoch == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        training.fit(killed, data, data, **options(tmp_path / "b", report=kill))
+        fit(killed, data, data, tmp_path / "b.pt", report=kill)
     seen = []
-    again = training.fit(resumed, data, data, **options(tmp_path / "b", report=seen.append))
+    again = fit(resumed, data, data, tmp_path / "b.pt", report=seen.append)
     assert [epoch.epoch for epoch in seen] == [3]
     assert again == history
     assert weights(resumed) == weights(whole)
@@ -76,14 +77,37 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
 
 def test_another_seed_is_another_network(tmp_path):
     data, one, other = bright_or_dark(), fresh(), fresh()
-    training.fit(one, data, data, **options(tmp_path / "a", epochs=1))
-    training.fit(other, data, data, **options(tmp_path / "b", epochs=1, seed=6))
+    fit(one, data, data, tmp_path / "a.pt", epochs=1)
+    fit(other, data, data, tmp_path / "b.pt", epochs=1, seed=6)
     assert weights(one) != weights(other)
+
+
+def test_the_loss_of_weighted_positives_is_undone_in_the_bias(tmp_path):
+    """Three negatives to a positive: the mean probability is the share of positives, weighted or not."""
+    images, y_true = bright_or_dark(64)
+    few = np.flatnonzero((y_true == 0) | (np.arange(64) % 6 == 1))
+    data, model = (images[few], y_true[few]), fresh()
+    fit(model, data, data, tmp_path / "c.pt", epochs=6, positive_weight="balanced")
+    logit = classifier.predict(model, data[0], batch_size=8, precision="float32").logit
+    assert (1 / (1 + np.exp(-logit))).mean() == pytest.approx(data[1].mean(), abs=0.12)
+
+
+def test_fewer_images_than_a_batch_are_refused(tmp_path):
+    images, y_true = bright_or_dark(6)
+    with pytest.raises(ValueError, match="6 training images are fewer than batch_size = 8"):
+        fit(fresh(), (images, y_true), (images, y_true), tmp_path / "c.pt")
+
+
+def test_the_recipe_has_a_number(tmp_path):
+    """Checkpoints are named by RECIPE and not by the code: where these losses change, RECIPE must be raised."""
+    data = bright_or_dark()
+    first, second, _ = (epoch.train_loss for epoch in fit(fresh(), data, data, tmp_path / "c.pt"))
+    assert (RECIPE, first, second) == (1, pytest.approx(0.4907, rel=0.01), pytest.approx(0.2332, rel=0.02))
 
 
 def test_it_stops_when_validation_no_longer_gets_better(tmp_path):
     train, (images, y_true) = bright_or_dark(), bright_or_dark()
-    history = training.fit(fresh(), train, (images, 1 - y_true), **options(tmp_path, epochs=12, patience=2))
+    history = fit(fresh(), train, (images, 1 - y_true), tmp_path / "c.pt", epochs=12, patience=2)
     losses = [entry.val_loss for entry in history]
     assert len(history) < 12
     assert min(losses) not in losses[-2:]
@@ -108,7 +132,7 @@ def test_augmentation_stays_in_range_and_follows_its_generator():
 def test_augmentation_moves_by_at_most_its_share():
     levels = torch.zeros(64, 40, 40)
     levels[:, 20, 20] = 1.0
-    shift = STILL._replace(translation=0.1)
+    shift = STILL.model_copy(update={"translation": 0.1})
     moved = augment(levels, shift, generator=torch.Generator().manual_seed(0)).numpy()
     rows, columns = (moved.sum(axis) @ np.arange(40) / moved.sum((1, 2)) for axis in (2, 1))
     assert np.abs(rows - 20).max() <= 4.01

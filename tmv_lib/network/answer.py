@@ -1,21 +1,26 @@
-"""Training of a member, and of the witness that never sees the border: params, the call, the checkpoint's name."""
+"""Training of a member, and of the witness that never sees the border: the call, its log and its checkpoint."""
 
 import hashlib
-import inspect
-import math
+import json
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
+import torchvision
 from dvclive import Live
 from pydantic import Field
 from tqdm import tqdm
 
 from tmv_lib.network import classifier, training
-from tmv_lib.pipeline.params import Augmentation, Member, Params
+from tmv_lib.network.training import Augmentation, TrainParams
+from tmv_lib.pipeline.params import Member, Params
+
+# What `training.fit` and `training.augment` do, by number: to be raised with every change that trains another network.
+# A test holds it against the losses of a tiny training.
+RECIPE = 1
 
 
 class ReferenceParams(Params):
@@ -28,80 +33,78 @@ class ReferenceParams(Params):
     precision: classifier.Precision
     seed: Annotated[int, Field(ge=0)]
 
+    def training(self, augmentation: Augmentation) -> TrainParams:
+        """How the witness is trained: like a member, never stopped early."""
+        shared = self.model_dump(exclude={"architecture", "crop", "seed"})
+        return TrainParams(**shared, positive_weight="none", patience=self.epochs, augmentation=augmentation)
 
-class TrainParams(Params):
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=2)]
-    learning_rate: Annotated[float, Field(gt=0)]
-    weight_decay: Annotated[float, Field(ge=0)]
-    positive_weight: Literal["balanced", "none"]
-    patience: Annotated[int, Field(ge=1)]
-    precision: classifier.Precision
-    augmentation: Augmentation
+    def inside(self, images: np.ndarray) -> np.ndarray:
+        """Images (n, side, side) without their border."""
+        width = round(self.crop * images.shape[1])
+        kept = slice(width, images.shape[1] - width)
+        return np.ascontiguousarray(images[:, kept, kept])
+
+
+def start(architecture: str, *, weights: str, dropout: float, seed: int) -> classifier.Classifier:
+    """A network on the device that is there, before training: from a file, by torchvision's name, or random by seed."""
+    torch.manual_seed(seed)
+    from_file = weights.endswith((".safetensors", ".pt", ".pth"))
+    model = classifier.build(architecture, weights="none" if from_file else weights, dropout=dropout)
+    if from_file:
+        classifier.load_weights(model, weights)
+    return model.to(classifier.available_device()).to(memory_format=torch.channels_last)
 
 
 def train(
-    key: str,
+    name: str,
     model: classifier.Classifier,
-    member: Member,
-    params: TrainParams,
     cases: pd.DataFrame,
     images: np.ndarray,
+    params: TrainParams,
+    *,
+    member: Member | ReferenceParams,
 ) -> list[training.Epoch]:
-    """Train on train, stop on val, and put the head's bias back to the prevalence of train."""
-    y_true, split = cases["y_true"].to_numpy(), cases["split"].to_numpy()
-    if (split == "train").sum() < params.batch_size:
-        raise ValueError(
-            f"{(split == 'train').sum()} training images are less than train.batch_size = {params.batch_size}"
-        )
-    fit, val = split == "train", split == "val"
-    positives = int(y_true[fit].sum())
-    weight = (fit.sum() - positives) / positives if params.positive_weight == "balanced" else 1.0
-    options = params.model_dump(exclude={"positive_weight", "augmentation", "body"})
-    with Live(f"dvclive/{key}", report=None, save_dvc_exp=False, dvcyaml=None, resume=True) as live:
+    """Train on train and stop on val, from the checkpoint of this very training where there is one."""
+    parts = ((cases["split"] == split).to_numpy() for split in ("train", "val"))
+    fit, val = ((images[rows], cases["y_true"].to_numpy()[rows]) for rows in parts)
+    with Live(f"dvclive/{name}", report=None, save_dvc_exp=False, dvcyaml=None, resume=True) as live:
 
         def report(epoch: training.Epoch) -> None:
             print(
-                f"{key}: epoch {epoch.epoch}/{params.epochs} train_loss {epoch.train_loss:.4f}"
+                f"{name}: epoch {epoch.epoch}/{params.epochs} train_loss {epoch.train_loss:.4f}"
                 f" val_loss {epoch.val_loss:.4f} val_auroc {epoch.val_auroc:.4f}",
                 flush=True,
             )
-            for name in ("train_loss", "val_loss", "val_auroc"):
-                live.log_metric(name, getattr(epoch, name))
+            for key in ("train_loss", "val_loss", "val_auroc"):
+                live.log_metric(key, getattr(epoch, key))
             live.next_step()
 
-        history = training.fit(
-            model,
-            (images[fit], y_true[fit]),
-            (images[val], y_true[val]),
-            positive_weight=float(weight),
-            augmentation=training.Augmentation(**params.augmentation.model_dump()),
-            seed=member.seed,
-            checkpoint=Path("checkpoints") / key / f"{digest(member, params, cases, images)}.pt",
-            report=report,
-            progress=partial(tqdm, desc=key, leave=False),
-            **options,
+        checkpoint = Path("checkpoints") / name / f"{digest(member, params, cases, images)}.pt"
+        bar = partial(tqdm, desc=name, leave=False)
+        return training.fit(
+            model, fit, val, params, seed=member.seed, checkpoint=checkpoint, report=report, progress=bar
         )
-    with torch.no_grad():
-        model.head.bias.sub_(math.log(weight))
-    return history
 
 
-def digest(member: Member, params: TrainParams, cases: pd.DataFrame, images: np.ndarray) -> str:
-    """Name of a checkpoint: the same for the same data to train on, code and parameters, and for no others."""
-    made_of = hashlib.sha256(f"{member!r} {params.model_dump()} torch {torch.__version__}".encode())
-    seen = cases["split"].isin(["train", "val"]).to_numpy()  # other cases that are to be read make no other training
-    made_of.update(cases.loc[seen, ["image_id", "split", "y_true"]].to_csv(index=False).encode())
-    made_of.update(images[seen].tobytes())
-    made_of.update(inspect.getsource(train).encode())
-    sources = [classifier.__file__, training.__file__]
-    for path in [*sources, *([member.weights] if Path(member.weights).is_file() else [])]:
-        made_of.update(Path(path).read_bytes())
+def digest(member: Params, params: TrainParams, cases: pd.DataFrame, images: np.ndarray) -> str:
+    """Name of a checkpoint: the same for the same data to train on, recipe, parameters and versions, and for no others.
+
+    Where the code lies and how it reads plays no part, so that a move does not train anew.
+    """
+    described: dict[str, Any] = {"recipe": RECIPE, "member": member.model_dump(), "train": params.model_dump()}
+    described |= {"torch": torch.__version__, "torchvision": torchvision.__version__}
+    made_of = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    used = cases["split"].isin(["train", "val"]).to_numpy()  # other cases that are to be read make no other training
+    made_of.update(cases.loc[used, ["image_id", "split", "y_true"]].to_csv(index=False).encode())
+    made_of.update(images[used].tobytes())
+    weights = Path(getattr(member, "weights", ""))
+    if weights.is_file():
+        made_of.update(weights.read_bytes())
     return made_of.hexdigest()[:16]
 
 
 def curves(history: list[training.Epoch]) -> pd.DataFrame:
-    """One row an epoch and split, for the plot of the training curves."""
+    """One row per epoch and split, for the plot of the training curves."""
     rows = []
     for entry in history:
         rows.append({"epoch": entry.epoch, "series": "train", "loss": entry.train_loss})

@@ -1,29 +1,49 @@
 """Training one member: what is minimised, how images vary, when it stops, how it goes on after a kill."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import Field
 from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn import functional
 
 from tmv_lib.network.classifier import Classifier, Precision, as_levels, normalise, predict
+from tmv_lib.pipeline.params import Params
 
 
-class Augmentation(NamedTuple):
+class Augmentation(Params):
     """Half-widths of the uniform distributions that a training image is changed by.
 
     rotation in degrees, translation as a share of the side, scale, brightness and contrast as shares.
     """
 
-    rotation: float
-    translation: float
-    scale: float
-    brightness: float
-    contrast: float
+    rotation: Annotated[float, Field(ge=0, le=180)]
+    translation: Annotated[float, Field(ge=0, le=0.5)]
+    scale: Annotated[float, Field(ge=0, lt=1)]
+    brightness: Annotated[float, Field(ge=0, le=1)]
+    contrast: Annotated[float, Field(ge=0, le=1)]
+
+
+class TrainParams(Params):
+    """How a network is trained.
+
+    positive_weight: what the loss of a positive counts, 1 or negatives / positives (`balanced`). patience: epochs
+    without a better validation loss after which training stops.
+    """
+
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=2)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    positive_weight: Literal["balanced", "none"]
+    patience: Annotated[int, Field(ge=1)]
+    precision: Precision
+    augmentation: Augmentation
 
 
 class Epoch(NamedTuple):
@@ -59,15 +79,8 @@ def fit(
     model: Classifier,
     train: tuple[np.ndarray, np.ndarray],
     val: tuple[np.ndarray, np.ndarray],
+    params: TrainParams,
     *,
-    epochs: int,
-    batch_size: int,
-    learning_rate: float,
-    weight_decay: float,
-    positive_weight: float,
-    augmentation: Augmentation,
-    patience: int,
-    precision: Precision,
     seed: int,
     checkpoint: Path,
     report: Callable[[Epoch], None],
@@ -75,48 +88,41 @@ def fit(
 ) -> list[Epoch]:
     """Minimise the weighted log loss with AdamW on a one-cycle schedule; the epoch of least val loss stays.
 
-    train, val: uint8 images (n, h, w) and y_true (n,). positive_weight multiplies the loss of positives.
-    patience: epochs without a better val loss after which training stops. checkpoint: a file that is written
-    after every epoch and, where it exists, gone on from: the final weights are the same bytes either way.
-    Loss: -[w y log s(z) + (1 - y) log(1 - s(z))]. Schedule: Smith & Topin 2019. Returns one entry an epoch.
+    train, val: uint8 images (n, h, w) and y_true (n,). checkpoint: a file that is written after every epoch and, where
+    it exists, gone on from: the final weights are the same bytes either way. Loss: -[w y log s(z) + (1 - y) log(1 -
+    s(z))], whose weight w is undone in the head's bias at the end. Schedule: Smith & Topin 2019. Returns one entry per
+    epoch. Raises ValueError where training images are fewer than a batch, and where the loss diverges.
     """
+    images, y_true = train
+    if len(images) < params.batch_size:
+        raise ValueError(f"{len(images)} training images are fewer than batch_size = {params.batch_size}")
+    positives = int(y_true.sum())
+    weight = (len(y_true) - positives) / positives if params.positive_weight == "balanced" else 1.0
     device = next(model.parameters()).device
-    optimiser = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    steps = epochs * (len(train[0]) // batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps, pct_start=0.3)
-    loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(positive_weight, device=device))
+    steps = len(images) // params.batch_size
+    optimiser = torch.optim.AdamW(model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, params.learning_rate, total_steps=params.epochs * steps, pct_start=0.3
+    )
+    loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(float(weight), device=device))
     parts: dict[str, Any] = {"model": model, "optimiser": optimiser, "schedule": schedule}
-    history: list[Epoch] = []
-    best: dict[str, Any] = {}
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True, map_location=device)
-        history, best = [Epoch(*entry) for entry in saved["history"]], saved["best"]
-        for name, part in parts.items():
-            part.load_state_dict(saved[name])
+    history, best = _resume(checkpoint, parts, device)
 
-    def step(batch: torch.Tensor, target: torch.Tensor) -> float:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            logit = model(batch)
-        value = loss(logit, target)
-        optimiser.zero_grad()
-        value.backward()
-        optimiser.step()
-        schedule.step()
-        return float(value.detach())
-
-    for epoch in range(len(history), epochs):
-        if _exhausted(history, patience):
+    for epoch in range(len(history), params.epochs):
+        if _exhausted(history, params.patience):
             break
         # Everything random in an epoch follows from its number, so that a resumed run repeats what it missed;
         # dropout draws from torch's own state, which is why that is seeded too.
         torch.manual_seed(seed * 10_000 + epoch)
         generator = torch.Generator().manual_seed(seed * 10_000 + epoch)
-        batches = _batches(train, batch_size=batch_size, augmentation=augmentation, generator=generator, device=device)
+        batches = _batches(train, params, generator=generator, device=device)
         model.train()
-        train_loss = np.mean([step(*next(batches)) for _ in progress(range(steps // epochs))])
-        logit = predict(model, val[0], batch_size=batch_size, precision=precision).logit
+        train_loss = np.mean([_step(parts, loss, *next(batches), params.precision) for _ in progress(range(steps))])
+        logit = predict(model, val[0], batch_size=params.batch_size, precision=params.precision).logit
         if not np.isfinite(logit).all():
-            raise ValueError(f"training diverged in epoch {epoch + 1}: learning_rate = {learning_rate:g} is too high")
+            raise ValueError(
+                f"training diverged in epoch {epoch + 1}: learning_rate = {params.learning_rate:g} is too high"
+            )
         val_loss = float(loss(torch.from_numpy(logit).to(device), torch.from_numpy(val[1]).to(device).float()))
         history.append(Epoch(epoch + 1, float(train_loss), val_loss, float(roc_auc_score(val[1], logit))))
         if val_loss == min(entry.val_loss for entry in history):
@@ -125,23 +131,45 @@ def fit(
         _save({"history": [tuple(entry) for entry in history], "best": best, **states}, checkpoint)
         report(history[-1])
     model.load_state_dict(best)
+    with torch.no_grad():
+        model.head.bias.sub_(math.log(weight))
     return history
 
 
+def _resume(
+    checkpoint: Path, parts: dict[str, Any], device: torch.device
+) -> tuple[list[Epoch], dict[str, torch.Tensor]]:
+    """The epochs that a checkpoint has behind it and the best weights, with the parts put where it stopped."""
+    if not checkpoint.exists():
+        return [], {}
+    saved = torch.load(checkpoint, weights_only=True, map_location=device)
+    for name, part in parts.items():
+        part.load_state_dict(saved[name])
+    return [Epoch(*entry) for entry in saved["history"]], saved["best"]
+
+
+def _step(
+    parts: dict[str, Any], loss: nn.Module, batch: torch.Tensor, target: torch.Tensor, precision: Precision
+) -> float:
+    with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        logit = parts["model"](batch)
+    value = loss(logit, target)
+    parts["optimiser"].zero_grad()
+    value.backward()
+    parts["optimiser"].step()
+    parts["schedule"].step()
+    return float(value.detach())
+
+
 def _batches(
-    train: tuple[np.ndarray, np.ndarray],
-    *,
-    batch_size: int,
-    augmentation: Augmentation,
-    generator: torch.Generator,
-    device: torch.device,
+    train: tuple[np.ndarray, np.ndarray], params: TrainParams, *, generator: torch.Generator, device: torch.device
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     images, labels = train
     order = torch.randperm(len(images), generator=generator).numpy()
     # The last incomplete batch is left out: batch statistics of a few cases are poor. Shuffling evens it out.
-    for start in range(0, len(images) - batch_size + 1, batch_size):
-        chosen = order[start : start + batch_size]
-        levels = augment(as_levels(images[chosen], device), augmentation, generator=generator)
+    for start in range(0, len(images) - params.batch_size + 1, params.batch_size):
+        chosen = order[start : start + params.batch_size]
+        levels = augment(as_levels(images[chosen], device), params.augmentation, generator=generator)
         yield normalise(levels), torch.from_numpy(labels[chosen]).to(device).float()
 
 

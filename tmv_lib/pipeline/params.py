@@ -61,16 +61,6 @@ class Member(Params):
     seed: Annotated[int, Field(ge=0)]
 
 
-class Augmentation(Params):
-    """How far a training image may be changed: see `training.Augmentation`."""
-
-    rotation: Annotated[float, Field(ge=0, le=180)]
-    translation: Annotated[float, Field(ge=0, le=0.5)]
-    scale: Annotated[float, Field(ge=0, lt=1)]
-    brightness: Annotated[float, Field(ge=0, le=1)]
-    contrast: Annotated[float, Field(ge=0, le=1)]
-
-
 def read_members(path: str | Path) -> dict[str, Member]:
     """Read the section `members`, in its order.
 
