@@ -17,7 +17,7 @@ import yaml
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from tmv_lib.data.options import PrepareParams
+from tmv_lib.data.answer import PrepareParams
 from tmv_lib.deferral import costs, doubt, evaluation, guarantee, verdict
 from tmv_lib.deferral.answer import DeferralParams
 from tmv_lib.phantom.plan import plan_cases

@@ -18,7 +18,7 @@ from scipy.special import expit
 from tqdm import tqdm
 
 from tmv_lib.calibration.calibrators import fit_calibrator
-from tmv_lib.data.options import PrepareParams
+from tmv_lib.data.answer import PrepareParams
 from tmv_lib.network import classifier
 from tmv_lib.phantom.plan import RECIPE, plan_cases
 from tmv_lib.phantom.radiograph import render

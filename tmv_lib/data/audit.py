@@ -11,6 +11,10 @@ from scipy.sparse.csgraph import connected_components
 # These sources number their images themselves: such numbers say nothing about where an image comes from.
 NUMBERED_HERE = ("phantom", "medmnist")
 FEWEST_PATIENTS = 20
+NOBODY_KNOWS = (
+    "images nobody says whose they are, each counts as a patient of its own: if some patient has several, every"
+    " interval is too narrow, and a patient may stand in two splits"
+)
 
 
 class Audit(NamedTuple):
@@ -32,13 +36,14 @@ def audit_images(
     cases: pd.DataFrame,
     unreadable: pd.DataFrame,
     *,
+    ignored: int = 0,
     similarity: float = 0.975,
     flat: float = 1.0,
 ) -> Audit:
     """Look for pictures that are there twice, patients on both sides of a split, labels that contradict, bad files.
 
     images: uint8 (n, size, size), in the row order of `cases`, whose splits are cut already.
-    unreadable: `path`, `problem` of the files that were left out.
+    unreadable: `path`, `problem` of the files that were left out. ignored: images without a usable label.
     similarity: from which two images count as one picture, in (0, 1), see `near_duplicates`.
     flat: an image whose grey levels (0 to 255) have a smaller standard deviation is blank, and no duplicate.
     Duplicates across splits are identical or near; contradicting labels are looked for among identical images.
@@ -65,6 +70,8 @@ def audit_images(
     blank = spread < flat
     problems["blank"] = {"images": int(blank.sum())}
     problems["unreadable"] = {"files": len(unreadable)}
+    if ignored:
+        problems["ignored_label"] = {"images": ignored}
     findings.append(_named(table[blank], "blank", pd.Series(spread).map("standard deviation {:.2f}".format)[blank]))
     left_out = unreadable.rename(columns={"path": "image_id", "problem": "detail"})
     findings.append(_named(left_out.assign(split=""), "unreadable", left_out["detail"]))
@@ -239,10 +246,6 @@ def _counted(table: pd.DataFrame, size: int) -> dict[str, Any]:
     alone = int((table["patient_id"] == table["image_id"]).sum())
     if alone:
         counts["patients"]["unknown"] = alone
-        counts["patients"]["warning"] = (
-            f"of {alone} images nobody says whose they are, each counts as a patient of its own: if some patient has "
-            "several, every interval is too narrow, and a patient may stand in two splits"
-        )
     if {"width", "height"} <= set(table):
         width, height = table["width"], table["height"]
         counts["sizes"] = {

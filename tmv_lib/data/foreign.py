@@ -1,6 +1,9 @@
 """Images that are not what the network was trained for, made from those that are: does anything notice?"""
 
 import numpy as np
+import pandas as pd
+
+NUMBER = 40  # validation images that are spoiled in each way
 
 
 def foreign_images(images: np.ndarray, *, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -30,3 +33,16 @@ def foreign_images(images: np.ndarray, *, rng: np.random.Generator) -> dict[str,
         "uniform": np.broadcast_to(levels, images.shape).astype(np.uint8),
         "gradient": np.stack([np.rot90(ramp, k % 4) for k, ramp in enumerate(ramps)]).astype(np.uint8),
     }
+
+
+def spoiled_validation(cases: pd.DataFrame, images: np.ndarray) -> tuple[pd.DataFrame, np.ndarray]:
+    """Validation images spoiled in each way, and a row per image: the `image_id` that it was made from, and the `kind`.
+
+    Not test images: these are for the last figure, and what is made from them would be looked at before.
+    """
+    rng = np.random.default_rng(0)
+    val = np.flatnonzero(cases["split"] == "val")
+    chosen = np.sort(rng.choice(val, min(NUMBER, len(val)), replace=False))
+    spoiled = foreign_images(images[chosen], rng=rng)
+    rows = [pd.DataFrame({"image_id": cases["image_id"].to_numpy()[chosen], "kind": kind}) for kind in spoiled]
+    return pd.concat(rows, ignore_index=True), np.concatenate(list(spoiled.values()))

@@ -1,4 +1,4 @@
-"""What `prepare` may be asked for, and the source that it names."""
+"""What are we looking at? The sources of images, what each may be asked for, and what is made of its images."""
 
 from functools import partial
 from pathlib import Path
@@ -11,15 +11,12 @@ from tqdm import tqdm
 
 from tmv_lib.data.cases import NOTHING_UNREADABLE, Loaded
 from tmv_lib.data.folder import load_folder
-from tmv_lib.data.foreign import foreign_images
 from tmv_lib.data.images import How
 from tmv_lib.data.medmnist import load_medmnist
 from tmv_lib.data.table import Meaning, Rows, load_table
-from tmv_lib.phantom.plan import plan_cases
+from tmv_lib.phantom.plan import plan_cases, repaired
 from tmv_lib.phantom.radiograph import render
 from tmv_lib.pipeline.params import Params
-
-FOREIGN = 40  # validation images that are spoiled in each way
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(ge=0, le=1)]
@@ -109,14 +106,13 @@ def load(params: PrepareParams) -> Loaded:
     return load_table(path, root=params.root, size=size, how=how, progress=progress, **options)
 
 
-def foreign(cases: pd.DataFrame, images: np.ndarray) -> tuple[np.ndarray, pd.DataFrame]:
-    """Validation images spoiled in each way, and a row each: the image_id that it was made from, and the kind.
+def repairs(cases: pd.DataFrame, params: PrepareParams) -> tuple[pd.DataFrame, np.ndarray]:
+    """Every image of which the phantom knows what to mend, mended: `image_id` and `repair`, and the images (n, h, w).
 
-    Not test images: these are for the last figure, and what is made from them would be looked at before.
+    Of real images nobody knows: none of them.
     """
-    rng = np.random.default_rng(0)
-    val = np.flatnonzero(cases["split"] == "val")
-    chosen = np.sort(rng.choice(val, min(FOREIGN, len(val)), replace=False))
-    spoiled = foreign_images(images[chosen], rng=rng)
-    rows = [pd.DataFrame({"image_id": cases["image_id"].to_numpy()[chosen], "kind": kind}) for kind in spoiled]
-    return np.concatenate(list(spoiled.values())), pd.concat(rows, ignore_index=True)
+    if params.source != "phantom":
+        return cases[:0].assign(repair="")[["image_id", "repair"]], np.empty((0, params.size, params.size), np.uint8)
+    plan = repaired(cases[cases["split"] != "train"])
+    images = render(plan, size=params.size).images if len(plan) else np.empty((0, params.size, params.size), np.uint8)
+    return plan[["image_id", "repair"]], images
