@@ -4,14 +4,17 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
-	foreign validate-taxonomy predict evaluate promises fresh-phantoms public-predictions referral-rates
+	foreign validate-taxonomy predict evaluate answers promises fresh-phantoms public-predictions referral-rates
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
-	python -m commands.answers
+	python -m commands.answers  # what `make answers` prints
 
 plots: $(BIN)/.installed .git  ## one page with every diagram: dvc_plots/index.html
 	dvc plots show
+
+answers: $(BIN)/.installed  ## every question with its answer in a sentence, from the last run
+	python -m commands.answers
 
 predict: $(BIN)/.installed  ## score new images: make predict IMAGES=<folder or CSV> OUT=<file>.csv; docs/predict.md
 	python -m commands.predict "$(IMAGES)" --out "$(OUT)"

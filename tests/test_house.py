@@ -1,0 +1,112 @@
+"""The house: how long a stage, a function and a module may be, which way imports run, and where sentences are made."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAGES = sorted((ROOT / "stages").glob("[!_]*.py"))
+PRODUCT = sorted(path for folder in ("stages", "tmv_lib", "commands", "demo") for path in (ROOT / folder).rglob("*.py"))
+PRODUCT = [path for path in PRODUCT if "tests" not in path.parts]
+# Each wing may import those of its own floor and of the floors below.
+FLOORS = (
+    {"statistics", "phantom"},
+    {"pipeline"},
+    {"data", "network", "calibration"},
+    {"site", "reading", "uncertainty", "explanations", "stability", "failures", "deferral"},
+    {"card", "prediction"},
+)
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imported_wings(path: Path) -> set[str]:
+    """Wings that a module imports, whole modules or names of them."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tmv_lib."):
+            found.add(node.module.split(".")[1])
+    return found
+
+
+def wings() -> dict[str, set[str]]:
+    """What each wing imports of the others."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "tmv_lib").glob("*/*.py"):
+        found.setdefault(path.parent.name, set()).update(imported_wings(path))
+    return {wing: of - {wing} for wing, of in found.items()}
+
+
+@pytest.mark.parametrize("path", STAGES, ids=named)
+def test_a_stage_is_one_screen(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 60
+
+
+@pytest.mark.parametrize("path", PRODUCT, ids=named)
+def test_no_module_and_no_function_is_long(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+            assert lines <= 50, f"{node.name} has a body of {lines} lines"
+
+
+def test_every_wing_stands_on_a_floor():
+    assert set(wings()) == set().union(*FLOORS)
+
+
+def test_imports_run_downwards():
+    below: set[str] = set()
+    for floor in FLOORS:
+        below |= floor
+        for wing in floor:
+            assert wings()[wing] <= below, wing
+
+
+def test_no_two_wings_import_each_other():
+    of = wings()
+    assert [(a, b) for a in of for b in of[a] if a in of[b]] == []
+
+
+def test_only_those_who_may_know_paths():
+    """Nothing but stages, commands, pipeline, prediction and card names a file below data/, metrics/ or plots/."""
+    for path in (ROOT / "tmv_lib").glob("*/*.py"):
+        if path.parent.name in ("pipeline", "prediction", "card"):
+            continue
+        strings = [
+            node.value
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        assert not [text for text in strings if re.match(r"(data|metrics|plots)/\w+/?[\w./{}]*$", text)], named(path)
+
+
+def test_suffixes_of_estimates_are_built_and_parsed_in_one_place():
+    """`_low`, `_high` and the like belong to pipeline/metrics.py and its reader in pipeline/record.py."""
+    wrong = re.compile(r"_(low|high|absent|p_value|p_value_holm)\b[\"'}]")
+    for path in PRODUCT:
+        if path.parent.name == "pipeline":
+            continue
+        code = "\n".join(line.split("#")[0] for line in path.read_text(encoding="utf-8").splitlines())
+        assert not wrong.findall(code), named(path)
+
+
+def test_no_code_parses_a_sentence():
+    """Words of a metric, a card or an error are never searched, split or cut to decide something."""
+    for path in PRODUCT:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Compare) and any(isinstance(op, (ast.In, ast.NotIn)) for op in node.ops):
+                left = node.left
+                sentence = isinstance(left, ast.Constant) and isinstance(left.value, str) and " " in left.value.strip()
+                assert not sentence, f"{named(path)}:{node.lineno}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tmv_lib").glob("*/*.py")), ids=named)
+def test_every_module_says_what_it_is(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
