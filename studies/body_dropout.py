@@ -1,6 +1,6 @@
 """Does dropout inside the body find confident mistakes that dropout before the head does not?
 
-Run after `make repro`: python -m studies.body_dropout [--passes 20] [--rate 0.1]. Each pass is one of the whole network,
+Run after `make repro`: python -m studies.body_dropout [--passes 20] [--rate 0.1]. A pass is one of the whole network,
 so that this costs `passes` times what reading the cases costs. Prints one line per member.
 """
 

@@ -3,20 +3,20 @@
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
 from scipy.special import expit
 
-from tmv_lib.calibration import errors, prevalence, slope
-from tmv_lib.calibration.calibrators import Calibrator, nested_choice, ranking
-from tmv_lib.calibration.corp import corp_decomposition
-from tmv_lib.pipeline.files import read_csv
+from tmv_lib.calibration import calibrators, errors, prevalence, slope
+from tmv_lib.calibration.calibrators import Calibrator
+from tmv_lib.calibration.corp import corp_curve, corp_decomposition
 from tmv_lib.pipeline.params import Params
 from tmv_lib.statistics.classification import brier_score, negative_log_likelihood, per_patient
-from tmv_lib.statistics.estimate import counts, difference, figure
+from tmv_lib.statistics.estimate import Estimate, Resampler, difference
+from tmv_lib.statistics.ranking import auroc_with_upper_bound
 
 
 class CalibrationParams(Params):
@@ -28,110 +28,164 @@ class CalibrationParams(Params):
     seed: Annotated[int, Field(ge=0)]
 
 
-def read_predictions(path: str) -> pd.DataFrame:
-    """What a network says of every case.
+class Answer(NamedTuple):
+    """What is known of one member's calibration.
 
-    Raises ValueError naming the file where val or test lacks a class, a class of val has one patient only, or the
-    scores rank the wrong way on val: nothing that comes later could mend that.
+    cases: `image_id`, calibrated `logit`, its `y_prob`, and `cross_fitted_logit`. plots: tables by the name of a plot.
     """
-    predictions = read_csv(path, ["image_id", "patient_id", "split", "y_true", "logit"])
+
+    calibrator: Calibrator
+    cases: pd.DataFrame
+    metrics: dict[str, Any]
+    plots: dict[str, pd.DataFrame]
+
+
+def require_usable(predictions: pd.DataFrame) -> None:
+    """Raise ValueError where val or test lacks a class, a class of val has one patient only, or the scores rank the
+    wrong way on val: nothing that comes later could mend that.
+    """
     for split in ("val", "test"):
         if set(predictions.loc[predictions["split"] == split, "y_true"]) != {0, 1}:
-            raise ValueError(f"{path}: split {split} must hold both classes")
+            raise ValueError(f"split {split} must hold both classes")
     val = predictions[predictions["split"] == "val"]
-    by_class = val.groupby("y_true")["patient_id"].nunique()
-    if by_class.min() < 2:
+    fewest = val.groupby("y_true")["patient_id"].nunique().min()
+    if fewest < 2:
+        raise ValueError(f"split val needs 2 patients of each class, found {fewest}: one fits, one judges")
+    ranked = auroc_with_upper_bound(val["y_true"], val["score"], groups=val["patient_id"])
+    if ranked.high < 0.5:
         raise ValueError(
-            f"{path}: split val needs 2 patients of each class, found {by_class.min()}: one fits, one judges"
+            f"the scores rank the wrong way: AUROC on val is {ranked.auroc:.3f}, its upper 97.5 % bound over patients"
+            f" {ranked.high:.3f}; the labels or the sign of the logit are reversed"
         )
-    found = ranking(val["y_true"], val["logit"], groups=val["patient_id"])
-    if found.high < 0.5:
-        raise ValueError(
-            f"{path}: the scores rank the wrong way: AUROC on val is {found.auroc:.3f}, its upper 97.5 % bound over"
-            f" patients {found.high:.3f}; the labels or the sign of the logit are reversed"
-        )
-    return predictions
 
 
-def chosen(calibrator: Calibrator, table: pd.DataFrame) -> dict[str, Any]:
+def calibrate(predictions: pd.DataFrame, params: CalibrationParams, rng: np.random.Generator) -> Answer:
+    """Choose and fit a calibrator on val, and see on test what it is worth.
+
+    predictions: `image_id`, `patient_id`, `split`, `y_true`, `score`. Raises ValueError as `require_usable`, and for
+    fewer patients than folds.
+    """
+    require_usable(predictions)
+    val, test = (predictions[predictions["split"] == split] for split in ("val", "test"))
+    y_true, score = val["y_true"], val["score"]
+    folds: dict[str, Any] = {"groups": val["patient_id"], "n_folds": params.folds, "rng": rng}
+    try:
+        choice = calibrators.choose_calibrator(y_true, score, **folds)
+    except ValueError as error:
+        raise ValueError(f"split val in {params.folds} folds (calibration.folds): {error}") from None
+    calibrator = calibrators.fit_calibrator(choice.name, y_true, score, groups=val["patient_id"])
+    calibrated = calibrator(predictions["score"])
+    # What learns from val must see it calibrated by others, or its errors look rarer than they are.
+    cross_fitted = calibrated.copy()
+    cross_fitted[predictions["split"] == "val"] = calibrators.cross_fitted(choice.name, y_true, score, **folds)
+    columns = {"logit": calibrated, "y_prob": expit(calibrated), "cross_fitted_logit": cross_fitted}
+
+    metrics = describe(calibrator, choice.table) | {"procedure": gain_of_procedure(val, params, rng)}
+    bars = choice.table["excess"], choice.table["standard_error"]
+    plots = {"calibrators": choice.table.assign(low=bars[0] - bars[1], high=bars[0] + bars[1])}
+    phases = {"before": test["score"].to_numpy(), "after": calibrator(test["score"])}
+    for phase, logit in phases.items():
+        # each phase from the same seed: logits left as they were have the same figures, and are one test
+        metrics[phase] = measure(test, logit, params, np.random.default_rng(params.seed))
+    diagrams = {
+        phase: errors.reliability_curve(test["y_true"], expit(z), n_bins=params.bins) for phase, z in phases.items()
+    }
+    curves = {
+        phase: corp_curve(test["y_true"], expit(z), n_draws=params.noise_draws, rng=rng) for phase, z in phases.items()
+    }
+    plots["reliability"] = pd.concat(pd.DataFrame(one._asdict()).assign(phase=phase) for phase, one in diagrams.items())
+    plots["corp"] = pd.concat(thin(pd.DataFrame(one._asdict())).assign(phase=phase) for phase, one in curves.items())
+    metrics["after_per_patient"] = measure_patients(test, phases["after"], params, rng)
+    metrics["at_prevalence"] = measure_elsewhere(test, phases["after"], float(y_true.mean()), params, rng)
+    return Answer(calibrator, predictions[["image_id"]].assign(**columns), metrics, plots)
+
+
+def describe(calibrator: Calibrator, table: pd.DataFrame) -> dict[str, Any]:
     """The calibrator, and the AUROC before and after it, of patients of val held out, within their fold."""
     figures = {name: len(value) if isinstance(value, list) else value for name, value in calibrator.parameters.items()}
     before, after = (float(table.loc[row, "auroc"].iloc[0]) for row in (table["name"] == "identity", table["chosen"]))
-    found: dict[str, Any] = {"calibrator": {"name": calibrator.name, **figures}}
+    described: dict[str, Any] = {"calibrator": {"name": calibrator.name, **figures}}
     if np.isnan(before):
-        return found | {"auroc_before_absent": "no fold of validation holds both classes"}
-    return found | {"auroc_before": before, "auroc_after": after}
+        return described | {"auroc_before": Estimate(absent="no fold of validation holds both classes")}
+    return described | {"auroc_before": before, "auroc_after": after}
 
 
-def procedure(val: pd.DataFrame, params: CalibrationParams, rng: np.random.Generator) -> dict[str, Any]:
+def gain_of_procedure(val: pd.DataFrame, params: CalibrationParams, rng: np.random.Generator) -> dict[str, Any]:
     """What choosing and fitting a calibrator gains over leaving the logits alone, on patients that neither has seen."""
-    y_true, logit, groups = (val[name].to_numpy() for name in ("y_true", "logit", "patient_id"))
+    y_true, score, groups = (val[name].to_numpy() for name in ("y_true", "score", "patient_id"))
     try:
-        nested = nested_choice(y_true, logit, groups=groups, n_folds=params.folds, rng=rng)
+        nested = calibrators.nested_choice(y_true, score, groups=groups, n_folds=params.folds, rng=rng)
     except ValueError as error:
-        return {"nll_gain_absent": str(error)}
+        return {"nll_gain": Estimate(absent=str(error))}
     gain = partial(difference, negative_log_likelihood)
-    return {"times_chosen": dict(Counter(nested.names))} | figure(
-        "nll_gain", gain, y_true, logit, nested.logit, groups=groups, n_resamples=params.resamples, rng=rng
-    )
+    resampler = Resampler(groups, params.resamples, rng)
+    return {
+        "times_chosen": dict(Counter(nested.names)),
+        "nll_gain": resampler.estimate(gain, y_true, score, nested.logit),
+    }
 
 
 def measure(
     test: pd.DataFrame, logit: np.ndarray, params: CalibrationParams, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Every figure of calibration on the test split, errors of calibration beside their noise floor."""
-    y_true, y_prob, groups = test["y_true"].to_numpy(), expit(logit), test["patient_id"].to_numpy()
-    found: dict[str, Any] = counts(y_true, groups)
+    y_true, y_prob = test["y_true"].to_numpy(), expit(logit)
+    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, rng)
+    figures: dict[str, Any] = resampler.counts(y_true)
     for view, outcome, probability in (
         ("positive_class", y_true, y_prob),
         ("top_label", *errors.top_label(y_true, y_prob)),
     ):
         for strategy in ("uniform", "quantile"):
-            drawn = {"n_bins": params.bins, "strategy": strategy, "n_draws": params.noise_draws, "rng": rng}
-            found |= stated(f"{view}_ece_{strategy}", tested, outcome, probability, **drawn)
-        found |= stated(f"{view}_debiased", errors.debiased_calibration_error, outcome, probability, n_bins=params.bins)
-        found[f"{view}_smooth_ece"] = errors.smooth_calibration_error(outcome, probability)
-    found["corp"] = corp_decomposition(y_true, y_prob)._asdict()
-    return found | with_intervals(y_true, logit, groups=groups, n_resamples=params.resamples, rng=rng)
+            figures[f"{view}_ece_{strategy}"] = tested(outcome, probability, params, rng, strategy=strategy)
+        debiased = partial(errors.debiased_calibration_error, outcome, probability, n_bins=params.bins)
+        figures[f"{view}_debiased"] = or_absent(debiased)
+        figures[f"{view}_smooth_ece"] = errors.smooth_calibration_error(outcome, probability)
+    figures["corp"] = corp_decomposition(y_true, y_prob)._asdict()
+    return figures | with_intervals(y_true, logit, resampler)
 
 
-def of_patients(
+def measure_patients(
     test: pd.DataFrame, logit: np.ndarray, params: CalibrationParams, rng: np.random.Generator
 ) -> dict[str, Any]:
     """The same question of patients: the mean logit over a patient's images, positive if any image is."""
     y_true, pooled, patients = per_patient(test["y_true"], logit, test["patient_id"])
-    found: dict[str, Any] = {"n": len(y_true), "n_positive": int(y_true.sum())}
-    drawn = {"n_bins": params.bins, "n_draws": params.noise_draws, "rng": rng}
-    found |= stated("positive_class_ece_uniform", tested, y_true, expit(pooled), **drawn)
-    return found | with_intervals(y_true, pooled, groups=patients, n_resamples=params.resamples, rng=rng)
+    figures: dict[str, Any] = {"n": len(y_true), "n_positive": int(y_true.sum())}
+    figures["positive_class_ece_uniform"] = tested(y_true, expit(pooled), params, rng)
+    return figures | with_intervals(y_true, pooled, Resampler(patients, params.resamples, rng))
 
 
-def with_intervals(y_true: np.ndarray, logit: np.ndarray, **resampling: Any) -> dict[str, Any]:
+def with_intervals(y_true: np.ndarray, logit: np.ndarray, resampler: Resampler) -> dict[str, Estimate]:
     """The figures that carry an interval over resampled patients, whatever the classes drawn."""
-    found: dict[str, Any] = figure("brier_score", brier_score, y_true, expit(logit), **resampling)
-    found |= figure("nll", negative_log_likelihood, y_true, logit, **resampling)
-    found |= figure("slope", slope.calibration_slope, y_true, logit, **resampling)
-    return found | figure("in_the_large", slope.calibration_in_the_large, y_true, logit, **resampling)
+    return {
+        "brier_score": resampler.estimate(brier_score, y_true, expit(logit)),
+        "nll": resampler.estimate(negative_log_likelihood, y_true, logit),
+        "slope": resampler.estimate(slope.calibration_slope, y_true, logit),
+        "in_the_large": resampler.estimate(slope.calibration_in_the_large, y_true, logit),
+    }
 
 
-def elsewhere(
+def measure_elsewhere(
     test: pd.DataFrame, logit: np.ndarray, source: float, params: CalibrationParams, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Calibration where another share of cases is positive (weighted test cases), as it stands and with the shift."""
-    y_true, groups = test["y_true"].to_numpy(), test["patient_id"].to_numpy()
-    resampling = {"groups": groups, "stratify": y_true, "n_resamples": params.resamples, "rng": rng}
-    found: dict[str, Any] = {"source": source}
+    y_true = test["y_true"].to_numpy()
+    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, rng)
+    figures: dict[str, Any] = {"source": source}
     for target in params.prevalences:
         shifted = prevalence.at_prevalence(logit, source=source, target=target)
-        found[f"{target:g}"] = {"unshifted": {}, "shifted": {}}
-        for entry, z in zip(found[f"{target:g}"].values(), (logit, shifted), strict=True):
-            for name, metric, values in (
-                ("brier_score", brier_score, expit(z)),
-                ("nll", negative_log_likelihood, z),
-                ("in_the_large", slope.calibration_in_the_large, z),
-            ):
-                entry |= figure(name, partial(weighted, metric, target), y_true, values, **resampling)
-    return found
+        figures[f"{target:g}"] = {
+            phase: {
+                name: resampler.estimate(partial(weighted, metric, target), y_true, values, stratify=y_true)
+                for name, metric, values in (
+                    ("brier_score", brier_score, expit(z)),
+                    ("nll", negative_log_likelihood, z),
+                    ("in_the_large", slope.calibration_in_the_large, z),
+                )
+            }
+            for phase, z in (("unshifted", logit), ("shifted", shifted))
+        }
+    return figures
 
 
 def weighted(metric: Callable[..., Any], target: float, y_true: np.ndarray, values: Any, *, weights: Any = None) -> Any:
@@ -139,20 +193,23 @@ def weighted(metric: Callable[..., Any], target: float, y_true: np.ndarray, valu
     return metric(y_true, values, weights=prevalence.prevalence_weights(y_true, target=target, weights=weights))
 
 
-def tested(*arrays: Any, **options: Any) -> dict[str, float]:
-    """An ECE beside its noise floor, as it stands in the metrics file."""
-    return errors.calibration_test(*arrays, **options)._asdict()
+def tested(
+    outcome: np.ndarray, y_prob: np.ndarray, params: CalibrationParams, rng: np.random.Generator, **options: str
+) -> Any:
+    """An ECE beside its noise floor, or the reason why there is none."""
+    draws: dict[str, Any] = {"n_bins": params.bins, "n_draws": params.noise_draws, "rng": rng, **options}
+    return or_absent(lambda: errors.calibration_test(outcome, y_prob, **draws)._asdict())
 
 
-def stated(name: str, compute: Callable[..., Any], *arrays: Any, **options: Any) -> dict[str, Any]:
-    """What `compute` finds under its name, or the reason why it finds nothing."""
+def or_absent(compute: Callable[[], Any]) -> Any:
+    """What is computed, or an absent figure with the reason."""
     try:
-        return {name: compute(*arrays, **options)}
+        return compute()
     except ValueError as error:
-        return {f"{name}_absent": str(error)}
+        return Estimate(absent=str(error))
 
 
-def thinned(curve: pd.DataFrame) -> pd.DataFrame:
+def thin(curve: pd.DataFrame) -> pd.DataFrame:
     """The corners of a step curve, and between them about as many points as a screen can show of its band."""
     steps = curve["recalibrated"].diff().ne(0)
     every = np.arange(len(curve)) % (1 + len(curve) // 200) == 0

@@ -12,16 +12,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, stdtrit
+from numpy.typing import ArrayLike
+from scipy.special import expit
 from scipy.special import logit as log_odds
 from sklearn.isotonic import IsotonicRegression
 
-from tmv_lib.calibration.slope import fit_damped, weighted_logits
+from tmv_lib.calibration.slope import weighted_logits
 from tmv_lib.pipeline.files import whole
 from tmv_lib.statistics.arrays import FloatArray, IntArray, as_finite
+from tmv_lib.statistics.logistic import fit_logistic
 from tmv_lib.statistics.ranking import auroc
-from tmv_lib.statistics.resampling import patient_folds
+from tmv_lib.statistics.resampling import clustered_standard_error, patient_folds
 
 MERGED_FROM, LOGIT_CELL = 2**16, 2.0**-11  # calibrators of more cases are fitted on cells of the logit
 PRIOR_SD = 0.5  # of a Normal prior about the identity on each parameter of `logistic` and `beta`
@@ -44,13 +45,6 @@ class NestedChoice(NamedTuple):
 
     logit: FloatArray
     names: list[str]
-
-
-class Ranking(NamedTuple):
-    """AUROC, and the upper end of its 95 % interval: the truth lies above it once in 40."""
-
-    auroc: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -82,32 +76,6 @@ class Calibrator:
         while low < (middle := (low + high) / 2) < high:
             low, high = (low, middle) if self([middle])[0] > 0 else (middle, high)
         return low
-
-
-def ranking(y_true: ArrayLike, logit: ArrayLike, *, groups: ArrayLike) -> Ranking:
-    """AUROC of logit (n,) with a one-sided 97.5 % upper bound that counts patients, groups (n,), and not images.
-
-    The variance of DeLong et al. (1988), summed by patient (Obuchowski 1997), with Student's t of one degree of freedom
-    less than the rarer class has patients: ours, as a Normal bound is false for a handful of positives. Where a class
-    has one patient there is no bound, and `high` is 1. A bound below 0.5 says that the scores rank the wrong way.
-    """
-    y, z, _ = weighted_logits(y_true, logit, None)
-    patient = _patient(groups, n=y.size)
-    found = float(auroc(y, z))
-    deviation, fewest = np.zeros(patient.max() + 1), y.size
-    for label in (0, 1):
-        own, other = z[y == label], np.sort(z[y != label])
-        # share of the other class on the right side of each case, and what it adds to the AUROC's deviation
-        below = (np.searchsorted(other, own, "left") + np.searchsorted(other, own, "right")) / (2 * other.size)
-        share = below if label else 1 - below
-        n_patients = np.unique(patient[y == label]).size
-        fewest = min(fewest, n_patients)
-        spread = np.sqrt(n_patients / max(n_patients - 1, 1)) / own.size
-        deviation += np.bincount(patient[y == label], weights=spread * (share - found), minlength=deviation.size)
-    if fewest < 2:
-        return Ranking(found, 1.0)
-    high = found + stdtrit(fewest - 1, 0.975) * np.sqrt((deviation**2).sum())
-    return Ranking(found, float(min(high, 1.0)))
 
 
 def fit_calibrator(name: str, y_true: ArrayLike, logit: ArrayLike, *, groups: ArrayLike) -> Calibrator:
@@ -175,7 +143,7 @@ def choose_calibrator(
     logits = [_out_of_fold(name, y, z, patient, fold) for name in names]
     loss = np.logaddexp(0, (1 - 2 * y) * np.array(logits))
     excess = loss - loss[names.index("logistic")]
-    error = np.array([_clustered_error(row, patient) for row in excess])
+    error = np.array([clustered_standard_error(row, patient) for row in excess])
     both = [here for k in range(n_folds) if 0 < y[here := fold == k].mean() < 1]
     ranked = np.array([[auroc(y[here], row[here]) for here in both] or [np.nan] for row in logits])
     fall = ranked[names.index("identity")] - ranked
@@ -288,14 +256,14 @@ def _fit_rising(design: FloatArray, y: FloatArray, w: FloatArray, *, identity: l
     coefficients = np.array(identity)
     free = np.ones(coefficients.size, dtype=bool)
     while True:
-        coefficients[free] = fit_damped(
+        coefficients[free] = fit_logistic(
             design[:, free],
             y,
-            w,
+            weights=w,
             ridge=1 / PRIOR_SD**2,
             centre=np.array(identity)[free],
             offset=design[:, ~free] @ coefficients[~free],
-        )
+        )[0]
         slopes = np.where(free[:-1], coefficients[:-1], np.inf)
         if slopes.min() >= LEAST_SLOPE:
             return coefficients.tolist()
@@ -310,47 +278,3 @@ def _merged(y: FloatArray, z: FloatArray) -> tuple[FloatArray, FloatArray, Float
     cell, _ = pd.factorize(np.floor(z / LOGIT_CELL))
     n = np.bincount(cell).astype(float)
     return np.bincount(cell, weights=y) / n, np.bincount(cell, weights=z) / n, n
-
-
-def _clustered_error(values: FloatArray, patient: IntArray) -> float:
-    """Standard error of the mean of values (n,), patients being independent and not their images."""
-    # sqrt(G / (G - 1) sum_g (sum_{i in g} (v_i - vbar))^2) / n
-    totals = np.bincount(patient, weights=values - values.mean())
-    return float(np.sqrt(totals.size / (totals.size - 1) * (totals**2).sum()) / values.size)
-
-
-def decision_boundary(logit: ArrayLike, calibrated: ArrayLike) -> float:
-    """The raw logit above which a calibrated probability exceeds one half, read off cases (n,) that have both.
-
-    Halfway between the two raw logits that enclose it; infinite where all cases lie on one side. Lets the network
-    itself say what the calibrated model would decide. Raises ValueError where no threshold can.
-
-    >>> decision_boundary([-1.0, 0.5, 2.0], [-2.0, -0.5, 1.0])
-    1.25
-    """
-    z = as_finite(logit, name="logit")
-    positive = as_finite(calibrated, name="calibrated", n=z.size) > 0
-    if positive.all() or not positive.any():
-        return -np.inf if positive.all() else np.inf
-    boundary = float((z[~positive].max() + z[positive].min()) / 2)
-    if ((z > boundary) != positive).any():
-        raise ValueError(
-            "the calibrated decision is no threshold on the logit: does the calibrator reverse the ranking?"
-        )
-    return boundary
-
-
-def recalibrated(y_prob: ArrayLike, *, raw: ArrayLike, calibrated: ArrayLike) -> NDArray[np.float64]:
-    """What the calibrator would make of a probability, read off cases (n,) that have both a raw and a calibrated one.
-
-    Calibrators do not reverse a ranking: between two cases the map is drawn straight, beyond the outermost flat.
-
-    y_prob: any shape, in [0, 1]. Returns the same shape. Raises ValueError outside [0, 1] and for lengths that differ.
-
-    >>> recalibrated([[0.25, 1.0]], raw=[0, 0.5], calibrated=[0.25, 0.75]).tolist()
-    [[0.5, 0.75]]
-    """
-    probs = as_finite(np.ravel(y_prob), name="y_prob", low=0, high=1)
-    known, first = np.unique(as_finite(raw, name="raw", low=0, high=1), return_index=True)
-    target = as_finite(calibrated, name="calibrated", n=np.size(raw), low=0, high=1)
-    return np.interp(probs, known, target[first]).reshape(np.shape(y_prob))

@@ -9,6 +9,7 @@ from scipy.special import expit
 from scipy.special import logit as log_odds
 
 from tmv_lib.statistics.arrays import FloatArray, as_binary, as_finite, as_weights, require_both_classes
+from tmv_lib.statistics.logistic import fit_logistic
 
 TEMPERATURE_LOW, TEMPERATURE_HIGH = 0.01, 100.0
 
@@ -21,18 +22,15 @@ def calibration_slope(y_true: ArrayLike, logit: ArrayLike, *, weights: ArrayLike
     """
     y, z, w = weighted_logits(y_true, logit, weights)
 
-    def slope(row: FloatArray) -> float:
-        drawn = row > 0
-        negative, positive = z[drawn & (y == 0)], z[drawn & (y == 1)]
-        if np.ptp(z[drawn]) == 0:
+    for row in np.atleast_2d(w) > 0:
+        negative, positive = z[row & (y == 0)], z[row & (y == 1)]
+        if np.ptp(z[row]) == 0:
             raise ValueError("a calibration slope needs at least two different logits, found one")
         if negative.max() <= positive.min() or positive.max() <= negative.min():
             raise ValueError("the logits separate the classes: the calibration slope is infinite")
-        scale = np.abs(z[drawn]).max()
-        design = np.column_stack([np.ones(drawn.sum()), z[drawn] / scale])
-        return float(fit_damped(design, y[drawn], row[drawn])[1] / scale)
-
-    return np.apply_along_axis(slope, -1, w)[()]
+    scale = np.abs(z).max()
+    slopes = fit_logistic(np.column_stack([np.ones(y.size), z / scale]), y, weights=w)[:, 1] / scale
+    return slopes if w.ndim == 2 else slopes[0]
 
 
 def calibration_in_the_large(y_true: ArrayLike, logit: ArrayLike, *, weights: ArrayLike | None = None) -> Any:
@@ -66,11 +64,6 @@ def fit_temperature(y_true: ArrayLike, logit: ArrayLike) -> float:
     return _best_temperature(y, z, w)
 
 
-def log_loss(y: FloatArray, z: FloatArray, w: FloatArray) -> float:
-    """Negative log-likelihood in nats of logits z for shares y of w cases, summed."""
-    return float(w @ (np.logaddexp(0, z) - y * z))
-
-
 def _best_temperature(y: FloatArray, z: FloatArray, w: FloatArray) -> float:
     # d NLL / d (1/T) = sum_i w_i z_i (sigma(z_i / T) - y_i), which falls as T grows
     def gradient(log_temperature: float) -> float:
@@ -84,40 +77,10 @@ def _best_temperature(y: FloatArray, z: FloatArray, w: FloatArray) -> float:
     return float(np.exp(brentq(gradient, low, high, xtol=1e-12)))
 
 
-def fit_damped(
-    design: FloatArray,
-    y: FloatArray,
-    w: FloatArray,
-    *,
-    ridge: float = 0.0,
-    centre: FloatArray | float = 0.0,
-    offset: FloatArray | float = 0.0,
-) -> FloatArray:
-    """Coefficients of a logistic regression by damped Newton: a step is halved until the loss falls."""
-    beta = np.zeros(design.shape[1])
-
-    # L(beta) = sum_i w_i (log(1 + exp(eta_i)) - y_i eta_i) + ridge / 2 |beta - centre|^2, eta = offset + x beta
-    def loss(beta: FloatArray) -> float:
-        away = beta - centre
-        return log_loss(y, offset + design @ beta, w) + float(ridge / 2 * away @ away)
-
-    least = loss(beta)
-    for _ in range(200):
-        p = expit(offset + design @ beta)
-        gradient = design.T @ (w * (p - y)) + ridge * (beta - centre)
-        hessian = (design.T * (w * p * (1 - p))) @ design + ridge * np.eye(beta.size)
-        step = np.linalg.solve(hessian, gradient)
-        while (reached := loss(beta - step)) > least and np.abs(step).max() > 1e-12:
-            step /= 2
-        beta, least = beta - step, reached
-        if np.abs(step).max() <= 1e-10 * (1 + np.abs(beta).max()):
-            return beta
-    raise ValueError("the logistic fit did not converge: the logits all but separate the classes")
-
-
 def weighted_logits(
     y_true: ArrayLike, logit: ArrayLike, weights: ArrayLike | None
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Truth, logit and weights, checked; both classes are there."""
     y = as_binary(y_true)
     z = as_finite(logit, name="logit", n=y.size)
     w = as_weights(weights, n=y.size)

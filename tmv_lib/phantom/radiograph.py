@@ -1,9 +1,9 @@
 """The phantom's pixels: from a row of the plan to a frontal chest radiograph.
 
 Attenuation is summed along the ray over analytic anatomy, then comes what a detector makes of it (`detector`).
-Coordinates run from -1 to 1 over the picture, x to the viewer's right (the patient's left), y downwards; every length is
-in half pictures, so that a case looks alike at any size. Each case is computed on its own, in arrays that stay in the
-processor's cache: a row alone determines its bytes.
+Coordinates run from -1 to 1 over the picture, x to the viewer's right (the patient's left), y downwards; every length
+is in half pictures, so that a case looks alike at any size. Each case is computed on its own, in arrays that stay in
+the processor's cache: a row alone determines its bytes.
 """
 
 from collections.abc import Callable, Iterable

@@ -22,6 +22,15 @@ def whole(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Put the file that an error is about in front of a ValueError which does not know it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+
+
 def write_csv(path: str | Path, table: pd.DataFrame, *, digits: int = 8) -> None:
     """Write a table without its index, floats as `rounded`.
 

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 from scipy.special import expit
+from sklearn.metrics import precision_recall_curve, roc_curve
 
 from tmv_lib.calibration.errors import expected_calibration_error
-from tmv_lib.pipeline.files import join, read_csv
 from tmv_lib.pipeline.params import Params
 from tmv_lib.statistics.classification import (
     accuracy,
@@ -23,85 +23,102 @@ from tmv_lib.statistics.classification import (
     sensitivity,
     specificity,
 )
-from tmv_lib.statistics.estimate import adjust, by_class, counts, difference, figure, mean
+from tmv_lib.statistics.estimate import Estimate, Resampler, adjust, curve, difference, mean
 from tmv_lib.statistics.ranking import auroc, average_precision
 from tmv_lib.statistics.tests import delong_test, mcnemar_exact
-
-
-def performance(
-    val: pd.DataFrame, test: pd.DataFrame, *, sensitivity: float, n_resamples: int, rng: np.random.Generator
-) -> dict[str, Any]:
-    """How well one model reads the test cases, per image and, under `per_patient`, per patient.
-
-    val, test: `y_true`, `score` (the network's logit), `logit` (calibrated) and `patient_id`, a row an image. Ranking
-    by the score; decisions at calibrated p > 0.5, and at the operating point whose sensitivity on val is the one
-    given, for images and patients each its own. Every figure with its interval, counts excepted.
-    """
-    read = partial(_read, sensitivity=sensitivity, n_resamples=n_resamples, rng=rng)
-    return read(val, test) | {"per_patient": read(by_patient(val), by_patient(test))}
-
-
-def by_patient(cases: pd.DataFrame) -> pd.DataFrame:
-    """A row a patient from a row an image: `y_true`, `score`, `logit`, `patient_id` as `per_patient` pools them."""
-    y_true, score, patient_id = per_patient(cases["y_true"], cases["score"], cases["patient_id"])
-    logit = per_patient(cases["y_true"], cases["logit"], cases["patient_id"]).logit
-    return pd.DataFrame({"y_true": y_true, "score": score, "logit": logit, "patient_id": patient_id})
-
-
-def _read(
-    val: pd.DataFrame, test: pd.DataFrame, *, sensitivity: float, n_resamples: int, rng: np.random.Generator
-) -> dict[str, Any]:
-    y_true, score, logit, groups = (test[name].to_numpy() for name in ("y_true", "score", "logit", "patient_id"))
-    resampled = partial(figure, groups=groups, n_resamples=n_resamples, rng=rng)
-    found: dict[str, Any] = counts(y_true, groups)
-    found |= resampled("auroc", auroc, y_true, score, stratify=y_true)
-    found |= resampled("average_precision", average_precision, y_true, score)
-    found |= resampled("brier_score", brier_score, y_true, expit(logit))
-    found |= resampled("nll", negative_log_likelihood, y_true, logit)
-    threshold = operating_point(val["y_true"], val["score"], sensitivity=sensitivity)
-    for name, y_pred in (("at_half", expit(logit) > 0.5), ("at_operating_point", score > threshold)):
-        decided = y_pred.astype(int)
-        tn, fp, fn, tp = confusion_counts(y_true, decided)
-        found[name] = {"true_negative": tn, "false_positive": fp, "false_negative": fn, "true_positive": tp}
-        found[name] |= resampled("accuracy", accuracy, y_true, decided)
-        found[name] |= resampled("f1_score", f1_score, y_true, decided)
-        found[name] |= by_class(y_true, decided, groups=groups, n_resamples=n_resamples, rng=rng)
-    return found
-
-
-class BaselineParams(Params):
-    sensitivity: Annotated[float, Field(gt=0, lt=1)]
-    resamples: Annotated[int, Field(ge=100)]
-    seed: Annotated[int, Field(ge=0)]
-
 
 LEVEL = 0.05  # of the tests, after Holm
 UNTESTED = "resampling raises the ECE of two models unequally: neither interval nor test would hold"
 
 
-class DiversityParams(Params):
+class ReadingParams(Params):
+    """sensitivity: that the operating point reaches on validation."""
+
     sensitivity: Annotated[float, Field(gt=0, lt=1)]
     resamples: Annotated[int, Field(ge=100)]
     seed: Annotated[int, Field(ge=0)]
 
 
-def read_member(member: str) -> pd.DataFrame:
-    """What a network said of every case, before calibration (`score`) and after (`logit`)."""
-    columns = ["image_id", "patient_id", "split", "y_true", "logit"]
-    predictions = read_csv(f"data/train/{member}/predictions.csv", columns).rename(columns={"logit": "score"})
-    calibrated = read_csv("data/calibration/cases.csv", ["image_id", f"logit_{member}"])
-    return join(predictions, calibrated.rename(columns={f"logit_{member}": "logit"}))
+Pair = dict[str, pd.DataFrame]  # the rows of both members, by name
 
 
-def errors(test: dict[str, pd.DataFrame], params: DiversityParams) -> dict[str, Any]:
+def of_member(cases: pd.DataFrame, name: str) -> pd.DataFrame:
+    """One member's cases: `patient_id`, `split`, `y_true`, its own `score` and the calibrated `logit`."""
+    own = {f"score_{name}": "score", f"logit_{name}": "logit"}
+    return cases[["image_id", "patient_id", "split", "y_true", *own]].rename(columns=own)
+
+
+def performance(cases: pd.DataFrame, params: ReadingParams) -> dict[str, Any]:
+    """How well one model reads the test cases, per image and, under `per_patient`, per patient.
+
+    cases: as `of_member` gives them. Ranking by the score; decisions at calibrated p > 0.5, and at the operating point
+    whose sensitivity on val is the one wanted, for images and patients each its own. Every figure with its interval.
+    """
+    rng = np.random.default_rng(params.seed)
+    val, test = (cases[cases["split"] == split] for split in ("val", "test"))
+    images, patients = _read(val, test, params, rng), _read(by_patient(val), by_patient(test), params, rng)
+    return images | {"per_patient": patients}
+
+
+def by_patient(cases: pd.DataFrame) -> pd.DataFrame:
+    """A row per patient from a row per image: `y_true`, `score`, `logit`, `patient_id` as `per_patient` pools them."""
+    y_true, score, patient_id = per_patient(cases["y_true"], cases["score"], cases["patient_id"])
+    logit = per_patient(cases["y_true"], cases["logit"], cases["patient_id"]).logit
+    return pd.DataFrame({"y_true": y_true, "score": score, "logit": logit, "patient_id": patient_id})
+
+
+def _read(val: pd.DataFrame, test: pd.DataFrame, params: ReadingParams, rng: np.random.Generator) -> dict[str, Any]:
+    y_true, score, logit = (test[name].to_numpy() for name in ("y_true", "score", "logit"))
+    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, rng)
+    figures: dict[str, Any] = resampler.counts(y_true) | {
+        "auroc": resampler.estimate(auroc, y_true, score, stratify=y_true),
+        "average_precision": resampler.estimate(average_precision, y_true, score),
+        "brier_score": resampler.estimate(brier_score, y_true, expit(logit)),
+        "nll": resampler.estimate(negative_log_likelihood, y_true, logit),
+    }
+    threshold = operating_point(val["y_true"], val["score"], sensitivity=params.sensitivity)
+    for name, positive in (("at_half", expit(logit) > 0.5), ("at_operating_point", score > threshold)):
+        y_pred = positive.astype(int)
+        counts = zip(
+            ("true_negative", "false_positive", "false_negative", "true_positive"), confusion_counts(y_true, y_pred)
+        )
+        figures[name] = dict(counts) | {
+            "accuracy": resampler.estimate(accuracy, y_true, y_pred),
+            "f1_score": resampler.estimate(f1_score, y_true, y_pred),
+            **resampler.by_class(y_true, y_pred),
+        }
+    return figures
+
+
+def roc(name: str, test: pd.DataFrame) -> pd.DataFrame:
+    """The ROC curve of one member's test cases, as rows to draw."""
+    false_positive_rate, true_positive_rate, _ = roc_curve(test["y_true"], test["score"])
+    return curve(name, false_positive_rate=false_positive_rate, sensitivity=true_positive_rate)
+
+
+def precision_recall(name: str, test: pd.DataFrame) -> pd.DataFrame:
+    """The precision-recall curve of one member's test cases, as rows to draw."""
+    precision, recall, _ = precision_recall_curve(test["y_true"], test["score"])
+    return curve(name, sensitivity=recall, precision=precision)
+
+
+def together(pair: Pair, params: ReadingParams) -> dict[str, Any]:
+    """Both members on the same cases: whose errors are whose, every difference tested, and who is better."""
+    val, test = ({name: rows[rows["split"] == split] for name, rows in pair.items()} for split in ("val", "test"))
+    return shared_errors(test, params) | differences(val, test, params)
+
+
+def shared_errors(test: Pair, params: ReadingParams) -> dict[str, Any]:
     """Whose errors are whose, deciding at calibrated p > 0.5, and the two tests that take images as independent."""
     rows, *_ = test.values()
-    y_true, groups = rows["y_true"].to_numpy(), rows["patient_id"].to_numpy()
-    decided = [expit(rows["logit"].to_numpy()) > 0.5 for rows in test.values()]
-    wrong = [decision != y_true for decision in decided]
+    y_true = rows["y_true"].to_numpy()
+    decisions = [expit(rows["logit"].to_numpy()) > 0.5 for rows in test.values()]
+    wrong = [decision != y_true for decision in decisions]
     only_first, only_second = int((wrong[0] & ~wrong[1]).sum()), int((wrong[1] & ~wrong[0]).sum())
-    found: dict[str, Any] = {
-        "disagreement": int((decided[0] != decided[1]).sum()),
+    differ = decisions[0] != decisions[1]
+    resampler = Resampler(rows["patient_id"].to_numpy(), params.resamples, np.random.default_rng(params.seed))
+    figures: dict[str, Any] = {
+        "disagreement": int(differ.sum()),
         "both_right": int((~wrong[0] & ~wrong[1]).sum()),
         "only_first_wrong": only_first,
         "only_second_wrong": only_second,
@@ -109,14 +126,13 @@ def errors(test: dict[str, pd.DataFrame], params: DiversityParams) -> dict[str, 
         "mcnemar_p_value": mcnemar_exact(only_first, only_second),
     }
     try:
-        found["delong"] = delong_test(y_true, *(rows["score"] for rows in test.values()))._asdict()
+        figures["delong"] = delong_test(y_true, *(rows["score"] for rows in test.values()))._asdict()
     except ValueError as error:
-        found["delong_absent"] = str(error)
-    resampling = {"groups": groups, "n_resamples": params.resamples, "rng": np.random.default_rng(params.seed)}
-    return found | figure("disagreement_rate", mean, (decided[0] != decided[1]).astype(float), **resampling)
+        figures["delong"] = Estimate(absent=str(error))
+    return figures | {"disagreement_rate": resampler.estimate(mean, differ.astype(float))}
 
 
-def differences(val: dict[str, pd.DataFrame], test: dict[str, pd.DataFrame], params: DiversityParams) -> dict[str, Any]:
+def differences(val: Pair, test: Pair, params: ReadingParams) -> dict[str, Any]:
     """Every figure of the first member minus that of the second, tested; and who is better.
 
     Holm's adjustment over the tests of the claim (AUROC; miscalibration, raw and calibrated), and over all others; what
@@ -127,106 +143,97 @@ def differences(val: dict[str, pd.DataFrame], test: dict[str, pd.DataFrame], par
     points = [operating_point(rows["y_true"], rows["score"], sensitivity=params.sensitivity) for rows in val.values()]
     raw, calibrated = ([rows[name].to_numpy() for rows in test.values()] for name in ("score", "logit"))
     patients = [by_patient(rows) for rows in test.values()]
-    compare = partial(compared, test[first], params=params)
+    compare = partial(_compare, test[first], params)
+    key = "logistic_miscalibration_difference"
 
-    claimed: dict[str, Any] = compare("auroc", auroc, raw, stratify=True)
-    claimed["raw"] = compare("logistic_miscalibration", logistic_miscalibration, raw)
-    claimed["calibrated"] = compare("logistic_miscalibration", logistic_miscalibration, calibrated)
-    others: dict[str, Any] = compare("average_precision", average_precision, raw)
-    others["at_operating_point"] = decisions(compare, [z > point for z, point in zip(raw, points, strict=True)])
-    others["raw"], others["calibrated"] = probabilities(compare, raw), probabilities(compare, calibrated)
-    pooled = [rows["score"].to_numpy() for rows in patients]
-    others["per_patient"] = compared(patients[0], "auroc", auroc, pooled, params=params, stratify=True)
-    adjust(claimed)
-    adjust(others)
-    for phase in ("raw", "calibrated"):
-        others[phase] |= claimed.pop(phase)
-    found = claimed | others
-    found["ranks_better"] = better(found, "auroc_difference", larger=first, smaller=second)
-    found["calibrates_better"] = {
-        phase: better(found[phase], "logistic_miscalibration_difference", larger=second, smaller=first)
-        for phase in ("raw", "calibrated")
+    claim: dict[str, Any] = {
+        "auroc_difference": compare(auroc, raw, stratify=True),
+        "raw": {key: compare(logistic_miscalibration, raw)},
+        "calibrated": {key: compare(logistic_miscalibration, calibrated)},
     }
-    return found
+    others: dict[str, Any] = {
+        "average_precision_difference": compare(average_precision, raw),
+        "at_operating_point": _decisions(compare, [z > point for z, point in zip(raw, points, strict=True)]),
+        "raw": _probabilities(compare, raw),
+        "calibrated": _probabilities(compare, calibrated),
+        "per_patient": {
+            "auroc_difference": _compare(
+                patients[0], params, auroc, [rows["score"].to_numpy() for rows in patients], stratify=True
+            )
+        },
+    }
+    adjust(claim)
+    adjust(others)
+    phases = {phase: claim.pop(phase) for phase in ("raw", "calibrated")}
+    for phase, figures in phases.items():
+        others[phase] |= figures
+    return (
+        claim
+        | others
+        | {
+            "ranks_better": better(claim["auroc_difference"], larger=first, smaller=second),
+            "calibrates_better": {
+                phase: better(figures[key], larger=second, smaller=first) for phase, figures in phases.items()
+            },
+        }
+    )
 
 
-def compared(
+def _compare(
     rows: pd.DataFrame,
-    name: str,
+    params: ReadingParams,
     metric: Any,
     pair: list[np.ndarray],
     *,
-    params: DiversityParams,
     only: int | None = None,
     stratify: bool = False,
-    **printed: Any,
-) -> dict[str, Any]:
+    **options: Any,
+) -> Estimate:
     """One difference over these rows, or those of one class only, with its interval and p-value.
 
     Each starts from the same seed: all differences over the same rows see the same resamples.
     """
     here = np.ones(len(rows), dtype=bool) if only is None else rows["y_true"].to_numpy() == only
     y_true, groups = (rows[column].to_numpy()[here] for column in ("y_true", "patient_id"))
-    return figure(
-        f"{name}_difference",
-        partial(difference, metric),
-        y_true,
-        *(values[here] for values in pair),
-        groups=groups,
-        stratify=y_true if stratify else None,
-        n_resamples=params.resamples,
-        rng=np.random.default_rng(params.seed),
-        **{"null": 0.0, **printed},
-    )
+    resampler = Resampler(groups, params.resamples, np.random.default_rng(params.seed))
+    values = (values[here] for values in pair)
+    options = {"null": 0.0, "stratify": y_true if stratify else None, **options}
+    return resampler.estimate(partial(difference, metric), y_true, *values, **options)
 
 
-def decisions(compare: Any, pair: list[np.ndarray]) -> dict[str, Any]:
+def _decisions(compare: Any, pair: list[np.ndarray]) -> dict[str, Estimate]:
     """Differences of two decisions."""
-    return (
-        compare("accuracy", accuracy, pair)
-        | compare("sensitivity", sensitivity, pair, only=1)
-        | compare("specificity", specificity, pair, only=0)
-    )
+    return {
+        "accuracy_difference": compare(accuracy, pair),
+        "sensitivity_difference": compare(sensitivity, pair, only=1),
+        "specificity_difference": compare(specificity, pair, only=0),
+    }
 
 
-def probabilities(compare: Any, logits: list[np.ndarray]) -> dict[str, Any]:
+def _probabilities(compare: Any, logits: list[np.ndarray]) -> dict[str, Estimate]:
     """Differences of two probabilities and of the decisions at p > 0.5."""
     probs = [expit(logit) for logit in logits]
-    found = decisions(compare, [prob > 0.5 for prob in probs])
-    found |= compare("nll", negative_log_likelihood, logits) | compare("brier_score", brier_score, probs)
-    found |= compare("ece", expected_calibration_error, probs, interval=False, null=None)
-    return found | {"ece_difference_interval_absent": UNTESTED}
+    ece = compare(expected_calibration_error, probs, interval=False, null=None)
+    return _decisions(compare, [prob > 0.5 for prob in probs]) | {
+        "nll_difference": compare(negative_log_likelihood, logits),
+        "brier_score_difference": compare(brier_score, probs),
+        "ece_difference": Estimate(ece.value, absent=ece.absent, interval_absent=UNTESTED),
+    }
 
 
-def better(found: dict[str, Any], name: str, *, larger: str, smaller: str) -> str:
+def better(estimate: Estimate, *, larger: str, smaller: str) -> str:
     """Whom a difference speaks for: `larger` above 0, `smaller` below, `undecided` where its test does not reject."""
-    if found.get(f"{name}_p_value_holm", 1.0) > LEVEL:
+    if estimate.value is None or estimate.p_value_holm is None or estimate.p_value_holm > LEVEL:
         return "undecided"
-    return larger if found[name] > 0 else smaller
+    return larger if estimate.value > 0 else smaller
 
 
-def claim(found: dict[str, Any], first: str, second: str) -> str:
-    """The reference study's sentence on its raw networks, put to these two, and what the tests say of it."""
-    ranks, calibrates = found["ranks_better"], found["calibrates_better"]
-    if (ranks, calibrates["raw"]) == (second, first):
-        verdict = "supported"
-    elif ranks == first or calibrates["raw"] == second:
-        verdict = "contradicted"
-    else:
-        verdict = "not supported"
-    return (
-        f"{second} ranks better, {first} is better calibrated: {verdict}. Differences, {first} minus {second}: "
-        f"AUROC {told(found, 'auroc_difference', ranks)}; what a wrong shift and slope cost, in nats a case, "
-        f"raw {told(found['raw'], 'logistic_miscalibration_difference', calibrates['raw'])}; "
-        f"calibrated {told(found['calibrated'], 'logistic_miscalibration_difference', calibrates['calibrated'])}. "
-        "p by Holm over these; one training of each."
-    )
+def claim(figures: dict[str, Any], first: str, second: str) -> str:
+    """What the tests say of the reference study's sentence on its raw networks, put to these two.
 
-
-def told(found: dict[str, Any], name: str, verdict: str) -> str:
-    """A difference in words, with its interval, p-value and verdict."""
-    if f"{name}_absent" in found:
-        return f"not computed ({found[f'{name}_absent']})"
-    low, high, p_value = (found[f"{name}_{key}"] for key in ("low", "high", "p_value_holm"))
-    ending = verdict if verdict == "undecided" else f"{verdict} is better"
-    return f"{found[name]:+.3f} ({low:+.3f} to {high:+.3f}, p = {p_value:.2g}: {ending})"
+    "The second ranks better, the first is better calibrated": `supported`, `contradicted` or `not_supported`.
+    """
+    ranks, calibrates = figures["ranks_better"], figures["calibrates_better"]["raw"]
+    if (ranks, calibrates) == (second, first):
+        return "supported"
+    return "contradicted" if ranks == first or calibrates == second else "not_supported"

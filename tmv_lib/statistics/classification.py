@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
 
 from tmv_lib.statistics.arrays import FloatArray, IntArray, as_binary, as_finite, as_weights, require_both_classes
+from tmv_lib.statistics.logistic import fit_logistic
 
 RIDGE = 0.01  # a Normal prior of standard deviation 10 on shift and slope, about the identity
 
@@ -171,28 +171,10 @@ def logistic_miscalibration(y_true: ArrayLike, logit: ArrayLike, *, weights: Arr
     given = as_weights(weights, n=y.size)
     require_both_classes(y, given)
     w = np.atleast_2d(given)
-    design, identity = np.stack([np.ones(y.size), z]), np.array([0.0, 1.0])
-    products = (design[:, None] * design).reshape(4, -1)
-
-    # sum_i w_i log(1 + exp((1 - 2 y_i) (a + b z_i))) [+ ridge / 2 |beta - identity|^2], a row a resample
-    def loss(beta: FloatArray, *, ridge: float = RIDGE) -> FloatArray:
-        away = ((beta - identity) ** 2).sum(axis=1)
-        return (w * np.logaddexp(0, (1 - 2 * y) * (beta @ design))).sum(axis=1) + ridge / 2 * away
-
-    beta = np.tile(identity, (len(w), 1))
-    least = unmended = loss(beta)
-    for _ in range(200):  # Newton, each row's step halved until its loss does not rise
-        p = expit(beta @ design)
-        gradient = (w * (p - y)) @ design.T + RIDGE * (beta - identity)
-        hessian = (w * p * (1 - p)) @ products.T + RIDGE * np.eye(2).ravel()
-        step = np.linalg.solve(hessian.reshape(-1, 2, 2), gradient[..., None])[..., 0]
-        while (worse := loss(beta - step) > least * (1 + 1e-12)).any():
-            step[worse] /= 2
-        beta = beta - step
-        least = loss(beta)
-        if np.abs(step).max() <= 1e-6:  # the loss is then exact to its square
-            break
-    saved = np.maximum(unmended - loss(beta, ridge=0), 0) / w.sum(axis=1)
+    line = fit_logistic(np.column_stack([np.ones(y.size), z]), y, weights=w, ridge=RIDGE, centre=[0.0, 1.0])
+    logits = z, line[:, :1] + line[:, 1:] * z
+    unmended, mended = ((w * np.logaddexp(0, (1 - 2 * y) * one)).sum(axis=1) for one in logits)
+    saved = np.maximum(unmended - mended, 0) / w.sum(axis=1)
     return saved if given.ndim == 2 else saved[0]
 
 

@@ -15,32 +15,33 @@ def fit_logistic(
     y_true: ArrayLike,
     *,
     weights: ArrayLike,
-    ridge: float,
-    centre: ArrayLike,
+    ridge: float = 0.0,
+    centre: ArrayLike | None = None,
     offset: ArrayLike | None = None,
 ) -> FloatArray:
-    """Coefficients (rows, d) of logit P(y = 1) = offset + x beta, one regression a row.
+    """Coefficients (rows, d) of logit P(y = 1) = offset + x beta, one regression per row.
 
-    design: x (n, d), shared by all rows. y_true: (n,) or (rows, n) in {0, 1}. weights: (rows, n) or (n,), at least 0.
-    ridge: > 0, weight of |beta - centre|^2 / 2, centre (d,): a Normal prior of variance 1 / ridge on every
-    coefficient, the intercept included. It keeps the answer finite where the classes are separable. offset: (n,).
+    design: x (n, d), shared by all rows. y_true: (n,) or (rows, n), shares of positives in [0, 1]. weights: (rows, n)
+    or (n,), at least 0. ridge: at least 0, weight of |beta - centre|^2 / 2, centre (d,), 0 where it is left out: a
+    Normal prior of variance 1 / ridge on every coefficient, the intercept included. It keeps the answer finite where
+    the classes are separable. offset: (n,).
 
     Each step is halved until the loss does not rise: a full Newton step overshoots where probabilities are near 0
     and 1, and can end far away from the optimum without any sign of it. A row's answer depends to the last bit on its
-    own outcomes and weights alone, whatever as many other rows hold. Raises ValueError for a ridge that is not above
-    0, and where 200 steps do not reach the optimum.
+    own outcomes and weights alone, whatever as many other rows hold. Raises ValueError for a ridge below 0, and where
+    200 steps do not reach the optimum, as without a ridge where the design separates the classes.
     """
     x = np.asarray(design, dtype=float)
     y, w = np.atleast_2d(np.asarray(y_true, dtype=float)), np.atleast_2d(np.asarray(weights, dtype=float))
-    if not ridge > 0:
-        raise ValueError(f"ridge must be above 0, found {ridge}")
+    if not ridge >= 0:
+        raise ValueError(f"ridge must be at least 0, found {ridge}")
     rows, (n, d) = max(len(y), len(w)), x.shape
     if {y.shape[1], w.shape[1]} != {n} or not {len(y), len(w)} <= {1, rows}:
         raise ValueError(f"outcomes {y.shape} and weights {w.shape} do not fit a design of {n} cases")
     upper = np.triu_indices(d)
     products = x[:, upper[0]] * x[:, upper[1]]
     base = np.zeros(n) if offset is None else np.asarray(offset, dtype=float)
-    mean = np.asarray(centre, dtype=float)
+    mean = np.zeros(d) if centre is None else np.asarray(centre, dtype=float)
 
     size = max(1, CELLS // n)
     found = []
@@ -64,11 +65,11 @@ def _newton(
     d = x.shape[1]
     upper = np.triu_indices(d)
 
-    # sum_i w_i log(1 + exp((1 - 2 y_i) eta_i)) + ridge / 2 |beta - centre|^2, eta = offset + x beta
+    # sum_i w_i [log(1 + exp(eta_i)) - y_i eta_i] + ridge / 2 |beta - centre|^2, eta = offset + x beta
     def loss(beta: FloatArray) -> tuple[FloatArray, FloatArray]:
         eta = beta @ x.T + offset
         away = ((beta - centre) ** 2).sum(axis=1)
-        return (w * np.logaddexp(0, (1 - 2 * y) * eta)).sum(axis=1) + ridge / 2 * away, eta
+        return (w * (np.logaddexp(0, eta) - y * eta)).sum(axis=1) + ridge / 2 * away, eta
 
     beta = np.tile(centre, (rows, 1))
     least, eta = loss(beta)
@@ -88,4 +89,4 @@ def _newton(
         moving &= np.abs(step).max(axis=1) > 1e-7 * (1 + np.abs(beta).max(axis=1))
         if not moving.any():
             return beta
-    raise ValueError("the logistic fit did not converge in 200 steps")
+    raise ValueError("the logistic fit did not converge in 200 steps: the design all but separates the classes")

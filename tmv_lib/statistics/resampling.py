@@ -74,6 +74,16 @@ def bootstrap(
     return Bootstrap(float(low), float(high), figures)
 
 
+def clustered_standard_error(values: ArrayLike, groups: ArrayLike) -> float:
+    """Standard error of the mean of values (n,), patients being independent and not their images; groups (n,).
+
+    sqrt(G / (G - 1) sum_g (sum_{i in g} (v_i - vbar))^2) / n for G patients.
+    """
+    v, (patient, names) = np.asarray(values, dtype=float), pd.factorize(np.asarray(groups))
+    totals = np.bincount(patient, weights=v - v.mean())
+    return float(np.sqrt(len(names) / max(len(names) - 1, 1) * (totals**2).sum()) / v.size)
+
+
 def patient_folds(y_true: ArrayLike, groups: ArrayLike, *, n_folds: int, rng: np.random.Generator) -> IntArray:
     """A fold in 0 ... n_folds - 1 for each case (n,): a patient lies in one fold, classes are spread evenly.
 
