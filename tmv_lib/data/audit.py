@@ -133,31 +133,13 @@ def id_blocks(cases: pd.DataFrame) -> dict[str, dict[str, float]]:
     return found
 
 
-def blocks_explain(blocks: dict[str, dict[str, float]], *, shifted: tuple[str, ...]) -> tuple[bool, str]:
-    """Whether `id_blocks` can explain a shift of these classes (`y_true_0`, `y_true_1`; () for no shift), and in words.
+def is_block(block: dict[str, float]) -> bool:
+    """Whether a class of `id_blocks` is a block of its own.
 
-    A class is a block where most of test lies beyond train's numbers, or where the share of test patients between test
-    patients lies nearer to all of them than to chance.
+    It is where most of test lies beyond train's numbers, or where the share of test patients between test patients lies
+    nearer to all of them than to chance.
     """
-    names = {"y_true_0": "negatives", "y_true_1": "positives"}
-    found = {
-        label: f"{names[label]} ({block['among_test']:.0%} of the test patients stand between test patients by number, "
-        f"{block['among_test_by_chance']:.0%} by chance)"
-        for label, block in blocks.items()
-        if block["outside_train_range"] > 0.5 or block["among_test"] > (1 + block["among_test_by_chance"]) / 2
-    }
-    if not blocks:
-        few = "there are too few, or none but this library's own"
-        return False, f"The file numbers cannot tell whether test was taken at another time or place: {few}."
-    if not found:
-        more = ", and do not explain the shift." if shifted else "."
-        return False, f"The file numbers of test lie among train's: no sign of another time or place{more}"
-    said = f"The file numbers of test form a block of their own, among {' and '.join(found.values())}"
-    if not shifted:
-        return False, f"{said}: another time or place, but no shift was found."
-    if not set(found) & set(shifted):
-        return False, f"{said}, but the classes that look different are others: it does not explain the shift."
-    return True, f"{said}: test was taken at another time or place than train, and that can explain the shift."
+    return block["outside_train_range"] > 0.5 or block["among_test"] > (1 + block["among_test_by_chance"]) / 2
 
 
 def _block(series: pd.DataFrame) -> dict[str, float]:

@@ -1,9 +1,11 @@
 """The files that stages pass on: read with a check, written whole or not at all."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,6 +54,12 @@ def rounded(value: float, *, digits: int) -> str:
     ('0.492188', '0.492188', '0')
     """
     return f"{round(float(value), digits + 4) + 0.0:.{digits}g}"  # no minus before a 0
+
+
+def write_json(path: str | Path, values: dict[str, Any]) -> None:
+    """Write a dictionary as JSON, every number in full."""
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def write_npy(path: str | Path, array: np.ndarray) -> None:

@@ -68,6 +68,11 @@ def read_features(member: str, wanted: pd.Series, *, root: str | Path = ".") -> 
     return read_rows(folder / "features.npy", image_id=ids, wanted=wanted)
 
 
+def has_features(member: str, *, root: str | Path = ".") -> bool:
+    """Whether a member's features are there; of somebody else's model only the predictions are known."""
+    return (Path(root) / f"data/train/{member}/features.npy").exists()
+
+
 def read_signals(path: str | Path, columns: list[str]) -> pd.DataFrame:
     """`image_id` and these columns, whose fields may be empty: a constant map has no stability, say.
 

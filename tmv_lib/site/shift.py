@@ -10,7 +10,7 @@ another site beside them. `val` and `cal` are the source's patients that trainin
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,19 +26,8 @@ LEVEL = 0.05  # a test rejects where its p-value, after Holm, is below this
 FEWEST_PERMUTATIONS = 9_999  # with 999 a p-value of 0.005 is 0.001 to 0.010 from one seed to the next
 CELLS = 2**16  # (deals, patients) of one batch: 512 KiB, which stay in the cache
 
-WORDS = {
-    "none": "No difference between site and source was shown at this number of patients. That is no proof that there"
-    " is none.",
-    "prevalence": "The share of positives looks different, harm unknown. Within neither class was a difference shown.",
-    "both_classes": "Positives and negatives both look different here, harm unknown. Another share of positives alone"
-    " does not explain it.",
-    "negative_class": "Negatives look different here, harm unknown. Among positives no difference was shown, which is"
-    " no proof that there is none.",
-    "positive_class": "Positives look different here, harm unknown. Among negatives no difference was shown, which is"
-    " no proof that there is none.",
-    "unnamed": "The cases look different here, harm unknown. Neither in the share of positives nor within one class was"
-    " a difference shown: more cases are needed to say how.",
-}
+# What may look different, by the tests that reject.
+NAMES = ("none", "prevalence", "both_classes", "negative_class", "positive_class", "unnamed")
 
 
 class Shift(NamedTuple):
@@ -46,6 +35,14 @@ class Shift(NamedTuple):
 
     observed: float
     p_value: float
+
+
+def or_absent(test: Callable[..., Shift], *arrays: ArrayLike, **options: Any) -> dict[str, Any]:
+    """A test's measure and p-value, or the reason why there is none."""
+    try:
+        return test(*arrays, **options)._asdict()
+    except ValueError as error:
+        return {"absent": str(error)}
 
 
 def feature_space(train: ArrayLike, *, n_components: int) -> Callable[[ArrayLike], FloatArray]:
@@ -199,7 +196,7 @@ def share_distance(
 
 
 def name_shift(*, negative: ArrayLike, positive: ArrayLike, prevalence: float, pooled: ArrayLike) -> str:
-    """Which of `WORDS` these p-values speak for, all of them adjusted for their number together.
+    """Which of `NAMES` these p-values speak for, all of them adjusted for their number together.
 
     negative, positive: of the tests within one class; pooled: of those that look at both classes at once, which
     also see a change of prevalence; prevalence: of `prevalence_difference`. A test rejects where p < 0.05:

@@ -4,8 +4,7 @@ z is the logit as shipped, calibrated on the source. Kept: z. Intercept: a + z, 
 where the logits are too large or too small as well.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -170,19 +169,6 @@ def patient_counts(groups: ArrayLike, *, n_resamples: int, rng: np.random.Genera
     """How often each case (resamples, n) occurs when as many patients are drawn with replacement."""
     patient, names = pd.factorize(np.asarray(groups), sort=True)
     return rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=n_resamples)[:, patient].astype(float)
-
-
-def interval(name: str, metric: Callable[..., Any], y_true: ArrayLike, logits: FloatArray, weights: FloatArray) -> Any:
-    """95 % percentile interval `name_low`, `name_high` of metric(y_true, logits[b], weights=weights[b]) over b.
-
-    logits, weights: (resamples, n). Comes back as `name_interval_absent` with the reason where a resample has none.
-    """
-    try:
-        figures = [metric(y_true, row, weights=drawn) for row, drawn in zip(logits, weights, strict=True)]
-    except ValueError as error:
-        return {f"{name}_interval_absent": str(error)}
-    low, high = np.quantile(figures, [0.025, 0.975])
-    return {f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def _cross_fitted(

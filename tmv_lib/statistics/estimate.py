@@ -113,16 +113,18 @@ def _trials(metric: Callable[..., Any], *arrays: Any, groups: np.ndarray) -> int
     return len(np.unique(groups)) if of in proportions else 0
 
 
-def adjust(*figures: dict[str, Any]) -> None:
+def adjust(*figures: dict[str, Any], distinct: bool = False) -> None:
     """Add Holm's adjusted p-value to every tested figure in these nested dictionaries: all are one family of tests.
 
     Tested are each `Estimate` with a p-value, and each dictionary with a key `p_value`, which gets `p_value_holm`. A
     test counts once, however often it stands there: what bears one name and agrees to the last digit in value,
-    interval and p-value is one test, of logits, say, that a calibrator or a decision left as they were.
+    interval and p-value is one test, of logits, say, that a calibrator or a decision left as they were. distinct: no
+    two are one, as two columns that differ as much as they can have equal figures.
     """
     tests = [test for found in figures for test in _tests(found)]
     if tests:
-        adjusted = holm_distinct([p_value for *_, p_value in tests], [same for _, _, same, _ in tests])
+        same = range(len(tests)) if distinct else [same for _, _, same, _ in tests]
+        adjusted = holm_distinct([p_value for *_, p_value in tests], list(same))
         for (entry, name, *_), p_value in zip(tests, adjusted.tolist(), strict=True):
             if isinstance(entry[name], Estimate):
                 entry[name] = replace(entry[name], p_value_holm=p_value)

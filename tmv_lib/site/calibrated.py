@@ -1,0 +1,210 @@
+"""One model at the site as shipped, calibrated at the site, and at its ceiling; and whose fault a miscalibration is."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from tmv_lib.calibration.errors import calibration_test
+from tmv_lib.calibration.slope import calibration_in_the_large, calibration_slope
+from tmv_lib.site.learning_curve import Labelled
+from tmv_lib.site.shift import LEVEL
+from tmv_lib.site.updating import (
+    UPDATES,
+    calibration_interaction,
+    closed_test,
+    cross_fitted_update,
+    patient_counts,
+    resampled_update,
+    site_folds,
+)
+from tmv_lib.statistics.classification import accuracy, brier_score, confusion_counts, negative_log_likelihood
+from tmv_lib.statistics.estimate import Estimate, Resampler
+from tmv_lib.statistics.ranking import auroc_with_upper_bound
+
+
+def _of_probability(metric: Any, y_true: Any, logit: Any, *, weights: Any = None) -> Any:
+    return metric(y_true, expit(logit), weights=weights)
+
+
+def _of_decision(metric: Any, y_true: Any, logit: Any, *, weights: Any = None) -> Any:
+    return metric(y_true, (np.asarray(logit) > 0).astype(int), weights=weights)
+
+
+# Of truth and logit; decisions at p > 0.5.
+FIGURES: dict[str, Callable[..., Any]] = {
+    "nll": negative_log_likelihood,
+    "brier_score": partial(_of_probability, brier_score),
+    "accuracy": partial(_of_decision, accuracy),
+    "slope": calibration_slope,
+    "in_the_large": calibration_in_the_large,
+}
+
+
+class Calibrated(NamedTuple):
+    """Figures of one member, and its logits as calibrated at the site and at the ceiling, by `image_id`."""
+
+    metrics: dict[str, Any]
+    site_logit: pd.Series
+    ceiling_logit: pd.Series
+
+
+class CrossFitted(NamedTuple):
+    """Logits (n,) updated by other patients, how often each update was chosen, and figures of the whole procedure."""
+
+    logit: np.ndarray
+    times_chosen: dict[str, int]
+    intervals: dict[str, Estimate]
+
+
+def labelled(cases: pd.DataFrame, member: str) -> Labelled:
+    """Truth, logit as shipped and patient of these cases."""
+    return Labelled(*(cases[name].to_numpy() for name in ("y_true", f"logit_{member}", "patient_id")))
+
+
+def require_ranking(local: pd.DataFrame, member: str) -> None:
+    """Raise ValueError where the site's labels say that the scores rank the wrong way: no update may hide that."""
+    y_true, logit, groups = labelled(local, member)
+    if set(y_true) != {0, 1}:
+        return
+    ranked = auroc_with_upper_bound(y_true, logit, groups=groups)
+    if ranked.high < 0.5:
+        raise ValueError(
+            f"{member} ranks the cases of the site the wrong way: AUROC {ranked.auroc:.3f}, its upper 97.5 % bound over"
+            f" patients {ranked.high:.3f}; are the labels of the site reversed?"
+        )
+
+
+def calibrate_at_site(local: pd.DataFrame, test: pd.DataFrame, member: str, params: Any, rng: Any) -> Calibrated:
+    """One member on the test cases as shipped, site-calibrated and at its ceiling.
+
+    local: the labelled cases of the site; the test cases themselves where the site sent no others, each then judged by
+    what other patients fitted.
+    """
+    y_true, shipped, groups = labelled(test, member)
+    require_ranking(local, member)
+    taught = labelled(local, member)
+    chosen = closed_test(taught.y_true, taught.logit, groups=taught.groups)
+    update = {"name": UPDATES[int(chosen.choice[0])]} | {
+        name: float(values[0]) for name, values in chosen._asdict().items() if name != "choice"
+    }
+    measured = partial(measure, y_true, resampler=Resampler(groups, params.resamples, rng))
+    metrics: dict[str, Any] = {"update": update, "as_shipped": measured(shipped)}
+    sites = [pd.Series(shipped, test["image_id"])]
+    if local is test:
+        folded = cross_fit(taught, params, rng)
+        update["times_chosen_cross_fitted"] = folded.times_chosen
+        calibrated = folded.logit
+        metrics["site_calibrated"] = measured(calibrated, intervals=False) | folded.intervals
+    else:
+        calibrated = chosen.intercept[0] + chosen.slope[0] * shipped
+        metrics["site_calibrated"] = measured(calibrated)
+        sites.append(pd.Series(cross_fit(taught, params, rng).logit, local["image_id"]))
+    sites[0] = pd.Series(calibrated, test["image_id"])
+    best = closed_test(y_true, shipped, groups=groups)
+    ceiling = best.intercept[0] + best.slope[0] * np.asarray(shipped)
+    metrics["ceiling"] = measured(ceiling, intervals=False)
+    return Calibrated(metrics, pd.concat(sites), pd.Series(ceiling, test["image_id"]))
+
+
+def cross_fit(taught: Labelled, params: Any, rng: np.random.Generator) -> CrossFitted:
+    """Each case updated by other patients, with intervals of the whole procedure; as shipped where they are too few."""
+    y_true, shipped, groups = taught
+    n_patients = len(set(groups))
+    if n_patients < params.folds:
+        reason = f"{n_patients} patients are fewer than the {params.folds} folds: the logits stay as shipped"
+        return CrossFitted(shipped, {}, {"intervals": Estimate(absent=reason)})
+    folds = site_folds(groups, n_folds=params.folds, n_foldings=params.foldings, rng=rng)
+    fitted = cross_fitted_update(y_true, shipped, groups=groups, folds=folds)
+    weights = patient_counts(groups, n_resamples=params.resamples, rng=rng)
+    resampled = resampled_update(y_true, shipped, groups=groups, folds=folds, weights=weights)
+    # slope and calibration-in-the-large of logits refitted in every resample are 1 and 0 but for rounding: no interval
+    names = ("nll", "brier_score", "accuracy")
+    intervals = {name: estimate(FIGURES[name], y_true, fitted.logit, resampled, weights) for name in names}
+    return CrossFitted(fitted.logit, fitted.times_chosen, intervals)
+
+
+def estimate(
+    metric: Callable[..., Any], y_true: np.ndarray, logit: np.ndarray, resampled: np.ndarray, weights: np.ndarray
+) -> Estimate:
+    """metric(y_true, logit) with the 95 % percentile interval of metric(y_true, resampled[b], weights=weights[b]).
+
+    logit (n,); resampled, weights (resamples, n). The interval is absent where a resample has no such figure.
+    """
+    value = float(metric(y_true, logit))
+    try:
+        figures = [metric(y_true, row, weights=drawn) for row, drawn in zip(resampled, weights, strict=True)]
+    except ValueError as error:
+        return Estimate(value, interval_absent=str(error))
+    low, high = np.quantile(figures, [0.025, 0.975])
+    return Estimate(value, float(low), float(high))
+
+
+def measure(y_true: np.ndarray, logit: np.ndarray, *, resampler: Resampler, intervals: bool = True) -> dict[str, Any]:
+    """Calibration and decisions at p > 0.5 of one logit on the test cases; an ECE beside its noise floor."""
+    y_pred = (logit > 0).astype(int)
+    figures: dict[str, Any] = _wrong(y_true, y_pred)
+    for name, metric in FIGURES.items():
+        figures[name] = resampler.estimate(metric, y_true, logit, interval=intervals)
+    if intervals:
+        figures |= resampler.by_class(y_true, y_pred)
+    return figures | {"ece": calibration_test(y_true, expit(logit), rng=resampler.rng)._asdict()}
+
+
+def _wrong(y_true: np.ndarray, y_pred: np.ndarray) -> dict[str, int]:
+    counts = confusion_counts(y_true, y_pred)
+    return {"false_positive": counts.fp, "false_negative": counts.fn}
+
+
+def combined(test: pd.DataFrame, logits: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """The mean of the members' probabilities in each calibration: its errors, and how often the members disagree.
+
+    logits: as shipped, site-calibrated and at the ceiling, a column per member, rows as in test.
+    """
+    y_true = test["y_true"].to_numpy()
+    figures: dict[str, Any] = {}
+    for name, part in logits.items():
+        y_pred = (expit(part.to_numpy()).mean(axis=1) > 0.5).astype(int)
+        positive = part.to_numpy() > 0
+        figures[name] = _wrong(y_true, y_pred) | {
+            "accuracy": float(accuracy(y_true, y_pred)),
+            "disagree": int((positive != positive[:, :1]).any(axis=1).sum()),
+        }
+    return figures
+
+
+def compare_calibration(
+    held: pd.DataFrame, local: pd.DataFrame, member: str, params: Any, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Whether the logit as shipped is calibrated otherwise at the site than on `held`, patients that fitted nothing."""
+    at_home = closed_test(*labelled(held, member)[:2], groups=held["patient_id"])
+    figures: dict[str, Any] = {"update_at_source": UPDATES[int(at_home.choice[0])]}
+    both = pd.concat([held.assign(site=0), local.assign(site=1)])
+    y_true, logit, groups = labelled(both, member)
+    try:
+        test = calibration_interaction(
+            y_true, logit, both["site"], groups=groups, n_resamples=params.resamples, rng=rng
+        )
+    except ValueError as error:
+        return figures | {"absent": str(error)}
+    figures |= {"p_value": test.p_value, "design_effect": test.design_effect}
+    for name in ("intercept_difference", "slope_difference"):
+        values = getattr(test, name)
+        low, high = np.quantile(values[1:], [0.025, 0.975])
+        figures[name] = Estimate(float(values[0]), float(low), float(high))
+    return figures
+
+
+def blame(interaction: dict[str, Any], at_site: str) -> str:
+    """Whose a miscalibration is, by `compare_calibration`, adjusted by Holm, and the update taken at the site.
+
+    `site`, `home` (the source shows the same), `neither`, or `unclear`.
+    """
+    differs = interaction.get("p_value_holm", 1.0) < LEVEL
+    home, here = interaction["update_at_source"] != "keep", at_site != "keep"
+    if "absent" in interaction or (differs and not here) or (here and not differs and not home):
+        return "unclear"
+    return "site" if differs else "home" if home else "neither"
