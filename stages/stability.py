@@ -1,90 +1,63 @@
 """Does the reason survive a change that does not matter?"""
 
-from functools import partial
-from typing import Any
-
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from tmv_lib.calibration.calibrators import decision_boundary
+from tmv_lib.calibration.calibrators import read_calibrators
+from tmv_lib.explanations import attribution
 from tmv_lib.explanations.attribution import Explained
-from tmv_lib.pipeline import pictures
+from tmv_lib.pipeline import pictures, record
 from tmv_lib.pipeline.files import write_csv, write_npy
 from tmv_lib.pipeline.metrics import write_metrics
 from tmv_lib.pipeline.params import read, read_members
 from tmv_lib.pipeline.stage import run
-from tmv_lib.stability import perturbations, similarity
-from tmv_lib.stability.answer import (
-    AS_IS,
-    UNTRAINED,
-    Explain,
-    StabilityParams,
-    by_change,
-    decided,
-    errors_found,
-    explainer,
-    flipped_and_moved,
-    gallery,
-    per_perturbation,
-    read_cases,
-    write_rows,
-)
-from tmv_lib.statistics.estimate import counts
+from tmv_lib.stability.answer import KEPT, StabilityParams, compare, decide
+from tmv_lib.stability.gallery import gallery
+from tmv_lib.stability.perturbations import mild
+
+# What a row of each diagram is, and its figure.
+PLOTS = {
+    "similarity": ("perturbation", "similarity"),
+    "flipped_and_moved": ("cell", "error_rate"),
+    "detectors": ("measure", "auroc"),
+}
+LOGITS = ["image_id", "member", "perturbation", "logit", "rank_correlation"]
 
 
 def main() -> None:
-    params = read("params.yaml", "stability", StabilityParams)
-    members = read_members("params.yaml")
-    everything, images = read_cases(members)
-    rng, changes = np.random.default_rng(params.seed), perturbations.mild(params.model_dump(), seed=params.seed)
-    table, logits, metrics = [everything[["image_id"]]], [], {}
-    similar, detectors, crossed = [], [], []
+    params, members = read("params.yaml", "stability", StabilityParams), read_members("params.yaml")
+    precision = read("params.yaml", "train", attribution.AsTrained).precision
+    everyone = record.outside_train(record.read_cases(members))
+    images, layers = record.read_images(everyone["image_id"]), record.read_layers()
+    changes, calibrators = mild(params.model_dump(), seed=params.seed), read_calibrators(record.CALIBRATORS)
+    rng, answers = np.random.default_rng(params.seed), {}
     for name, member in members.items():
-        cases, original, untrained = decided(everything, name)
-        trained, maps = explainer(name, member, params), list[np.ndarray]()
-
-        def explain(levels: np.ndarray, trained: Explain = trained, maps: list[np.ndarray] = maps) -> Explained:
-            seen = trained(levels)
-            maps.append(seen.maps)
-            return seen
-
-        compared = similarity.stability(
-            explain,
-            images,
-            changes,
-            target=cases["target"].to_numpy(),
-            threshold=decision_boundary(original.logit, cases["logit"]),
-            original=original,
+        explain = attribution.explainer(
+            attribution.load_trained(member, record.weights(name)),
+            **layers[name],
             batch_size=params.batch_size,
-            progress=partial(tqdm, desc=f"{name}: perturbed"),
+            precision=precision,
         )
-        said = {AS_IS: original, UNTRAINED: untrained} | by_change(compared, maps, changes)
-        write_npy(f"data/stability/maps_{name}.npy", np.stack([said[change].maps for change in changes], axis=1))
-        ids = cases["image_id"].to_numpy()[compared["case"]]
-        logits.append(compared[["perturbation", "logit", "rank_correlation"]].assign(image_id=ids, member=name))
-        cases = cases.join(similarity.per_case(compared))
-        cases["instability"] = 1 - cases["rank_correlation"]
-        kept = ["instability", *similarity.MEASURES[1:], "flipped", "n_undefined"]
-        table.append(cases[kept].add_suffix(f"_{name}"))
-
-        found: dict[str, Any] = counts(*(cases.loc[cases["split"] == "test", key] for key in ("y_true", "patient_id")))
-        found["perturbations"], drawn = per_perturbation(compared, cases, params, rng)
-        similar += [row | {"series": f"{name}{row['series']}"} for row in drawn]
-        found["flipped_and_moved"], drawn = flipped_and_moved(cases, params, rng)
-        crossed += [row | {"series": name} for row in drawn]
-        found["errors"], drawn = errors_found(cases, params, rng)
-        detectors += [row | {"series": f"{name}{row['series']}"} for row in drawn]
-        metrics[name] = found
-        for kind, picture in gallery(images, cases, compared, changes, said, name).items():
+        logits = everyone[f"score_{name}"], record.read_untrained_logits(name, everyone["image_id"])
+        own, blank = (Explained(np.asarray(z), maps) for z, maps in zip(logits, record.read_maps(name), strict=True))
+        cases = decide(everyone, name)
+        answer = compare(name, cases, images, explain, own, blank, calibrators[name], changes, params, rng)
+        stacked = np.stack([answer.explained[change].maps for change in changes], axis=1)
+        write_npy(f"data/stability/maps_{name}.npy", stacked)
+        for kind, picture in gallery(name, images, answer, changes).items():
             pictures.save(picture, f"plots/stability/gallery/{name}_{kind}.png")
-    write_csv("data/stability/cases.csv", pd.concat(table, axis=1))
-    columns = ["image_id", "member", "perturbation", "logit", "rank_correlation"]
-    write_csv("data/stability/logits.csv", pd.concat(logits)[columns])
-    write_rows("similarity", similar, row="perturbation", value="similarity")
-    write_rows("flipped_and_moved", crossed, row="cell", value="error_rate")
-    write_rows("detectors", detectors, row="measure", value="auroc")
-    write_metrics("metrics/stability.json", {"stability": metrics})
+        answers[name] = answer
+
+    columns = [one.cases[KEPT].add_suffix(f"_{name}") for name, one in answers.items()]
+    write_csv("data/stability/cases.csv", pd.concat([everyone[["image_id"]], *columns], axis=1))
+    ids = everyone["image_id"].to_numpy()
+    rows = [one.compared.assign(image_id=ids[one.compared["case"]], member=name) for name, one in answers.items()]
+    write_csv("data/stability/logits.csv", pd.concat(rows)[LOGITS])
+    for plot, (row, value) in PLOTS.items():
+        table = pd.concat(one.plots[plot] for one in answers.values())
+        columns = ["series", row, value, "low", "high"]
+        write_csv(f"plots/stability/{plot}.csv", table.reindex(columns=columns), digits=6)
+    write_metrics("metrics/stability.json", {"stability": {name: one.metrics for name, one in answers.items()}})
 
 
 if __name__ == "__main__":

@@ -1,87 +1,59 @@
 """Which doubts are genuine, and which errors are confident?"""
 
-from functools import partial
-from typing import Any
-
 import numpy as np
 import pandas as pd
-from scipy.special import expit
 
-from tmv_lib.calibration import calibrators
-from tmv_lib.pipeline.files import write_csv
+from tmv_lib.calibration.calibrators import read_calibrators
+from tmv_lib.pipeline import record
+from tmv_lib.pipeline.files import naming, write_csv
 from tmv_lib.pipeline.metrics import write_metrics
-from tmv_lib.pipeline.params import named_members, read
+from tmv_lib.pipeline.params import Member, named_members, read
 from tmv_lib.pipeline.stage import run
-from tmv_lib.uncertainty.answer import (
-    NO_NETWORK,
-    UncertaintyParams,
-    augmented,
-    away_from_training,
-    between_members,
-    decided,
-    doubts,
-    head_dropout,
-    judge,
-    margin,
-    out_of_training,
-    quadrants,
-    read_cases,
-    refused,
-    worst_first,
-)
+from tmv_lib.uncertainty.answer import Network, UncertaintyParams, between_members, doubt, worst_first
+from tmv_lib.uncertainty.out_of_distribution import write_pixel_detectors
+from tmv_lib.uncertainty.refusal import find_unlike, nothing_measured, shares_refused
 
 
 def main() -> None:
-    params = read("params.yaml", "uncertainty", UncertaintyParams)
-    members = named_members("params.yaml")
-    rng = np.random.default_rng(params.seed)
-    everything = read_cases(list(members))
-    later = everything[everything["split"] != "train"].reset_index(drop=True)
-    between = between_members(later[[f"y_prob_{name}" for name in members]].to_numpy().T)
-    signals, convergence, detectors, sorted_cases = [later[["image_id"]], between], [], [], []
-    errors: dict[str, Any] = {}
-    foreign: dict[str, pd.DataFrame] = {}
-    disputed = [*between] if len(members) > 1 else []
+    params, members = read("params.yaml", "uncertainty", UncertaintyParams), named_members("params.yaml")
+    everything = record.read_cases(members, further=["source", *record.cause_column()])
+    train, cases = record.of_split(everything, "train"), record.outside_train(everything)
+    between = between_members(cases[[f"y_prob_{name}" for name in members]].to_numpy().T)
+    calibrators, rng = read_calibrators(record.CALIBRATORS), np.random.default_rng(params.seed)
+    answers = {}
     for name, member in members.items():
-        if member is None:
-            cases = decided(later, name, params).join(between)
-            errors[name], found = judge(cases[cases["split"] == "test"], ["margin", *disputed], params, rng)
-            errors[name] |= {"dropout_absent": NO_NETWORK, "quadrants": quadrants(cases, params, rng)}
-            signals.append(
-                later[[]].assign(**{f"{kind}_{name}": np.nan for kind in ("mutual_information", "distance")})
-            )
-            detectors.append(found.assign(series=name + found["series"]))
-            sorted_cases.append(cases[cases["split"] == "test"].assign(member=name))
-            continue
-        calibrate = partial(
-            calibrators.recalibrated, raw=expit(everything[f"raw_{name}"]), calibrated=everything[f"y_prob_{name}"]
-        )
-        dropped, curve = head_dropout(name, later, member.dropout, params)
-        distances, strange = away_from_training(name, everything, params)
-        own = doubts(dropped, augmented(name, later), calibrate=calibrate).join(distances)
-        cases = decided(later, name, params).join([own, between])
-        test = cases[cases["split"] == "test"]
+        network = None if member is None else read_network(name, member, train, cases)
+        answers[name] = doubt(cases, name, between, network, calibrators[name], params, rng)
 
-        errors[name], found = judge(test, ["margin", *own, *disputed], params, rng)
-        errors[name]["quadrants"] = quadrants(cases, params, rng)
-        sure = 1 - margin(calibrate(expit(strange["logit"]))) >= params.confident
-        foreign[name] = strange.assign(confident=sure)
+    signals = [one.signals.add_suffix(f"_{name}") for name, one in answers.items()]
+    foreign = {name: one.foreign for name, one in answers.items() if one.foreign is not None}
+    unlike = nothing_measured(cases)
+    if foreign:
+        images = {"train": record.read_images(train["image_id"]), "cases": record.read_images(cases["image_id"])}
+        images["foreign"] = np.load("data/prepare/foreign.npy")
+        with naming(record.CASES):
+            unlike = find_unlike(cases, pd.concat(signals, axis=1), foreign, images, params)
+        write_pixel_detectors("data/uncertainty/pixels.npz", unlike.pixels)
+        write_csv("data/uncertainty/usual.csv", unlike.usual)
+    write_csv("data/uncertainty/cases.csv", pd.concat([cases[["image_id"]], between, *signals, unlike.columns], axis=1))
+    tests = [one.test.assign(member=name) for name, one in answers.items()]
+    write_csv("data/uncertainty/quadrants.csv", worst_first(pd.concat(tests)))
+    curves = [one.plots["convergence"] for one in answers.values() if "convergence" in one.plots]
+    none = pd.DataFrame(columns=["passes", "value", "series"])
+    write_csv("plots/uncertainty/convergence.csv", pd.concat(curves or [none]), digits=6)
+    rows = [of.assign(series=name + of["series"]) for name, one in answers.items() for of in [one.plots["detectors"]]]
+    write_csv("plots/uncertainty/detectors.csv", pd.concat(rows), digits=6)
+    write_csv("plots/uncertainty/out_of_distribution.csv", shares_refused(unlike.metrics), digits=6)
+    metrics = {name: one.metrics for name, one in answers.items()}
+    write_metrics("metrics/uncertainty.json", {"uncertainty": metrics, "out_of_distribution": unlike.metrics})
 
-        signals.append(own.add_suffix(f"_{name}"))
-        convergence.append(curve)
-        detectors.append(found.assign(series=name + found["series"]))
-        sorted_cases.append(test.assign(member=name))
-    unlike, strangers = out_of_training(everything, pd.concat(signals, axis=1), foreign, params)
-    write_csv("data/uncertainty/cases.csv", pd.concat([*signals, unlike], axis=1))
-    write_csv("data/uncertainty/quadrants.csv", worst_first(pd.concat(sorted_cases)))
-    write_csv(
-        "plots/uncertainty/convergence.csv",
-        pd.concat(convergence or [pd.DataFrame(columns=["passes", "value", "series"])]),
-        digits=6,
-    )
-    write_csv("plots/uncertainty/detectors.csv", pd.concat(detectors), digits=6)
-    write_csv("plots/uncertainty/out_of_distribution.csv", refused(strangers), digits=6)
-    write_metrics("metrics/uncertainty.json", {"uncertainty": errors, "out_of_distribution": strangers})
+
+def read_network(name: str, member: Member, train: pd.DataFrame, cases: pd.DataFrame) -> Network:
+    """What `train` and `stability` left of one member's network."""
+    own, reference = (record.read_features(name, rows["image_id"]) for rows in (cases, train))
+    changed, y_true = record.read_changed(name, cases["image_id"]), train["y_true"].to_numpy()
+    head = record.read_head(name)
+    return Network(own, reference, y_true, head, member.dropout, changed, *record.read_foreign(name))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The answer to: where does it look, and does that depend on what it learned?"""
 
+from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -10,16 +10,12 @@ from pydantic import Field
 from scipy.special import expit
 from tqdm import tqdm
 
-from tmv_lib.calibration.calibrators import decision_boundary, recalibrated
-from tmv_lib.explanations import attribution, map_verdict, regions
+from tmv_lib.calibration.calibrators import Calibrator
+from tmv_lib.explanations import attribution, faithfulness, map_verdict, regions, sanity
 from tmv_lib.explanations.attribution import Explained, Method
-from tmv_lib.explanations.faithfulness import area, deletion_and_insertion, random_order
-from tmv_lib.explanations.sanity import cascade, completeness, described, judged, random_pairs
 from tmv_lib.network import classifier
-from tmv_lib.pipeline import pictures
-from tmv_lib.pipeline.files import join, read_csv, write_npy
-from tmv_lib.pipeline.params import Member, Params
-from tmv_lib.statistics.estimate import adjust, counts, figure, mean
+from tmv_lib.pipeline.params import Params
+from tmv_lib.statistics.estimate import Estimate, Resampler, adjust, mean
 from tmv_lib.statistics.ranking import rank_correlation
 
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
@@ -40,53 +36,53 @@ class ExplanationsParams(Params):
 
 
 class Material(NamedTuple):
-    """All cases outside train, row by row, and the median image of them."""
+    """All cases outside train, row by row: table, images, masks where the source has them; and the median image."""
 
     cases: pd.DataFrame
     images: np.ndarray
-    typical: np.ndarray
     masks: dict[str, np.ndarray]
+    typical: np.ndarray
+
+
+class Member(NamedTuple):
+    """One network and what goes with it. fresh(draw): another of its architecture that learned nothing."""
+
+    name: str
+    trained: classifier.Classifier
+    fresh: Callable[[int], classifier.Classifier]
+    calibrator: Calibrator
+    layer: str
+    precision: classifier.Precision
 
 
 class Answer(NamedTuple):
-    """What one member's maps of the logit told, (n, h, w), with the class it names, columns (n,) and rows to draw.
+    """What one member's maps of the logit tell.
 
-    untrained: maps (n, h, w) of a network that learned nothing, for the class that it names itself. interchanged: the
-    calibrated probabilities once insides and frames were.
+    maps, untrained_maps (n, h, w): of the member, and of a network that learned nothing. target, blank (n,): +1 or -1,
+    the class that each of them names. columns (n,) by name. interchanged: calibrated probabilities once insides and
+    frames were interchanged. plots: tables by the name of a plot.
     """
 
     metrics: dict[str, Any]
     columns: dict[str, np.ndarray]
     maps: np.ndarray
+    untrained_maps: np.ndarray
     target: np.ndarray
-    untrained: np.ndarray
+    blank: np.ndarray
     interchanged: regions.Interchanged
-    sanity: pd.DataFrame
-    faithfulness: pd.DataFrame
+    plots: dict[str, pd.DataFrame]
 
 
-def read_material(members: dict[str, Member]) -> Material:
-    """Cases with each member's raw and calibrated answers, their images, and masks where the source has them."""
-    table = pd.read_csv("data/prepare/cases.csv", usecols=lambda name: name == "marker")
-    marker = [name for name in table if table[name].isin([0, 1]).all()]  # words of a source's own say something else
-    cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true", *marker])
-    calibrated = [f"{kind}_{name}" for name in members for kind in ("logit", "y_prob")]
-    cases = join(cases, read_csv("data/calibration/cases.csv", ["image_id", *calibrated]))
-    kept = (cases["split"] != "train").to_numpy()
-    images = np.load("data/prepare/images.npy", mmap_mode="r")[kept]
-    paths = {name: Path(f"data/prepare/{name}.npy") for name in ("masks", "lungs")}
-    masks = {name: np.load(path)[kept] for name, path in paths.items() if path.exists()}
-    return Material(cases[kept].reset_index(drop=True), images, np.median(images, axis=0).astype(np.uint8), masks)
+def draw_donors(cases: pd.DataFrame, witness: np.ndarray, members: list[str], *, seed: int) -> np.ndarray:
+    """For each case that a member misreads, rows of clear cases of validation: clear to the network without border.
 
-
-def draw_donors(cases: pd.DataFrame, members: list[str], *, seed: int) -> np.ndarray:
-    """For each case that a member misreads, rows of clear cases of validation: clear to the network without border."""
-    witness = join(cases[["image_id"]], read_csv("data/reference/predictions.csv", ["image_id", "logit"]))["logit"]
+    witness: (n,), the logit of that network.
+    """
     y_true, probs = cases["y_true"].to_numpy(), cases[[f"y_prob_{name}" for name in members]].to_numpy()
     return regions.clear_donors(
         y_true,
         cases["patient_id"].to_numpy(),
-        witness.to_numpy(),
+        witness,
         asked=((probs > 0.5) != (y_true == 1)[:, None]).any(axis=1),
         among=(cases["split"] == "val").to_numpy(),
         number=DONORS,
@@ -94,14 +90,12 @@ def draw_donors(cases: pd.DataFrame, members: list[str], *, seed: int) -> np.nda
     )
 
 
-def answer(
-    name: str,
+def explain(
     member: Member,
     material: Material,
     donors: np.ndarray,
     chosen: np.ndarray,
     params: ExplanationsParams,
-    precision: classifier.Precision,
     rng: np.random.Generator,
 ) -> Answer:
     """Every map of one member, what its answers hang on, and what the checks on the `chosen` cases say of the maps.
@@ -109,74 +103,84 @@ def answer(
     donors: rows (n, k) of the cases with which each one changes its inside and its frame, -1 for none.
     """
     cases, images = material.cases, material.images
-    predictions = join(cases, read_csv(f"data/train/{name}/predictions.csv", ["image_id", "logit"]))
-    threshold = decision_boundary(predictions["logit"], predictions[f"logit_{name}"])
-    target = np.where(cases[f"y_prob_{name}"] > 0.5, 1, -1)
-    weights = f"data/train/{name}/weights.safetensors"
-    trained, untrained = attribution.trained_and_untrained(member, weights, seed=params.seed)
-    layer = attribution.target_layer(trained, size=images.shape[1], wished=params.layers.get(name, "auto"))
-    explain = partial(
+    target = np.where(cases[f"y_prob_{member.name}"] > 0.5, 1, -1)
+    explainer = partial(
         attribution.explainer,
-        layer=layer,
+        layer=member.layer,
         batch_size=params.batch_size,
-        precision=precision,
+        precision=member.precision,
         method=params.method,
     )
-    read_logits = partial(attribution.reader, trained, batch_size=params.batch_size, precision=precision)
-
-    seen: Explained = explain(trained, progress=partial(tqdm, desc=f"{name}: maps"))(images)
-    write_npy(f"data/explanations/maps_{name}.npy", seen.maps)
-    maps = seen.maps * target[:, None, None]
-    hidden = read_logits(progress=partial(tqdm, desc=f"{name}: border hidden"))(
-        regions.hide_border(images, material.typical, share=params.border)
-    )
-    interchanged = regions.interchange(
-        lambda mixed: recalibrated(
-            expit(read_logits()(mixed)), raw=expit(predictions["logit"]), calibrated=predictions[f"y_prob_{name}"]
-        ),
-        images,
-        donors,
-        share=params.border,
-        progress=partial(tqdm, desc=f"{name}: borders interchanged"),
-    )
-    columns = regions.shares(maps, material.masks, share=params.border, positive=target > 0) | {
-        "border_effect": seen.logit - hidden,
-        "border_flips": (seen.logit > threshold) != (hidden > threshold),
-        **regions.border_to_blame(interchanged, cases["y_true"].to_numpy()),
-    }
-
-    def probability(levels: np.ndarray) -> np.ndarray:
-        return expit((read_logits()(levels) - threshold) * target[chosen])
-
-    metrics: dict[str, Any] = {"method": params.method, "layer": layer, "grid": seen.maps.shape[1]}
-    metrics |= where_it_looks(columns, material, seen.maps.shape[1:], params, rng)
+    own: Explained = explainer(member.trained, progress=_bar(member, "maps"))(images)
+    blank: Explained = explainer(member.fresh(0), progress=_bar(member, "untrained maps"))(images)
+    columns, interchanged = look(member, material, own, donors, target, params)
+    metrics: dict[str, Any] = {"method": params.method, "layer": member.layer, "grid": own.maps.shape[1]}
+    metrics |= where_it_looks(columns, material, own.maps.shape[1:], params, rng)
     if "marker" in cases:
         metrics.setdefault("border", {}).update(by_marker(columns, cases, target > 0, params, rng))
-    metrics |= completeness(trained, images, seen.logit, seen.maps, layer=layer, method=params.method)
-    similarity: dict[str, list[np.ndarray]] = {}
-    like = seen.maps[chosen].reshape(len(chosen), -1)
-    for draw in range(params.untrained_networks):
-        _, fresh = attribution.trained_and_untrained(member, weights, seed=params.seed + draw)
-        for level, hybrid in tqdm(cascade(trained, fresh), desc=f"{name}: randomised, draw {draw + 1}"):
-            other = explain(hybrid)(images[chosen]).maps.reshape(like.shape)
-            similarity.setdefault(level, []).append(rank_correlation(like, other))
-    metrics["sanity"], levels = sanity_check(similarity, seen.maps[chosen], cases.iloc[chosen], params, rng)
-    orders = {"by map": maps[chosen], "at random": random_order(maps[chosen], rng=rng)}
-    curves = deletion_and_insertion(probability, images[chosen], orders, fractions=FRACTIONS)
-    metrics["faithfulness"], drawn = faithfulness_check(curves, cases.iloc[chosen], params, rng)
-    blank: Explained = explain(untrained, progress=partial(tqdm, desc=f"{name}: untrained maps"))(images)
-    write_npy(f"data/explanations/untrained_{name}.npy", blank.maps)
+    check = member.trained, images, own.logit, own.maps
+    metrics["completeness"] = sanity.completeness(*check, layer=member.layer, method=params.method)
+    some = cases.iloc[chosen]
+    metrics["sanity"], levels = check_sanity(member, explainer, images[chosen], own.maps[chosen], some, params, rng)
+    maps = own.maps[chosen] * target[chosen, None, None]
+    metrics["faithfulness"], curves = check_faithfulness(
+        member, images[chosen], maps, target[chosen], some, params, rng
+    )
+    areas = (metrics["faithfulness"][f"{kind}_area_minus_random"] for kind in ("deletion", "insertion"))
     columns["untrained_logit"] = blank.logit
     return Answer(
-        {"verdict": map_verdict.judge(metrics["sanity"], metrics["faithfulness"])} | metrics,
+        {"verdict": map_verdict.judge(metrics["sanity"]["untrained"], *areas)} | metrics,
         columns,
-        seen.maps,
+        own.maps,
+        blank.maps,
         target,
-        blank.maps * np.where(blank.logit > 0, 1, -1)[:, None, None],
+        np.where(blank.logit > 0, 1, -1),
         interchanged,
-        levels.assign(series=name),
-        drawn.assign(series=[f"{name} {series}" for series in drawn["series"]]),
+        {
+            "sanity": levels.assign(series=member.name),
+            "faithfulness": curves.assign(series=[f"{member.name} {series}" for series in curves["series"]]),
+        },
     )
+
+
+def _bar(member: Member, what: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
+    return partial(tqdm, desc=f"{member.name}: {what}")
+
+
+def read_logits(
+    member: Member, images: np.ndarray, params: ExplanationsParams, *, progress: Callable[..., Any] = iter
+) -> np.ndarray:
+    """The member's own logits (n,) of uint8 images or grey levels (n, height, width)."""
+    options: dict[str, Any] = {"batch_size": params.batch_size, "precision": member.precision, "progress": progress}
+    return classifier.predict(member.trained, images, **options).logit
+
+
+def look(
+    member: Member,
+    material: Material,
+    own: Explained,
+    donors: np.ndarray,
+    target: np.ndarray,
+    params: ExplanationsParams,
+) -> tuple[dict[str, np.ndarray], regions.Interchanged]:
+    """Per case where the map points, what hiding the border does, and what insides and frames of others do."""
+    bare = regions.hide_border(material.images, material.typical, share=params.border)
+    hidden = read_logits(member, bare, params, progress=_bar(member, "border hidden"))
+    interchanged = regions.interchange(
+        lambda mixed: member.calibrator.probability(read_logits(member, mixed, params)),
+        material.images,
+        donors,
+        share=params.border,
+        progress=_bar(member, "borders interchanged"),
+    )
+    boundary = member.calibrator.boundary()
+    maps = own.maps * target[:, None, None]
+    columns = regions.shares(maps, material.masks, share=params.border, positive=target > 0) | {
+        "border_effect": own.logit - hidden,
+        "border_flips": (own.logit > boundary) != (hidden > boundary),
+        **regions.border_to_blame(interchanged, material.cases["y_true"].to_numpy()),
+    }
+    return columns, interchanged
 
 
 def on_test(
@@ -184,10 +188,8 @@ def on_test(
 ) -> dict[str, Any]:
     """A mean over the test cases that have a value, with its interval and their number."""
     there = (cases["split"] == "test").to_numpy() & ~np.isnan(values)
-    groups = cases["patient_id"].to_numpy()[there]
-    return {"n": int(there.sum())} | figure(
-        name, mean, values[there], groups=groups, n_resamples=params.resamples, rng=rng
-    )
+    resampler = Resampler(cases["patient_id"].to_numpy()[there], params.resamples, rng)
+    return {"n": int(there.sum()), name: resampler.estimate(mean, values[there])}
 
 
 def where_it_looks(
@@ -199,21 +201,22 @@ def where_it_looks(
 ) -> dict[str, Any]:
     """Shares of the maps on the test split, with intervals, beside chance, and for the finding beside the ceiling."""
     cases, test = material.cases, (material.cases["split"] == "test").to_numpy()
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name, column in (("empty_map_rate", "empty"), ("border_flip_rate", "border_flips")):
-        found |= on_test(name, columns[column].astype(float), cases, params, rng)
-    found |= counts(cases["y_true"][test].to_numpy(), cases["patient_id"][test].to_numpy())
+        figures |= on_test(name, columns[column].astype(float), cases, params, rng)
+    counted = Resampler(cases["patient_id"].to_numpy()[test], params.resamples, rng)
+    figures |= counted.counts(cases["y_true"].to_numpy()[test])
     for name, levels in regions.chance(material.masks, share=params.border, n=len(cases)).items():
         there = test & ~np.isnan(columns[name])
         if not there.any():
-            found[f"{name}_absent"] = NOTHING_TO_LOOK_AT[name in ("finding", "pointing")]
+            figures[name] = Estimate(absent=NOTHING_TO_LOOK_AT[name in ("finding", "pointing")])
             continue
-        found[name] = {"chance": float(levels[there].mean())}
+        figures[name] = {"chance": float(levels[there].mean())}
         if name == "finding":
-            found[name]["ceiling"] = float(regions.ceiling(material.masks["masks"][there], grid).mean())
+            figures[name]["ceiling"] = float(regions.ceiling(material.masks["masks"][there], grid).mean())
         label = "hit_rate" if name == "pointing" else "energy"
-        found[name] |= on_test(label, columns[name], cases, params, rng)
-    return found
+        figures[name] |= on_test(label, columns[name], cases, params, rng)
+    return figures
 
 
 def by_marker(
@@ -224,92 +227,94 @@ def by_marker(
     rng: np.random.Generator,
 ) -> dict[str, Any]:
     """Among test cases that are named positive, with and without a marker: border energy and border flips."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for kind, marked in (("with_marker", 1), ("without_marker", 0)):
         here = positive & (cases["marker"] == marked).to_numpy()
-        found[kind] = {}
+        figures[kind] = {}
         for name, column in (("energy", "border"), ("flip_rate", "border_flips")):
-            found[kind] |= on_test(name, np.where(here, columns[column], np.nan), cases, params, rng)
-    return found
+            figures[kind] |= on_test(name, np.where(here, columns[column], np.nan), cases, params, rng)
+    return figures
 
 
-def sanity_check(
-    similarity: dict[str, list[np.ndarray]],
+def check_sanity(
+    member: Member,
+    explainer: Callable[..., Callable[[np.ndarray], Explained]],
+    images: np.ndarray,
     maps: np.ndarray,
     cases: pd.DataFrame,
     params: ExplanationsParams,
     rng: np.random.Generator,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Each level of the cascade, a row a draw, against random pairs of the raw maps, for the metrics and the plot."""
+    """Each level of the cascade of randomised networks against random pairs of the raw maps, for metrics and plot."""
+    similarity: dict[str, list[np.ndarray]] = {}
+    flat = maps.reshape(len(maps), -1)
+    for draw in range(params.untrained_networks):
+        cascade = sanity.cascade(member.trained, member.fresh(draw))
+        for level, hybrid in tqdm(cascade, desc=f"{member.name}: randomised, draw {draw + 1}"):
+            other = explainer(hybrid)(images).maps.reshape(flat.shape)
+            similarity.setdefault(level, []).append(rank_correlation(flat, other))
     groups = cases["patient_id"].to_numpy()
-    reference = random_pairs(maps, groups=groups, pairs=params.random_pairs, rng=rng)
-    resampling = {"groups": groups, "n_resamples": params.resamples, "rng": rng}
-    levels = {"random pairs": described(reference, **resampling)}
-    levels |= {level: judged(np.stack(values), reference, **resampling) for level, values in similarity.items()}
-    drawn = [{"level": level} | entry for level, entry in levels.items() if "similarity" in entry]
-    ends = {"similarity": "similarity", "similarity_low": "low", "similarity_high": "high"}
+    reference = sanity.random_pairs(maps, groups=groups, pairs=params.random_pairs, rng=rng)
+    resampler = Resampler(groups, params.resamples, rng)
+    levels = {"random pairs": sanity.describe(reference, resampler)}
+    levels |= {level: sanity.compare_level(np.stack(of), reference, resampler) for level, of in similarity.items()}
+    known = {level: of["similarity"] for level, of in levels.items() if of["similarity"].value is not None}
+    rows = [{"level": level, "similarity": of.value, "low": of.low, "high": of.high} for level, of in known.items()]
     counted = {"untrained_networks": params.untrained_networks, "pairs_per_case": params.random_pairs}
-    found = {"n": len(cases), **counted, **levels}
-    return found, pd.DataFrame(drawn, columns=["level", *ends]).rename(columns=ends)
+    return {"n": len(cases), **counted, **levels}, pd.DataFrame(rows, columns=["level", "similarity", "low", "high"])
 
 
-def faithfulness_check(
-    curves: dict[tuple[str, str], np.ndarray],
+def check_faithfulness(
+    member: Member,
+    images: np.ndarray,
+    maps: np.ndarray,
+    target: np.ndarray,
     cases: pd.DataFrame,
     params: ExplanationsParams,
     rng: np.random.Generator,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Areas under deletion and insertion by map minus those at random, with intervals, and the mean curves."""
-    found: dict[str, Any] = {"n": len(cases)}
+    """Areas under deletion and insertion by map minus those at random, with intervals, and the mean curves.
+
+    maps (n, h, w): of the class that the member names, `target` (n,).
+    """
+    boundary = member.calibrator.boundary()
+
+    def probability(levels: np.ndarray) -> np.ndarray:
+        return expit((read_logits(member, levels, params) - boundary) * target)
+
+    orders = {"by map": maps, "at random": faithfulness.random_order(maps, rng=rng)}
+    curves = faithfulness.deletion_and_insertion(probability, images, orders, fractions=FRACTIONS)
+    resampler = Resampler(cases["patient_id"].to_numpy(), params.resamples, rng)
+    figures: dict[str, Any] = {"n": len(cases)}
     for kind in ("deletion", "insertion"):
-        by_map, at_random = (area(curves[kind, order], FRACTIONS) for order in ("by map", "at random"))
-        found |= figure(
-            f"{kind}_area_minus_random",
-            mean,
-            by_map - at_random,
-            null=0.0,
-            groups=cases["patient_id"].to_numpy(),
-            n_resamples=params.resamples,
-            rng=rng,
-        )
-    adjust(found)
-    drawn = [
+        by_map, at_random = (faithfulness.area(curves[kind, order], FRACTIONS) for order in orders)
+        figures[f"{kind}_area_minus_random"] = resampler.estimate(mean, by_map - at_random, null=0.0)
+    adjust(figures)
+    rows = [
         pd.DataFrame({"series": f"{kind} {order}", "fraction": FRACTIONS, "probability": curve.mean(axis=1)})
         for (kind, order), curve in curves.items()
     ]
-    return found, pd.concat(drawn)
+    return figures, pd.concat(rows)
 
 
-def most_confident(cases: pd.DataFrame, name: str) -> np.ndarray:
-    """Rows of the two test cases each, right and wrong, positive and negative, of which a member is surest."""
-    test, y_prob = cases["split"] == "test", cases[f"y_prob_{name}"]
-    surest = (y_prob - 0.5).abs().sort_values(ascending=False, kind="stable").index
-    right = (y_prob > 0.5) == (cases["y_true"] == 1)
-    kinds = [test & (right == answer) & (cases["y_true"] == truth) for answer in (True, False) for truth in (1, 0)]
-    return np.concatenate([[row for row in surest if kind[row]][:2] for kind in kinds]).astype(int)
-
-
-def overlays(
-    material: Material, answers: dict[str, Answer], shown: np.ndarray, params: ExplanationsParams
-) -> pictures.Figure:
-    """The cases that the first member is surest of, every member's map and an untrained network's beside it."""
-    cases, first = material.cases, next(iter(answers))
-    rows = []
-    for case in shown:
-        image, truth = material.images[case], cases["y_true"][case]
-        right = (cases[f"y_prob_{first}"][case] > 0.5) == (truth == 1)
-        panels = []
-        for name, found in answers.items():
-            border = found.columns["border"][case]
-            facts = f"P(disease) {cases[f'y_prob_{name}'][case]:.2f}"
-            facts += "" if np.isnan(border) else f", border {border:.0%}"
-            panels += [
-                (f"{name}\n{facts}", image, found.maps[case] * found.target[case]),
-                (f"{name}, untrained,\nfor the class it names", image, found.untrained[case]),
-            ]
-        rows.append((f"{'right' if right else 'wrong'}, truth {truth}\n{cases['image_id'][case]}", image, panels))
-    title = f"Where each network looks for the class it names ({params.method}): the surest answers of {first}"
-    title = "\n".join(
-        [title, *(f"{name}: {map_verdict.sentence(a.metrics['verdict'])}" for name, a in answers.items())]
-    )
-    return pictures.case_rows(rows, title=title)
+def compare_members(
+    answers: dict[str, Answer], cases: pd.DataFrame, params: ExplanationsParams, rng: np.random.Generator
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Columns of every case and figures of the test split that need all members: agreement, and borders to blame."""
+    table = cases[["image_id"]]
+    for name, answer in answers.items():
+        table = table.assign(**{f"{key}_{name}": column for key, column in answer.columns.items()})
+    first, second, *_ = answers.values()
+    table = table.assign(map_agreement=sanity.agreement(first.maps, second.maps))
+    pairs = zip(*(answer.interchanged for answer in answers.values()), strict=True)
+    mean_of_members = regions.Interchanged(*(np.mean(of, axis=0) for of in pairs))
+    of_ensemble = regions.border_to_blame(mean_of_members, cases["y_true"].to_numpy())
+    table = table.assign(**{f"{kind}_ensemble": column for kind, column in of_ensemble.items()})
+    metrics: dict[str, Any] = {name: answer.metrics for name, answer in answers.items()}
+    metrics["map_agreement"] = on_test("rank_correlation", table["map_agreement"].to_numpy(), cases, params, rng)
+    for name, answer in answers.items():
+        misread = (cases[f"y_prob_{name}"] > 0.5) != (cases["y_true"] == 1)
+        for column in ("border_misleads", "border_mends"):
+            of_errors = np.where(misread, answer.columns[column], np.nan)
+            metrics[name][f"{column}_of_errors"] = on_test("rate", of_errors, cases, params, rng)
+    return table, metrics

@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 from torch import nn
 
 from tmv_lib.network import classifier
-from tmv_lib.network.classifier import Classifier, Precision, as_levels, blocks, is_spatial, normalise
+from tmv_lib.network.classifier import Classifier, Precision, as_levels, blocks, is_spatial, normalise, over_batches
 from tmv_lib.pipeline.params import Member, Params
 
 Method = Literal["grad_cam", "hires_cam", "integrated_gradients"]
@@ -173,48 +173,11 @@ def explainer(
     def one(images: torch.Tensor) -> Explained:
         return explain(model, images, layer=layer, method=method)
 
-    def over_batches(images: np.ndarray) -> Explained:
-        done = list(_over_batches(one, model, images, batch_size=batch_size, precision=precision, progress=progress))
-        return Explained(*(np.concatenate(part) for part in zip(*done, strict=True)))
+    def explain_all(images: np.ndarray) -> Explained:
+        parts = over_batches(one, model, images, batch_size=batch_size, precision=precision, progress=progress)
+        return Explained(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
-    return over_batches
-
-
-def reader(
-    model: Classifier,
-    *,
-    batch_size: int,
-    precision: Precision,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-) -> Callable[[np.ndarray], np.ndarray]:
-    """Return `read(levels)`, the logits (n,) alone of what `explainer` takes: a forward pass and nothing else."""
-
-    @torch.no_grad()
-    def one(images: torch.Tensor) -> np.ndarray:
-        return model.eval()(images).float().cpu().numpy()
-
-    def over_batches(images: np.ndarray) -> np.ndarray:
-        done = _over_batches(one, model, images, batch_size=batch_size, precision=precision, progress=progress)
-        return np.concatenate(list(done))
-
-    return over_batches
-
-
-def _over_batches(
-    one: Callable[[torch.Tensor], Any],
-    model: Classifier,
-    images: np.ndarray,
-    *,
-    batch_size: int,
-    precision: Precision,
-    progress: Callable[[Iterable[Any]], Iterable[Any]],
-) -> Iterable[Any]:
-    device = next(model.parameters()).device
-    for start in progress(range(0, len(images), batch_size)):
-        batch = images[start : start + batch_size]
-        levels = as_levels(batch, device) if batch.dtype == np.uint8 else torch.from_numpy(batch).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            yield one(normalise(levels.float()))
+    return explain_all
 
 
 def target_layer(model: Classifier, *, size: int, wished: str = "auto") -> str:
@@ -275,16 +238,28 @@ def _grids(model: Classifier, names: Sequence[str], *, size: int) -> dict[str, t
     return grids
 
 
-def trained_and_untrained(member: Member, weights: str | Path, *, seed: int) -> tuple[Classifier, Classifier]:
-    """A member's network with the weights of a file, and one of the same architecture that learned nothing.
+def load_trained(member: Member, weights: str | Path) -> Classifier:
+    """A member's network with the weights of a file, in evaluation mode on the device that is there."""
+    if not Path(weights).is_file():
+        raise ValueError(f"{weights}: no such file; `make repro` trains the members")
+    with torch.random.fork_rng():  # what a network is built with is overwritten, and nobody's numbers are used up
+        model = classifier.build(member.architecture, weights="none", dropout=member.dropout)
+    classifier.load_weights(model, weights)
+    return _ready(model)
 
-    Both on the device that is there, in evaluation mode. The initial values follow from `seed` and lie far from any
-    member's own seed, so that training has not started from these very weights.
+
+def untrained(member: Member, draw: int = 0, *, seed: int) -> Classifier:
+    """A network of a member's architecture that learned nothing, in evaluation mode on the device that is there.
+
+    Its initial values follow from seed and draw and lie far from any member's own seed, so that training has not
+    started from these very weights.
     """
     with torch.random.fork_rng():
-        torch.manual_seed(1_000_003 + seed)
-        pair = [classifier.build(member.architecture, weights="none", dropout=member.dropout) for _ in range(2)]
-    classifier.load_weights(pair[0], weights)
-    device = classifier.available_device()
-    trained, untrained = (model.to(device).to(memory_format=torch.channels_last).eval() for model in pair)
-    return trained, untrained
+        torch.manual_seed(1_000_003 + seed + draw)
+        # the second one that the seed makes: figures on record are of it
+        _, model = (classifier.build(member.architecture, weights="none", dropout=member.dropout) for _ in range(2))
+    return _ready(model)
+
+
+def _ready(model: Classifier) -> Classifier:
+    return model.to(classifier.available_device()).to(memory_format=torch.channels_last).eval()

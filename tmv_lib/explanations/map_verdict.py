@@ -5,6 +5,8 @@ of them, which overlays, card and viewer show.
 from collections.abc import Mapping
 from typing import Any
 
+from tmv_lib.statistics.estimate import Estimate
+
 # Why maps are not usable, in words.
 REASONS = {
     "dependence_undecided": "it is undecided whether they depend on what was learned",
@@ -14,18 +16,18 @@ REASONS = {
 }
 
 
-def judge(sanity: Mapping[str, Any], faithfulness: Mapping[str, Any]) -> dict[str, Any]:
-    """The verdict on a network's maps by the metrics of the two checks.
+def judge(untrained: Mapping[str, Any], deletion: Estimate, insertion: Estimate) -> dict[str, Any]:
+    """The verdict on a network's maps by the level `untrained` of the sanity check, and areas minus those at random.
 
-    `usable`: the level `untrained` of the sanity check passes, and both areas beat the random order by their whole 95 %
-    intervals; an absent interval beats nothing. `because_of`: the keys of `REASONS` that forbid it, a space between.
+    `usable`: the level passes, and both areas beat the random order by their whole 95 % intervals; an absent interval
+    beats nothing. `because_of`: the keys of `REASONS` that forbid it, a space between.
     """
-    passes = sanity["untrained"].get("passes", "undecided")
+    passes = untrained.get("passes", "undecided")
     forbids = {
         "dependence_undecided": passes == "undecided",
         "no_dependence": passes not in ("yes", "undecided"),
-        "deletion": not faithfulness.get("deletion_area_minus_random_high", 0.0) < 0,
-        "insertion": not faithfulness.get("insertion_area_minus_random_low", 0.0) > 0,
+        "deletion": not (deletion.high is not None and deletion.high < 0),
+        "insertion": not (insertion.low is not None and insertion.low > 0),
     }
     reasons = [name for name, holds in forbids.items() if holds]
     return {"usable": not reasons, "because_of": " ".join(reasons)}

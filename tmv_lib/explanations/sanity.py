@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import nn
 
 from tmv_lib.explanations.attribution import Method, logit_at_the_start
 from tmv_lib.network.classifier import Classifier, blocks
-from tmv_lib.statistics.estimate import figure, mean
+from tmv_lib.statistics.estimate import Estimate, Resampler, mean
 from tmv_lib.statistics.ranking import rank_correlation
 
 
@@ -46,18 +47,18 @@ def random_pairs(maps: np.ndarray, *, groups: np.ndarray, pairs: int, rng: np.ra
     return drawn
 
 
-def described(similarity: np.ndarray, **resampling: Any) -> dict[str, Any]:
+def describe(similarity: np.ndarray, resampler: Resampler) -> dict[str, Any]:
     """Mean similarity (n,) or (draws, n) with its interval, and how many maps are constant and have none (NaN).
 
-    A case's similarity is the mean over its draws. resampling: of `tmv_lib.statistics.estimate.figure`.
+    A case's similarity is the mean over its draws.
     """
     similarity = _over_draws(similarity)
     there = ~np.isnan(similarity)
-    resampling["groups"] = resampling["groups"][there]
-    return {"constant_maps": int((~there).sum())} | figure("similarity", mean, similarity[there], **resampling)
+    estimate = resampler.among(there).estimate(mean, similarity[there])
+    return {"constant_maps": int((~there).sum()), "similarity": estimate}
 
 
-def judged(similarity: np.ndarray, reference: np.ndarray, **resampling: Any) -> dict[str, Any]:
+def compare_level(similarity: np.ndarray, reference: np.ndarray, resampler: Resampler) -> dict[str, Any]:
     """One level of the cascade, described, and whether it `passes`: is its similarity below that of random pairs?
 
     similarity: rank correlations (draws, n) with the maps of each untrained draw, or (n,) for one. reference:
@@ -67,25 +68,27 @@ def judged(similarity: np.ndarray, reference: np.ndarray, **resampling: Any) -> 
     hot and cold exchanged); `undecided` otherwise, absent where it cannot be told. `similarity_spread` is the largest
     mean of one draw minus the smallest.
     """
-    found = described(similarity, **resampling)
+    figures = describe(similarity, resampler)
     draws = np.atleast_2d(similarity)
     above = _over_draws(draws) - _over_draws(reference)
     larger = _over_draws(np.abs(draws)) - _over_draws(np.abs(reference))
     there = ~np.isnan(above)
-    resampling["groups"] = resampling["groups"][there]
+    comparable = resampler.among(there)
     # null=0: a difference that no case knows is no proportion.
-    compared: dict[str, Any] = figure("above_random_pairs", mean, above[there], null=0.0, **resampling)
-    if "above_random_pairs" not in compared:
-        return found | compared
-    del compared["above_random_pairs_p_value"]
+    difference = replace(comparable.estimate(mean, above[there], null=0.0), p_value=None)
+    if difference.low is None or difference.high is None:
+        return figures | {"above_random_pairs": difference}
     means = _over_draws(draws.T)
-    found["similarity_spread"] = float(np.nanmax(means) - np.nanmin(means))
     unchanged = np.isclose(draws[~np.isnan(draws)], 1).all()
-    turned: dict[str, Any] = figure("larger", mean, larger[there], null=0.0, **resampling)
-    mirrored = turned["larger_low"]
-    low, high = (compared[f"above_random_pairs_{end}"] for end in ("low", "high"))
-    passes = "no" if unchanged or low > 0 else "no, mirrored" if mirrored > 0 else "yes" if high < 0 else "undecided"
-    return found | compared | {"passes": passes}
+    mirrored = comparable.estimate(mean, larger[there], null=0.0).low
+    if unchanged or difference.low > 0:
+        passes = "no"
+    elif mirrored is not None and mirrored > 0:
+        passes = "no, mirrored"
+    else:
+        passes = "yes" if difference.high < 0 else "undecided"
+    spread = float(np.nanmax(means) - np.nanmin(means))
+    return figures | {"similarity_spread": spread, "above_random_pairs": difference, "passes": passes}
 
 
 def _over_draws(values: np.ndarray) -> np.ndarray:
@@ -112,16 +115,16 @@ def pooled(maps: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 def completeness(
     model: Classifier, images: np.ndarray, logit: np.ndarray, maps: np.ndarray, *, layer: str, method: Method
-) -> dict[str, Any]:
+) -> dict[str, float] | Estimate:
     """How far signed maps (n, h, w) are from adding up to what they explain, where the method promises it.
 
-    `completeness`: the largest |sum of the map - (logit - start)| over the cases, and `mean_effect`, the mean
-    |logit - start| to hold it against. Elsewhere `completeness_absent`, with the reason.
+    `largest_gap` |sum of the map - (logit - start)| over the cases, and `mean_effect`, the mean |logit - start| to hold
+    it against. Absent with the reason elsewhere.
     """
     try:
         start = logit_at_the_start(model, images, layer=layer, method=method)
     except ValueError as error:
-        return {"completeness_absent": str(error)}
+        return Estimate(absent=str(error))
     effect = logit - start
     gap = np.abs(maps.sum((1, 2), dtype=np.float64) - effect)
-    return {"completeness": {"largest_gap": float(gap.max()), "mean_effect": float(np.abs(effect).mean())}}
+    return {"largest_gap": float(gap.max()), "mean_effect": float(np.abs(effect).mean())}

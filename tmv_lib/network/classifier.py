@@ -1,7 +1,7 @@
 """Any torchvision classifier as body, dropout and one linear head, for one logit a case."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal, NamedTuple
@@ -130,8 +130,26 @@ def normalise(images: torch.Tensor) -> torch.Tensor:
 
 
 def as_levels(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    """uint8 (n, h, w) to float grey levels in [0, 1] on `device`."""
-    return torch.from_numpy(np.array(images)).to(device).float() / 255.0  # a copy: mapped files are read-only
+    """uint8 images (n, h, w), or float grey levels, to float grey levels in [0, 1] on `device`."""
+    levels = torch.from_numpy(np.array(images)).to(device).float()  # a copy: mapped files are read-only
+    return levels / 255.0 if images.dtype == np.uint8 else levels
+
+
+def over_batches(
+    one: Callable[[torch.Tensor], Any],
+    model: Classifier,
+    images: np.ndarray,
+    *,
+    batch_size: int,
+    precision: Precision,
+    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+) -> Iterator[Any]:
+    """What `one` makes of each normalised batch (n, 3, h, w) of uint8 images or float grey levels (n, h, w)."""
+    device = next(model.parameters()).device
+    for start in progress(range(0, len(images), batch_size)):
+        batch = normalise(as_levels(images[start : start + batch_size], device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            yield one(batch)
 
 
 def blocks(model: Classifier) -> list[str]:
@@ -163,17 +181,16 @@ def predict(
     precision: Precision,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Outputs:
-    """Run the network in evaluation mode over uint8 images (n, h, w)."""
-    device = next(model.parameters()).device
+    """Run the network in evaluation mode over uint8 images, or grey levels in [0, 1], (n, h, w)."""
     model.eval()
-    logits, features = [], []
-    for start in progress(range(0, len(images), batch_size)):
-        batch = normalise(as_levels(images[start : start + batch_size], device))
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            body = model.body(batch)
-        features.append(body.float().cpu().numpy())
-        logits.append(model.head(body.float()).squeeze(1).cpu().numpy())
-    return Outputs(np.concatenate(logits), np.concatenate(features))
+
+    def one(batch: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        features = model.body(batch).float()
+        with torch.autocast(batch.device.type, enabled=False):
+            return model.head(features).squeeze(1).cpu().numpy(), features.cpu().numpy()
+
+    parts = over_batches(one, model, images, batch_size=batch_size, precision=precision, progress=progress)
+    return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 def body_dropout_logits(

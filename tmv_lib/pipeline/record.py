@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors import safe_open
 
 from tmv_lib.pipeline.files import join, read_csv, read_rows
 from tmv_lib.pipeline.metrics import SUFFIXES
@@ -19,6 +20,7 @@ from tmv_lib.statistics.estimate import Estimate
 CASES = "data/prepare/cases.csv"
 SPINE = ["image_id", "patient_id", "split", "y_true"]
 CALIBRATED = ("logit", "y_prob", "cross_fitted_logit")
+CALIBRATORS = "data/calibration/calibrators.json"
 SITE = "data/site/cases.csv"
 NO_SITE = f"{SITE}: no such file; the stage `site` makes it"
 
@@ -61,11 +63,83 @@ def read_images(wanted: pd.Series, *, root: str | Path = ".") -> np.ndarray:
     return read_rows(Path(root) / "data/prepare/images.npy", image_id=ids, wanted=wanted)
 
 
+def read_masks(wanted: pd.Series, *, root: str | Path = ".") -> dict[str, np.ndarray]:
+    """`masks` (of the finding) and `lungs`, boolean (n, side, side) of the wanted images, where the source has them."""
+    ids = read_csv(Path(root) / CASES, ["image_id"])["image_id"]
+    paths = {name: Path(root) / f"data/prepare/{name}.npy" for name in ("masks", "lungs")}
+    return {name: read_rows(path, image_id=ids, wanted=wanted) for name, path in paths.items() if path.exists()}
+
+
+def marker_column(*, root: str | Path = ".") -> list[str]:
+    """`marker` where the case table has it as 0 and 1; words of a source's own say something else."""
+    table = pd.read_csv(Path(root) / CASES, usecols=lambda name: name == "marker")
+    return [name for name in table if table[name].isin([0, 1]).all()]
+
+
+def cause_column(*, root: str | Path = ".") -> list[str]:
+    """`cause` where the cases are the phantom's, which alone says what was planted."""
+    table = pd.read_csv(Path(root) / CASES, usecols=lambda name: name in ("source", "cause"))
+    return ["cause"] if set(table["source"]) == {"phantom"} else []
+
+
+def read_witness(wanted: pd.Series, *, root: str | Path = ".") -> np.ndarray:
+    """The logit (n,) of the network that never sees the border, for the wanted `image_id`."""
+    table = read_csv(Path(root) / "data/reference/predictions.csv", ["image_id", "logit"])
+    return join(wanted.to_frame("image_id"), table)["logit"].to_numpy()
+
+
+def weights(member: str, *, root: str | Path = ".") -> Path:
+    """Where a member's weights lie."""
+    return Path(root) / f"data/train/{member}/weights.safetensors"
+
+
 def read_features(member: str, wanted: pd.Series, *, root: str | Path = ".") -> np.ndarray:
     """Pooled features (n, d) of a member, or of the witness `reference`, for the wanted `image_id`."""
     folder = Path(root) / ("data/reference" if member == "reference" else f"data/train/{member}")
     ids = read_csv(folder / "predictions.csv", ["image_id"])["image_id"]
     return read_rows(folder / "features.npy", image_id=ids, wanted=wanted)
+
+
+def read_head(member: str, *, root: str | Path = ".") -> tuple[np.ndarray, float]:
+    """Weight (d,) and bias of a member's linear head, without its network."""
+    with safe_open(weights(member, root=root), framework="numpy") as stored:
+        return stored.get_tensor("head.weight")[0], float(stored.get_tensor("head.bias")[0])
+
+
+def read_foreign(member: str, *, root: str | Path = ".") -> tuple[pd.DataFrame, np.ndarray]:
+    """What a member says of the spoiled images, `image_id`, `kind`, `score`, and their features (n, d)."""
+    folder = Path(root) / f"data/train/{member}"
+    table = read_csv(folder / "foreign.csv", ["image_id", "kind", "logit"]).rename(columns={"logit": "score"})
+    features = np.load(folder / "foreign.npy")
+    if len(features) != len(table):
+        raise ValueError(f"{folder / 'foreign.npy'}: {len(features)} rows for {len(table)} images")
+    return table, features
+
+
+def read_changed(member: str, wanted: pd.Series, *, root: str | Path = ".") -> np.ndarray:
+    """The member's logits (changes, n) of the wanted images under each mild change of `stability`."""
+    table = read_csv(Path(root) / "data/stability/logits.csv", ["image_id", "member", "perturbation", "logit"])
+    own = table[table["member"] == member]
+    return own.pivot_table(index="perturbation", columns="image_id", values="logit")[wanted].to_numpy()
+
+
+def read_layers(*, root: str | Path = ".") -> dict[str, dict[str, str]]:
+    """By member the `layer` that `explanations` explained, and the `method`."""
+    table = read_csv(Path(root) / "data/explanations/layers.csv", ["member", "layer", "method"])
+    return table.set_index("member").to_dict("index")
+
+
+def read_maps(member: str, *, root: str | Path = ".") -> tuple[np.ndarray, np.ndarray]:
+    """Maps (n, h, w) of the cases outside train: of a member, and of a network that learned nothing."""
+    folder = Path(root) / "data/explanations"
+    return np.load(folder / f"maps_{member}.npy"), np.load(folder / f"untrained_{member}.npy")
+
+
+def read_untrained_logits(member: str, wanted: pd.Series, *, root: str | Path = ".") -> np.ndarray:
+    """Logits (n,) of the network that learned nothing, for the wanted `image_id`."""
+    name = f"untrained_logit_{member}"
+    table = read_csv(Path(root) / "data/explanations/cases.csv", ["image_id", name])
+    return join(wanted.to_frame("image_id"), table)[name].to_numpy()
 
 
 def has_features(member: str, *, root: str | Path = ".") -> bool:

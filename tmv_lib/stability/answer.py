@@ -1,27 +1,25 @@
 """The answer to: does the reason survive a change that does not matter?"""
 
-from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from collections.abc import Iterable
+from functools import partial
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
+from tqdm import tqdm
 
-from tmv_lib.explanations import attribution
-from tmv_lib.explanations.attribution import AsTrained, Explained
-from tmv_lib.pipeline import pictures
-from tmv_lib.pipeline.files import join, read_csv, write_csv
-from tmv_lib.pipeline.params import Member, Params, read
-from tmv_lib.stability import similarity
+from tmv_lib.calibration.calibrators import Calibrator
+from tmv_lib.explanations.attribution import Explained
+from tmv_lib.pipeline.params import Params
 from tmv_lib.stability.perturbations import Perturbation
+from tmv_lib.stability.similarity import MEASURES, SIMILARITIES, Explain, per_case, stability
 from tmv_lib.statistics.classification import sensitivity, specificity
-from tmv_lib.statistics.estimate import figure, mean
+from tmv_lib.statistics.estimate import Estimate, Resampler, interval_rows, mean
 from tmv_lib.uncertainty import detection
 
-Explain = Callable[[np.ndarray], Explained]
-Panel = tuple[str, np.ndarray, np.ndarray]  # words, image, map
-CALIBRATED = ("logit", "cross_fitted_logit", "y_prob")
 AS_IS, UNTRAINED = "as it is", "untrained network"
+KEPT = ["instability", *MEASURES[1:], "flipped", "n_undefined"]
 
 
 class StabilityParams(Params):
@@ -37,85 +35,114 @@ class StabilityParams(Params):
     seed: Annotated[int, Field(ge=0)]
 
 
-def write_rows(plot: str, rows: list[dict[str, Any]], **names: str) -> None:
-    """Write rows of a diagram under the names of what they show; there may be none."""
-    table = pd.DataFrame(rows, columns=["series", "row", "value", "low", "high"])
-    write_csv(f"plots/stability/{plot}.csv", table.rename(columns=names), digits=6)
+class Answer(NamedTuple):
+    """What one member's maps do under mild changes.
 
-
-def read_cases(members: dict[str, Member]) -> tuple[pd.DataFrame, np.ndarray]:
-    """The cases outside train with each member's calibrated answer, and their images."""
-    cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
-    calibrated = [f"{kind}_{name}" for name in members for kind in CALIBRATED]
-    cases = join(cases, read_csv("data/calibration/cases.csv", ["image_id", *calibrated]))
-    kept = (cases["split"] != "train").to_numpy()
-    return cases[kept].reset_index(drop=True), np.load("data/prepare/images.npy", mmap_mode="r")[kept]
-
-
-def decided(cases: pd.DataFrame, name: str) -> tuple[pd.DataFrame, Explained, Explained]:
-    """The cases as this member decides them, what it said and saw, and what an untrained network did.
-
-    Columns y_prob, calibrated logit, cross_fitted_logit (on validation by other patients' fit), target and error.
+    cases: the cases with what the member decides and how stable each is. compared: a row per case and change.
+    explained: logits and maps of all cases by the name of what was shown: AS_IS, UNTRAINED, and each change.
     """
-    said = join(cases[["image_id"]], read_csv(f"data/train/{name}/predictions.csv", ["image_id", "logit"]))
-    blank = read_csv("data/explanations/cases.csv", ["image_id", f"untrained_logit_{name}"])
-    blank = join(cases[["image_id"]], blank)
-    kinds = {kind: cases[f"{kind}_{name}"] for kind in CALIBRATED}
+
+    metrics: dict[str, Any]
+    cases: pd.DataFrame
+    compared: pd.DataFrame
+    explained: dict[str, Explained]
+    plots: dict[str, pd.DataFrame]
+
+
+def decide(cases: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The cases as this member decides them: y_prob, calibrated logit, cross_fitted_logit, target (+1, -1), error."""
+    kinds = {kind: cases[f"{kind}_{name}"] for kind in ("logit", "cross_fitted_logit", "y_prob")}
     cases = cases[["image_id", "patient_id", "split", "y_true"]].assign(**kinds)
     cases["target"] = np.where(cases["y_prob"] > 0.5, 1, -1)
     cases["error"] = ((cases["y_prob"] > 0.5) != (cases["y_true"] == 1)).astype(int)
-    maps = {kind: np.load(f"data/explanations/{kind}_{name}.npy") for kind in ("maps", "untrained")}
-    original = Explained(said["logit"].to_numpy(), maps["maps"])
-    return cases, original, Explained(blank[f"untrained_logit_{name}"].to_numpy(), maps["untrained"])
+    return cases
 
 
-def explainer(name: str, member: Member, params: StabilityParams) -> Explain:
-    """What `explanations` explained of this member."""
-    chosen = read_csv("data/explanations/layers.csv", ["member", "layer", "method"]).set_index("member").loc[name]
-    weights = f"data/train/{name}/weights.safetensors"
-    trained, _ = attribution.trained_and_untrained(member, weights, seed=params.seed)
-    return attribution.explainer(
-        trained,
-        layer=chosen["layer"],
-        method=chosen["method"],
+def compare(
+    name: str,
+    cases: pd.DataFrame,
+    images: np.ndarray,
+    explain: Explain,
+    original: Explained,
+    untrained: Explained,
+    calibrator: Calibrator,
+    changes: dict[str, Perturbation],
+    params: StabilityParams,
+    rng: np.random.Generator,
+) -> Answer:
+    """One member's maps of uint8 images (n, side, side) under each change, and whether instability finds errors.
+
+    cases: as `decide` gives them. original, untrained: what it and a network that learned nothing say of the images.
+    """
+    maps: list[np.ndarray] = []
+
+    def kept(levels: np.ndarray) -> Explained:
+        explained = explain(levels)
+        maps.append(explained.maps)
+        return explained
+
+    compared = stability(
+        kept,
+        images,
+        changes,
+        target=cases["target"].to_numpy(),
+        threshold=calibrator.boundary(),
+        original=original,
         batch_size=params.batch_size,
-        precision=read("params.yaml", "train", AsTrained).precision,
+        progress=partial(tqdm, desc=f"{name}: perturbed"),
     )
+    explained = {AS_IS: original, UNTRAINED: untrained} | by_change(compared, maps, changes)
+    cases = cases.join(per_case(compared))
+    cases["instability"] = 1 - cases["rank_correlation"]
+    test = cases[cases["split"] == "test"]
+    metrics: dict[str, Any] = Resampler(test["patient_id"].to_numpy(), params.resamples, rng).counts(test["y_true"])
+    metrics["perturbations"], similarity = per_perturbation(compared, cases, params, rng)
+    metrics["flipped_and_moved"], crossed = flipped_and_moved(cases, params, rng)
+    metrics["errors"], detectors = find_errors(cases, params, rng)
+    rows = {
+        "similarity": [row | {"series": f"{name}{row['series']}"} for row in similarity],
+        "flipped_and_moved": [row | {"series": name} for row in crossed],
+        "detectors": [row | {"series": f"{name}{row['series']}"} for row in detectors],
+    }
+    return Answer(metrics, cases, compared, explained, {plot: pd.DataFrame(of) for plot, of in rows.items()})
 
 
 def by_change(compared: pd.DataFrame, maps: list[np.ndarray], changes: Iterable[str]) -> dict[str, Explained]:
-    """What was said of all cases under each change; maps: those of the first batch under each, of the next, ..."""
+    """Logits and maps of all cases under each change; maps: those of the first batch under each, of the next, ..."""
     names = list(changes)
     logits = {name: part.sort_values("case")["logit"].to_numpy() for name, part in compared.groupby("perturbation")}
     return {name: Explained(logits[name], np.concatenate(maps[k :: len(names)])) for k, name in enumerate(names)}
 
 
+def instability(explain: Explain, images: np.ndarray, own: Explained, changes: dict[str, Perturbation]) -> np.ndarray:
+    """1 - mean rank correlation of each image's map (n,) with its maps under the changes; what `compare` finds.
+
+    The sign of the maps and where the answer flips play no part in it.
+    """
+    compared = stability(explain, images, changes, target=np.ones(len(images), int), original=own)
+    return np.asarray(1 - per_case(compared)["rank_correlation"])
+
+
 def per_perturbation(
     compared: pd.DataFrame, cases: pd.DataFrame, params: StabilityParams, rng: np.random.Generator
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Mean similarities on the test split a perturbation, with intervals, the floor, and how often the answer flips."""
+    """Mean similarities on the test split per change, with intervals, the floor, and how often the answer flips."""
     compared = compared.join(cases[["split", "patient_id"]], on="case")
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     rows = []
     for name, part in compared[compared["split"] == "test"].groupby("perturbation", sort=False):
         constant, empty = (int(part[measure].isna().sum()) for measure in ("rank_correlation", "centre_shift"))
         entry: dict[str, Any] = {"constant_maps": constant, "empty_maps": empty}
-        floors = [f"{measure}_floor" for measure in similarity.MEASURES if part[f"{measure}_floor"].notna().any()]
-        for measure in (*similarity.MEASURES, *floors, "flipped"):
+        floors = [f"{measure}_floor" for measure in MEASURES if part[f"{measure}_floor"].notna().any()]
+        for measure in (*MEASURES, *floors, "flipped"):
             there = part[part[measure].notna()]
-            values, groups = there[measure].to_numpy(dtype=float), there["patient_id"].to_numpy()
-            entry |= figure(measure, mean, values, groups=groups, n_resamples=params.resamples, rng=rng)
-        found[str(name)] = entry
-        rows += [drawn(entry, "rank_correlation", series="", row=name)]
-        rows += [drawn(entry, "rank_correlation_floor", series=", interpolation alone", row=name)]
-    return found, [row for row in rows if row]
-
-
-def drawn(found: dict[str, Any], name: str, **labels: Any) -> dict[str, Any]:
-    """One row of a diagram of figures with their intervals; nothing where the figure is absent."""
-    if name not in found:
-        return {}
-    return {**labels, "value": found[name], "low": found[f"{name}_low"], "high": found[f"{name}_high"]}
+            resampler = Resampler(there["patient_id"].to_numpy(), params.resamples, rng)
+            entry[measure] = resampler.estimate(mean, there[measure].to_numpy(dtype=float))
+        figures[str(name)] = entry
+        for measure, series in (("rank_correlation", ""), ("rank_correlation_floor", ", interpolation alone")):
+            labels = {"value": "similarity", "series": series, "perturbation": name}
+            rows += interval_rows(entry.get(measure, Estimate()), **labels)
+    return figures, rows
 
 
 def flipped_and_moved(
@@ -127,36 +154,31 @@ def flipped_and_moved(
     """
     known = cases["instability"].notna()
     val, test = (cases[known & (cases["split"] == split)] for split in ("val", "test"))
-    found: dict[str, Any] = {"n": len(test), "constant_maps": int((cases["split"] == "test").sum()) - len(test)}
+    figures: dict[str, Any] = {"n": len(test), "constant_maps": int((cases["split"] == "test").sum()) - len(test)}
     if val.empty or test.empty:
-        return found | {"moved_above_absent": "validation or test holds no map that is not constant"}, []
-    found["moved_above"] = float(val["instability"].quantile(params.moved_quantile))
-    moved, flipped, error = test["instability"] > found["moved_above"], test["flipped"], test["error"]
+        absent = Estimate(absent="validation or test holds no map that is not constant")
+        return figures | {"moved_above": absent}, []
+    figures["moved_above"] = float(val["instability"].quantile(params.moved_quantile))
+    moved = (test["instability"] > figures["moved_above"]).to_numpy()
+    flipped, error = test["flipped"].to_numpy(dtype=bool), test["error"].to_numpy()
+    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, rng)
 
-    def rate(name: str, here: pd.Series, of: pd.Series) -> dict[str, Any]:
-        values, groups = of[here].to_numpy(dtype=float), test["patient_id"][here].to_numpy()
-        return figure(name, mean, values, groups=groups, n_resamples=params.resamples, rng=rng)
+    def rate(here: np.ndarray, of: np.ndarray) -> Estimate:
+        return resampler.among(here).estimate(mean, of[here].astype(float))
 
     rows = []
     for answer, there in (("kept", ~flipped), ("flipped", flipped)):
         for reason, cell in (("kept", there & ~moved), ("moved", there & moved)):
-            entry = {"n": int(cell.sum())} | rate("share", moved | True, of=cell) | rate("error_rate", cell, of=error)
-            found[f"answer_{answer}_reason_{reason}"] = entry
-            rows.append(drawn(entry, "error_rate", row=f"answer {answer}, reason {reason}"))
-        found |= rate(f"moved_rate_where_answer_{answer}", there, of=moved)
-    found |= figure(
-        "moved_rate_flipped_minus_kept",
-        rate_difference,
-        flipped.to_numpy(),
-        moved.to_numpy(),
-        groups=test["patient_id"].to_numpy(),
-        stratify=flipped.to_numpy(),
-        n_resamples=params.resamples,
-        rng=rng,
-    )
+            share = rate(np.ones(len(cell), dtype=bool), of=cell)
+            entry = {"n": int(cell.sum()), "share": share, "error_rate": rate(cell, of=error)}
+            figures[f"answer_{answer}_reason_{reason}"] = entry
+            labels = {"value": "error_rate", "cell": f"answer {answer}, reason {reason}"}
+            rows += interval_rows(entry["error_rate"], **labels)
+        figures[f"moved_rate_where_answer_{answer}"] = rate(there, of=moved)
+    figures["moved_rate_flipped_minus_kept"] = resampler.estimate(rate_difference, flipped, moved, stratify=flipped)
     for words, there in (("right", error == 0), ("wrong", error == 1)):
-        found |= rate(f"moved_rate_where_{words}", there, of=moved)
-    return found, [row for row in rows if row]
+        figures[f"moved_rate_where_{words}"] = rate(there, of=moved)
+    return figures, rows
 
 
 def rate_difference(here: np.ndarray, what: np.ndarray, *, weights: np.ndarray | None = None) -> Any:
@@ -164,101 +186,36 @@ def rate_difference(here: np.ndarray, what: np.ndarray, *, weights: np.ndarray |
     return sensitivity(here, what, weights=weights) + specificity(here, what, weights=weights) - 1
 
 
-def errors_found(
+def find_errors(
     cases: pd.DataFrame, params: StabilityParams, rng: np.random.Generator
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Do unstable explanations go with errors among cases called alike: by each measure, and against the margin?"""
     val, test = ((cases["split"] == split).to_numpy() for split in ("val", "test"))
-    error, groups = cases["error"].to_numpy(), cases["patient_id"].to_numpy()
-    called = (cases["target"] == 1).to_numpy(dtype=float)
-    signals = {key: 1 - cases[key] for key in similarity.SIMILARITIES} | {"centre_shift": cases["centre_shift"]}
-    resampling: dict[str, Any] = {"n_resamples": params.resamples, "rng": rng}
+    error, called = cases["error"].to_numpy(), (cases["target"] == 1).to_numpy(dtype=float)
+    signals = {key: 1 - cases[key] for key in SIMILARITIES} | {"centre_shift": cases["centre_shift"]}
+    resampler = Resampler(cases["patient_id"].to_numpy(), params.resamples, rng)
     # What is added to the confidence is learned on validation, whose own labels have fitted its calibrated logits.
-    logit = cases["cross_fitted_logit"]
-    found = detection.judge(error, logit, signals, called=called, fit=val, test=test, groups=groups, **resampling)
+    figures = detection.detectors(
+        error, cases["cross_fitted_logit"], signals, called=called, fit=val, test=test, resampler=resampler
+    )
     doubt = -cases["logit"].abs().to_numpy()[test]
-    plain = detection.detector(error[test], doubt, called=called[test], groups=groups[test], **resampling)
-    rows = [row for key, entry in {"margin": plain, **found}.items() for row in by_named_class(entry, key)]
-    return {"claim": claim(found), "margin": plain, **found}, rows
-
-
-def by_named_class(entry: dict[str, Any], measure: str) -> list[dict[str, Any]]:
-    """The rows that draw one detector: its AUROC in each named class that has one."""
+    plain = detection.detector(error[test], doubt, called=called[test], resampler=resampler.among(test))
     rows = [
-        drawn(entry[name], "error_auroc", series=f", {name.replace('_', ' ')}", row=measure)
+        row
+        for measure, entry in {"margin": plain, **figures}.items()
         for name in detection.NAMED
         if name in entry
+        for row in interval_rows(
+            entry[name]["error_auroc"], value="auroc", series=f", {name.replace('_', ' ')}", measure=measure
+        )
     ]
-    return [row for row in rows if row]
+    return {"claim": claim(figures), "margin": plain, **figures}, rows
 
 
-def claim(found: dict[str, Any], *, measure: str = "rank_correlation") -> dict[str, str]:
+def claim(figures: dict[str, Any], *, measure: str = "rank_correlation") -> dict[str, str]:
     """ "Unstable explanations often precede errors", answered by the measure that was named before any result."""
-    entry = found[measure]
+    entry = figures[measure]
     answers = {"answer": "finds_errors", "over_margin": "over_margin", "given_confidence": "adds_to_confidence"}
-    told = {"measure": measure} | {name: entry[key] for name, key in answers.items()}
-    reasons = {"reason": "adjusted_error_auroc_absent", "given_confidence_reason": "given_confidence_absent"}
-    return told | {name: entry[key] for name, key in reasons.items() if key in entry}
-
-
-def gallery(
-    images: np.ndarray,
-    cases: pd.DataFrame,
-    compared: pd.DataFrame,
-    changes: dict[str, Perturbation],
-    said: dict[str, Explained],
-    name: str,
-) -> dict[str, pictures.Figure]:
-    """The most and the least stable right and wrong test cases: beside an untrained network, and under each change.
-
-    said: logits and maps of all cases, of the unchanged images (AS_IS), by an untrained network (UNTRAINED), and of
-    the images under each of the changes.
-    """
-    titles = f"{name}: the most and the least stable maps", f"{name}: the same images and maps under each mild change"
-    chosen = most_and_least_stable(cases)
-    if chosen.empty:
-        return {
-            "cases": pictures.case_rows([], title=titles[0]),
-            "changes": pictures.case_columns([], [], title=titles[1]),
-        }
-    levels = images[chosen.index].astype(np.float32) / 255.0
-    flips = set(compared.loc[compared["flipped"], ["perturbation", "case"]].itertuples(index=False, name=None))
-    panels: dict[str, list[Panel]] = {}
-    for label, (logit, maps) in said.items():
-        words = [f"logit {logit[case]:+.2f}{', flipped' if (label, case) in flips else ''}" for case in chosen.index]
-        seen = changes[label].apply(levels) if label in changes else levels
-        sign = np.where(logit > 0, 1, -1)[chosen.index] if label == UNTRAINED else chosen["target"].to_numpy()
-        panels[label] = list(zip(words, seen * 255, maps[chosen.index] * sign[:, None, None], strict=True))
-    moved = compared[compared["case"].isin(chosen.index)].dropna(subset="rank_correlation")
-    worst = moved.loc[moved.groupby("case")["rank_correlation"].idxmin()].set_index("case")
-    rows = []
-    for place, (case, facts) in enumerate(chosen["facts"].items()):
-        shown = {"its map": AS_IS, f"{UNTRAINED},\nfor the class it names": UNTRAINED}
-        label, like = worst.loc[case, ["perturbation", "rank_correlation"]]
-        shown |= {f"{label}:\nrank correlation {like:.2f}": label}
-        rows.append((facts, images[case], [(words, *panels[label][place][1:]) for words, label in shown.items()]))
-    first = [place for place, again in enumerate(chosen["kind"].duplicated()) if not again]
-    columns = [(label, [row[place] for place in first]) for label, row in panels.items()]
-    return {
-        "cases": pictures.case_rows(rows, title=titles[0]),
-        "changes": pictures.case_columns(list(chosen["facts"].iloc[first]), columns, title=titles[1]),
-    }
-
-
-def most_and_least_stable(cases: pd.DataFrame) -> pd.DataFrame:
-    """Up to two test cases of each kind, the extreme one first, with their kind and their facts in words."""
-    there = cases[(cases["split"] == "test") & cases["instability"].notna()].sort_values("instability", kind="stable")
-    parts = []
-    for words, part in (("right", there[there["error"] == 0]), ("wrong", there[there["error"] == 1])):
-        half = (len(part) + 1) // 2
-        parts += [
-            part[:half][:2].assign(kind=f"stable, {words}"),
-            part[half:][::-1][:2].assign(kind=f"unstable, {words}"),
-        ]
-    chosen = pd.concat(parts)
-    facts = [
-        f"{row.kind}\n{row.image_id.rpartition('/')[2][-24:]}\n"
-        f"truth {row.y_true}, says {int(row.y_prob > 0.5)} (P {row.y_prob:.2f})\ninstability {row.instability:.2f}"
-        for row in chosen.itertuples()
-    ]
-    return chosen.assign(facts=facts)
+    reasons = {"reason": "adjusted_error_auroc", "given_confidence_reason": "given_confidence"}
+    absent = {name: entry[key].absent for name, key in reasons.items() if key in entry and entry[key].absent}
+    return {"measure": measure, **{name: entry[key] for name, key in answers.items()}, **absent}

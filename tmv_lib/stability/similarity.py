@@ -15,6 +15,8 @@ from tmv_lib.explanations.attribution import MINIMUM_GRID, Explained
 from tmv_lib.stability.perturbations import Perturbation, inverse, valid_cells, warp
 from tmv_lib.statistics.ranking import rank_correlation
 
+Explain = Callable[[np.ndarray], Explained]  # grey levels (n, side, side) to logits and maps
+
 SIMILARITIES = ("rank_correlation", "structural_similarity", "top_overlap")
 MEASURES = (*SIMILARITIES, "centre_shift")
 
@@ -69,7 +71,7 @@ def _unit(maps: np.ndarray) -> np.ndarray:
 
 
 def stability(
-    explain: Callable[[np.ndarray], Explained],
+    explain: Explain,
     images: np.ndarray,
     perturbations: dict[str, Perturbation],
     *,

@@ -160,6 +160,13 @@ def difference(
     return metric(y_true, first, weights=weights) - metric(y_true, second, weights=weights)
 
 
+def interval_rows(estimate: Estimate, *, value: str = "value", **labels: Any) -> list[dict[str, Any]]:
+    """The row that draws a figure with its interval, under the name `value`; none where it is absent."""
+    if estimate.value is None:
+        return []
+    return [{**labels, value: estimate.value, "low": estimate.low, "high": estimate.high}]
+
+
 def curve(series: str, **columns: np.ndarray) -> pd.DataFrame:
     """One named series of a diagram in long format."""
     return pd.DataFrame({"series": series, **columns})

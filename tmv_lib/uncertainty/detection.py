@@ -6,6 +6,7 @@ positives. It is known before any signal is looked at, so a signal that merely d
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,11 +19,12 @@ from sklearn.preprocessing import StandardScaler
 
 from tmv_lib.statistics.arrays import FloatArray, as_binary, as_finite, as_weights
 from tmv_lib.statistics.classification import negative_log_likelihood
-from tmv_lib.statistics.estimate import difference, figure
+from tmv_lib.statistics.estimate import Estimate, Resampler, difference
 from tmv_lib.statistics.ranking import auroc, average_precision
 from tmv_lib.statistics.tests import holm_distinct
 
 FEWEST = 20  # errors, and right answers: with fewer an interval covers less than 90 % (12 % with one, 87 % with ten)
+LEVEL = 0.05  # of a family of tests
 WORTHWHILE = 0.02  # AUROC: a gain over the margin that does not exceed it is not worth a second signal
 NAMED = {"called_positive": 1, "called_negative": 0}
 
@@ -65,53 +67,55 @@ def detector(
     score: ArrayLike,
     *,
     called: ArrayLike,
-    groups: np.ndarray,
+    resampler: Resampler,
     rival: ArrayLike | None = None,
-    **resampling: Any,
 ) -> dict[str, Any]:
-    """One signal as a detector of errors, judged within the class that was named, as it stands in a metrics file.
+    """One signal as a detector of errors, judged within the class that was named.
 
-    `called_positive` and `called_negative`: counts and `error_auroc` with interval, or its absence with the reason
-    where a class has fewer than 20 errors or right answers. `adjusted_error_auroc`: `adjusted_auroc` over the classes
-    that are left (`rests_on`: both, or one by name), tested against 0.5. `gain_over_margin`: the same less that of the
-    rival, paired. `pooled_error_auroc` and `pooled_average_precision` mix the classes and stand beside it.
+    `called_positive` and `called_negative`: counts and `error_auroc`, absent with the reason where a class has fewer
+    than 20 errors or right answers. `adjusted_error_auroc`: `adjusted_auroc` over the classes that are left
+    (`rests_on`: both, or one by name), tested against 0.5. `gain_over_margin`: the same less that of the rival, paired.
+    `pooled_error_auroc` and `pooled_average_precision` mix the classes and stand beside it.
 
-    error, called (n,) in {0, 1}, score and rival (n,) finite, groups (n,) the patients; resampling: `n_resamples` and
-    `rng` of `tmv_lib.statistics.bootstrap`. Raises ValueError for arrays that do not fit together.
+    error, called (n,) in {0, 1}, score and rival (n,) finite; resampler: of these cases. Raises ValueError for arrays
+    that do not fit together.
     """
     e = as_binary(error, name="error")
     s, c = as_finite(score, name="signal", n=e.size), as_binary(called, name="called", n=e.size)
-    found: dict[str, Any] = {"n": e.size, "n_errors": int(e.sum())}
+    figures: dict[str, Any] = {"n": e.size, "n_errors": int(e.sum())}
     for name, label in NAMED.items():
         here = c == label
-        found[name] = {"n": int(here.sum()), "n_errors": int(e[here].sum())}
+        figures[name] = {"n": int(here.sum()), "n_errors": int(e[here].sum())}
         try:
             require(e[here], fewest=FEWEST, where=f"among cases {name.replace('_', ' ')}")
         except ValueError as reason:
-            found[name]["error_auroc_absent"] = str(reason)
+            figures[name]["error_auroc"] = Estimate(absent=str(reason))
         else:
-            ranked = {"groups": groups[here], "stratify": e[here], **resampling}
-            found[name] |= figure("error_auroc", auroc, e[here], s[here], **ranked)
-    enough = [found[name] for name in NAMED if "error_auroc" in found[name]]
+            own = resampler.among(here)
+            figures[name]["error_auroc"] = own.estimate(auroc, e[here], s[here], stratify=e[here])
+    enough = [figures[name] for name in NAMED if figures[name]["error_auroc"].value is not None]
     if not enough:
-        reasons = [found[name]["error_auroc_absent"] for name in NAMED]
-        return found | {"adjusted_error_auroc_absent": "; ".join(reasons)}
-    found["rests_on"] = "both" if len(enough) == 2 else next(name for name in NAMED if found[name] in enough)
-    kept = _enough(found, c)
+        reasons = [str(figures[name]["error_auroc"].absent) for name in NAMED]
+        return figures | {"adjusted_error_auroc": Estimate(absent="; ".join(reasons))}
+    figures["rests_on"] = "both" if len(enough) == 2 else next(name for name in NAMED if figures[name] in enough)
+    kept = _enough(figures, c)
+    among, strata = resampler.among(kept), (2 * c + e)[kept]
     adjusted = partial(adjusted_auroc, called=c[kept])
-    ranked = {"groups": groups[kept], "stratify": 2 * c[kept] + e[kept], **resampling}
-    found |= figure("adjusted_error_auroc", adjusted, e[kept], s[kept], null=0.5, **ranked)
-    if found.get("adjusted_error_auroc_low") == found.get("adjusted_error_auroc_high", -1):
+    estimate = among.estimate(adjusted, e[kept], s[kept], stratify=strata, null=0.5)
+    if estimate.value is not None and estimate.low == estimate.high:
         # Every resample ranks alike: as wide as the classes' own intervals, weighted by their errors.
         errors = [one["n_errors"] for one in enough]
-        for end in ("error_auroc_low", "error_auroc_high"):
-            found[f"adjusted_{end}"] = float(np.average([one[end] for one in enough], weights=errors))
+        ends = ([getattr(one["error_auroc"], end) for one in enough] for end in ("low", "high"))
+        low, high = (float(np.average(end, weights=errors)) for end in ends)
+        estimate = replace(estimate, low=low, high=high)
+    figures["adjusted_error_auroc"] = estimate
     if rival is not None:
         r = as_finite(rival, name="rival", n=e.size)
         gain = partial(difference, adjusted)
-        found |= figure("gain_over_margin", gain, e[kept], s[kept], r[kept], null=0.0, **ranked)
-    found |= figure("pooled_error_auroc", auroc, e, s, groups=groups, stratify=e, **resampling)
-    return found | figure("pooled_average_precision", average_precision, e, s, groups=groups, **resampling)
+        figures["gain_over_margin"] = among.estimate(gain, e[kept], s[kept], r[kept], stratify=strata, null=0.0)
+    figures["pooled_error_auroc"] = resampler.estimate(auroc, e, s, stratify=e)
+    figures["pooled_average_precision"] = resampler.estimate(average_precision, e, s)
+    return figures
 
 
 def given_confidence(
@@ -150,7 +154,7 @@ def require(error: FloatArray, *, fewest: int, where: str) -> None:
         raise ValueError(f"{wrong} errors and {right} right answers {where}: at least {fewest} of each are needed")
 
 
-def judge(
+def detectors(
     error: ArrayLike,
     logit: ArrayLike,
     signals: Mapping[str, ArrayLike],
@@ -158,69 +162,80 @@ def judge(
     called: ArrayLike,
     fit: ArrayLike,
     test: ArrayLike,
-    groups: ArrayLike,
-    n_resamples: int,
-    rng: np.random.Generator,
+    resampler: Resampler,
 ) -> dict[str, Any]:
     """Each signal as a detector of errors on the test cases, and what it adds once answer and confidence are known.
 
-    error, called, logit, groups (n,); fit and test (n,) boolean, of which `fit` alone teaches; signals (n,) each, NaN
-    where there is none. A signal's entry is that of `detector` against the margin, -|z|, with the answers of `answer`;
-    and, given the named class and |z|, `auroc_gain_given_confidence` (adjusted), `likelihood_gain_given_confidence`
-    (of the logarithm, nats per case), the slope, and the answer `adds_to_confidence`. What is given confidence is
-    absent with its reason for fewer than 20 errors or right answers in `fit`. Raises ValueError for arrays that do not
-    fit together.
+    error, called, logit (n,), and resampler of the same cases; fit and test (n,) boolean, of which `fit` alone teaches;
+    signals (n,) each, NaN where there is none. A signal's entry is that of `detector` against the margin, -|z|, with
+    the answers of `answer`; and, given the named class and |z|, `auroc_gain_given_confidence` (adjusted),
+    `likelihood_gain_given_confidence` (of the logarithm, nats per case), the slope, and the answer
+    `adds_to_confidence`. What is given confidence is absent with its reason for fewer than 20 errors or right answers
+    in `fit`. Raises ValueError for arrays that do not fit together.
     """
     e = as_binary(error, name="error")
     z = as_finite(logit, name="logit", n=e.size)
     c = as_binary(called, name="called", n=e.size)
-    fitted, judged, patients = np.asarray(fit, dtype=bool), np.asarray(test, dtype=bool), np.asarray(groups)
-    for name, values in {"fit": fitted, "test": judged, "groups": patients, **signals}.items():
+    fitted, tested = np.asarray(fit, dtype=bool), np.asarray(test, dtype=bool)
+    for name, values in {"fit": fitted, "test": tested, "groups": resampler.groups, **signals}.items():
         if np.shape(values) != e.shape:
-            raise ValueError(f"{name} must hold one value a case ({e.size}), found shape {np.shape(values)}")
-    found: dict[str, Any] = {}
+            raise ValueError(f"{name} must hold one value per case ({e.size}), found shape {np.shape(values)}")
+    figures: dict[str, Any] = {}
     scores = {name: np.asarray(values, dtype=float) for name, values in signals.items()}
     for name, s in scores.items():
         there = np.isfinite(s)
-        here = there & judged
+        here = there & tested
         if not here.any():
-            found[name] = {"n": 0, "n_errors": 0, "adjusted_error_auroc_absent": "no test case has this signal"}
+            absent = Estimate(absent="no test case has this signal")
+            figures[name] = {"n": 0, "n_errors": 0, "adjusted_error_auroc": absent}
             continue
-        resampling: dict[str, Any] = {"groups": patients[here], "n_resamples": n_resamples, "rng": rng}
-        found[name] = detector(e[here], s[here], called=c[here], rival=-np.abs(z[here]), **resampling)
-        if "adjusted_error_auroc_absent" in found[name]:
-            continue
-        try:
-            known = given_confidence(e[there], z[there], s[there], called=c[there], fit=fitted[there])
-        except ValueError as reason:
-            found[name]["given_confidence_absent"] = str(reason)
-            continue
-        both, confidence = known.both[judged[there]], known.confidence[judged[there]]
-        kept = _enough(found[name], c[here])
-        ranked = {**resampling, "groups": patients[here][kept], "stratify": (2 * c + e)[here][kept]}
-        gained = partial(difference, partial(adjusted_auroc, called=c[here][kept]))
-        found[name] |= figure(
-            "auroc_gain_given_confidence", gained, e[here][kept], both[kept], confidence[kept], null=0.0, **ranked
-        )
-        likelihood = partial(difference, negative_log_likelihood)
-        found[name] |= figure(
-            "likelihood_gain_given_confidence", likelihood, e[here], confidence, both, null=0.0, **resampling
-        )
-        found[name]["slope_given_confidence"] = known.slope
-    on_test = {name: s[judged] for name, s in scores.items()}
-    answer(found, on_test, margin=-np.abs(z[judged]))
-    _adjust(found, _ranks(on_test), "likelihood_gain_given_confidence")
-    for entry in found.values():
+        own = resampler.among(here)
+        figures[name] = detector(e[here], s[here], called=c[here], rival=-np.abs(z[here]), resampler=own)
+        if figures[name]["adjusted_error_auroc"].value is not None:
+            cases = (values[there] for values in (e, z, s, c, fitted, tested))
+            figures[name] |= _beyond_confidence(*cases, kept=_enough(figures[name], c[here]), resampler=own)
+    on_test = {name: s[tested] for name, s in scores.items()}
+    answer(figures, on_test, margin=-np.abs(z[tested]))
+    _adjust(figures, _ranks(on_test), "likelihood_gain_given_confidence")
+    for entry in figures.values():
         entry["adds_to_confidence"] = _direction(entry, "likelihood_gain_given_confidence", null=0)
-    return found
+    return figures
+
+
+def _beyond_confidence(
+    e: FloatArray,
+    z: FloatArray,
+    s: FloatArray,
+    c: FloatArray,
+    fitted: np.ndarray,
+    tested: np.ndarray,
+    *,
+    kept: np.ndarray,
+    resampler: Resampler,
+) -> dict[str, Any]:
+    """What a signal adds given the named class and confidence; kept: test cases of the classes that are compared."""
+    try:
+        known = given_confidence(e, z, s, called=c, fit=fitted)
+    except ValueError as reason:
+        return {"given_confidence": Estimate(absent=str(reason))}
+    both, confidence, error, called = (values[tested] for values in (known.both, known.confidence, e, c))
+    gain = partial(difference, partial(adjusted_auroc, called=called[kept]))
+    likelihood = partial(difference, negative_log_likelihood)
+    return {
+        "auroc_gain_given_confidence": resampler.among(kept).estimate(
+            gain, error[kept], both[kept], confidence[kept], stratify=(2 * called + error)[kept], null=0.0
+        ),
+        "likelihood_gain_given_confidence": resampler.estimate(likelihood, error, confidence, both, null=0.0),
+        "slope_given_confidence": known.slope,
+    }
 
 
 def _enough(entry: Mapping[str, Any], called: FloatArray) -> np.ndarray:
     """Which cases belong to a named class that has enough errors and right answers."""
-    return np.isin(called, [label for name, label in NAMED.items() if "error_auroc" in entry[name]])
+    return np.isin(called, [label for name, label in NAMED.items() if entry[name]["error_auroc"].value is not None])
 
 
-def answer(found: dict[str, Any], scores: Mapping[str, ArrayLike], *, margin: ArrayLike) -> None:
+def answer(figures: dict[str, Any], scores: Mapping[str, ArrayLike], *, margin: ArrayLike) -> None:
     """Add to each detector's entry its Holm-adjusted p-values and its answers, as values.
 
     `finds_errors` (adjusted AUROC against 0.5): `supported`, `the opposite` or `not supported`, two-sided at 5 %.
@@ -228,18 +243,18 @@ def answer(found: dict[str, Any], scores: Mapping[str, ArrayLike], *, margin: Ar
     where it lies below 0, both at 5 %; `no worthwhile gain` where it ends at or below 0.02; else `not shown`. What was
     not measured is `cannot be tested`.
 
-    found: the entries by signal, changed in place; scores: the signal (n,) of each; margin (n,), which is no rival of
+    figures: the entries by signal, changed in place; scores: the signal (n,) of each; margin (n,), which is no rival of
     itself. A family holds the signals of one question; those that rank all cases alike are one test, and what ranks
     them as the margin does is none of its gains.
     """
     ranks = _ranks(scores)
     same = {"margin", *(name for name, bytes_ in ranks.items() if bytes_ == rankdata(margin).tobytes())}
-    _adjust(found, ranks, "adjusted_error_auroc")
-    _adjust({name: entry for name, entry in found.items() if name not in same}, ranks, "gain_over_margin")
-    for name, entry in found.items():
+    _adjust(figures, ranks, "adjusted_error_auroc")
+    _adjust({name: entry for name, entry in figures.items() if name not in same}, ranks, "gain_over_margin")
+    for name, entry in figures.items():
         entry["finds_errors"] = _direction(entry, "adjusted_error_auroc", null=0.5)
         if name != "margin":
-            entry["over_margin"] = _over_margin(entry)
+            entry["over_margin"] = _over_margin(entry.get("gain_over_margin", Estimate()))
 
 
 def _ranks(scores: Mapping[str, ArrayLike]) -> dict[str, bytes]:
@@ -247,30 +262,31 @@ def _ranks(scores: Mapping[str, ArrayLike]) -> dict[str, bytes]:
     return {name: rankdata(score, nan_policy="omit").tobytes() for name, score in scores.items()}
 
 
-def _adjust(found: Mapping[str, dict[str, Any]], ranks: Mapping[str, bytes], name: str) -> None:
+def _adjust(figures: Mapping[str, dict[str, Any]], ranks: Mapping[str, bytes], name: str) -> None:
     """Holm over the entries that have this figure, signals of equal ranks being one test."""
-    tested = {signal: entry for signal, entry in found.items() if f"{name}_p_value" in entry}
+    tested = {signal: entry for signal, entry in figures.items() if name in entry and entry[name].p_value is not None}
     if tested:
-        p_values = [entry[f"{name}_p_value"] for entry in tested.values()]
+        p_values = [entry[name].p_value for entry in tested.values()]
         adjusted = holm_distinct(p_values, [ranks[signal] for signal in tested])
         for entry, p in zip(tested.values(), adjusted, strict=True):
-            entry[f"{name}_p_value_holm"] = float(p)
+            entry[name] = replace(entry[name], p_value_holm=float(p))
 
 
 def _direction(entry: Mapping[str, Any], name: str, *, null: float) -> str:
-    if f"{name}_p_value_holm" not in entry:
+    estimate = entry.get(name, Estimate())
+    if estimate.value is None or estimate.p_value_holm is None:
         return "cannot be tested"
-    if entry[f"{name}_p_value_holm"] >= 0.05:
+    if estimate.p_value_holm >= LEVEL:
         return "not supported"
-    return "supported" if entry[name] > null else "the opposite"
+    return "supported" if estimate.value > null else "the opposite"
 
 
-def _over_margin(entry: Mapping[str, Any]) -> str:
-    if "gain_over_margin" not in entry:
+def _over_margin(gain: Estimate) -> str:
+    if gain.low is None or gain.high is None:
         return "cannot be tested"
-    differs = entry.get("gain_over_margin_p_value_holm", 1) < 0.05
-    if differs and entry["gain_over_margin_low"] > WORTHWHILE:
+    differs = gain.p_value_holm is not None and gain.p_value_holm < LEVEL
+    if differs and gain.low > WORTHWHILE:
         return "better"
-    if differs and entry["gain_over_margin_high"] < 0:
+    if differs and gain.high < 0:
         return "worse"
-    return "no worthwhile gain" if entry["gain_over_margin_high"] <= WORTHWHILE else "not shown"
+    return "no worthwhile gain" if gain.high <= WORTHWHILE else "not shown"

@@ -61,7 +61,7 @@ def entropy_decomposition(member_probs: ArrayLike) -> EntropyDecomposition:
     return EntropyDecomposition(predictive, expected, np.where(dispute > ROUNDING, dispute, 0))
 
 
-def mc_dropout_probs(
+def mc_dropout_logits(
     features: ArrayLike,
     weight: ArrayLike,
     bias: float,
@@ -70,7 +70,7 @@ def mc_dropout_probs(
     passes: int,
     generator: np.random.Generator,
 ) -> NDArray[np.float64]:
-    """Probabilities of repeated passes with dropout in front of the linear head.
+    """Logits of repeated passes with dropout in front of the linear head.
 
     Monte Carlo dropout (Gal & Ghahramani 2016). Only the head is repeated: under the same masks this equals
     full passes of the network, whose body is the same in each. A pass is one thinned network that reads every
@@ -83,16 +83,21 @@ def mc_dropout_probs(
     rate: share of features dropped, in [0, 1); the kept ones are divided by 1 - rate.
     passes: number of passes, at least 1.
 
-    Returns (passes, cases), the probability of the positive class. Raises ValueError if shapes disagree, a
+    Returns (passes, cases). Raises ValueError if shapes disagree, a
     value is not finite, or `rate` or `passes` is out of range.
     """
     features, weight = _checked_head(features, weight, bias, rate)
     if passes < 1:
         raise ValueError(f"passes must be at least 1, found {passes}")
 
-    # p_t = sigmoid(sum_j m_tj w_j x_j / (1 - rate) + bias),  m_tj ~ Bernoulli(1 - rate)
+    # z_t = sum_j m_tj w_j x_j / (1 - rate) + bias,  m_tj ~ Bernoulli(1 - rate)
     kept = generator.random((passes, weight.size)) >= rate
-    return expit((kept * weight / (1 - rate)) @ features.T + bias)
+    return np.asarray((kept * weight / (1 - rate)) @ features.T + bias)
+
+
+def mc_dropout_probs(features: ArrayLike, weight: ArrayLike, bias: float, **options: Any) -> NDArray[np.float64]:
+    """`mc_dropout_logits` as probabilities of the positive class, (passes, cases)."""
+    return np.asarray(expit(mc_dropout_logits(features, weight, bias, **options)))
 
 
 def dropout_limit(features: ArrayLike, weight: ArrayLike, bias: float, *, rate: float) -> DropoutLimit:
@@ -101,7 +106,7 @@ def dropout_limit(features: ArrayLike, weight: ArrayLike, bias: float, *, rate: 
     The dropped logit is a sum of d independent terms, taken as Normal (Wang & Manning 2013, fast dropout):
     accurate where many features share the weight, not where one feature carries it.
 
-    Arguments as in `mc_dropout_probs`. Returns four arrays (cases,). Raises ValueError if shapes disagree, a
+    Arguments as in `mc_dropout_logits`. Returns four arrays (cases,). Raises ValueError if shapes disagree, a
     value is not finite, or `rate` is out of range.
     """
     features, weight = _checked_head(features, weight, bias, rate)

@@ -133,13 +133,13 @@ def alone(oddity: ArrayLike, usual: ArrayLike) -> FloatArray:
     return (1 + _as_odd(new, known)) / (1 + len(known))
 
 
-def require(n_usual: int, *, where: str) -> None:
-    """Raise ValueError, which starts with `where`, where too few usual ones refuse anything: 1 / (n + 1) > REFUSED."""
+def require(n_usual: int) -> None:
+    """Raise ValueError where too few usual ones refuse anything: 1 / (n + 1) > REFUSED."""
     fewest = round(1 / REFUSED) - 1
     if n_usual < fewest:
         raise ValueError(
-            f"{where}: {n_usual} validation images, beside which a new one can at best be the oddest of {n_usual + 1};"
-            f" to call an image unlike the training images at {REFUSED:.0%} takes at least {fewest}"
+            f"{n_usual} validation images, beside which a new one can at best be the oddest of {n_usual + 1}; to call"
+            f" an image unlike the training images at {REFUSED:.0%} takes at least {fewest}"
         )
 
 
