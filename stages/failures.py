@@ -1,78 +1,57 @@
 """What kinds of mistakes are these, and what does each need?"""
 
-from typing import Any
-
 import numpy as np
-import pandas as pd
-from scipy.special import expit
 
-from tmv_lib.failures import taxonomy
-from tmv_lib.failures.answer import (
-    NO_SITE,
-    SITE,
-    FailuresParams,
-    adjudicated,
-    against_oracle,
-    answers,
-    confusion,
-    counted,
-    draw,
-    gather,
-    oracle,
-    queues,
-    sorted_errors,
-    subgroups,
-    told_by_signals,
-)
-from tmv_lib.pipeline.files import read_csv, write_csv
+from tmv_lib.calibration.calibrators import read_calibrators
+from tmv_lib.failures import answer, evidence, sheets, taxonomy
+from tmv_lib.pipeline import pictures, record
+from tmv_lib.pipeline.files import naming, read_csv, write_csv
 from tmv_lib.pipeline.metrics import write_metrics
 from tmv_lib.pipeline.params import read, read_members
-from tmv_lib.pipeline.record import read_calibrations
 from tmv_lib.pipeline.stage import run
+from tmv_lib.statistics.estimate import Estimate
 
 
 def main() -> None:
-    params = read("params.yaml", "failures", FailuresParams)
-    members = list(read_members("params.yaml"))
-    rng = np.random.default_rng(params.seed)
-    everything = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true", "source"])
-    images = np.load("data/prepare/images.npy", mmap_mode="r")
-    phantom = set(everything["source"]) == {"phantom"}
-    cases, joint = gather(everything, images, members, params, rng)
-    logits = read_calibrations(cases, members, site=SITE)
-    columns = {name: answers(cases, expit(of_column.to_numpy()), members) for name, of_column in logits.items()}
-    evidence = columns["as_shipped"]
-    if phantom:
-        evidence["cause"] = oracle(evidence, members)
-    errors = {name: sorted_errors(of_column) for name, of_column in columns.items()}
-    shipped = errors["as_shipped"]
+    params, members = read("params.yaml", "failures", answer.FailuresParams), list(read_members("params.yaml"))
+    rng, calibrators = np.random.default_rng(params.seed), read_calibrators(record.CALIBRATORS)
+    everything = record.read_cases(members)
+    train, cases = record.of_split(everything, "train"), record.outside_train(everything)
+    columns = evidence.signal_columns(members, lungs=record.has_signal("explanations", f"lungs_{members[0]}"))
+    cases = record.read_signal_columns(cases, columns)
+    images, normals = (record.read_images(rows["image_id"]) for rows in (cases, train[train["y_true"] == 0]))
+    features, reference = (record.read_features("reference", rows["image_id"]) for rows in (cases, train))
+    witness, y_true = record.read_witness(cases["image_id"]), train["y_true"].to_numpy()
+    material = evidence.Material(cases, images, normals, witness, features, reference, y_true)
 
-    metrics: dict[str, Any] = {}
-    plotted = []
-    for model in [*members, "ensemble"]:
-        of_model = evidence[(evidence["model"] == model) & (evidence["split"] == "test")]
-        metrics[model], drawn = counted(shipped[shipped["model"] == model], of_model, params, rng)
-        plotted.append(drawn.assign(series=model))
-        metrics[model] |= {name: taxonomy.tally(found[found["model"] == model]) for name, found in errors.items()}
-    if len(errors) == 1:
-        metrics["site_calibrated_absent"] = NO_SITE
-    metrics["ensemble"]["subgroups"] = subgroups(evidence, params, rng)
-    # Said, because it is the one figure for which labels of the test split are learned from.
-    metrics["out_of_fold_heads"] = "fitted on val, cal and test labels of other patients"
+    cases, joint = evidence.of_cases(material, calibrators, params, rng)
+    logits = record.read_calibrations(cases, members)
+    by_calibration = {name: evidence.of_answers(cases, one) for name, one in logits.items()}
+    shipped = by_calibration["as_shipped"]
+    if truth := record.read_planted_truth():
+        repairs = {name: record.read_repairs(name) for name in members}
+        shipped["cause"] = evidence.oracle(shipped, *truth, repairs, calibrators)
+    errors = {name: answer.sort_errors(one) for name, one in by_calibration.items()}
+    metrics, shares = answer.count(errors, shipped, params, rng)
+    metrics["ensemble"]["subgroups"] = answer.subgroups(shipped, record.read_case_table(), params, rng)
+    metrics |= {"site_calibrated": Estimate(absent=record.NO_SITE)} if len(errors) == 1 else {}
     metrics["confident_joint"] = {f"given {i} found {j}": int(joint[i, j]) for i in (0, 1) for j in (0, 1)}
     if params.adjudication is not None:
-        metrics["adjudication"] = adjudicated(shipped, params.adjudication)
-    result: dict[str, Any] = {"failures": metrics}
-    if phantom:
-        result["taxonomy"] = against_oracle(shipped, params, rng) | told_by_signals(evidence, params, rng)
-    write_csv("data/failures/evidence.csv", evidence)
-    write_csv("data/failures/errors.csv", shipped)
-    for kind, queue in queues(shipped).items():
+        with naming(params.adjudication):
+            readers = read_csv(params.adjudication, ["image_id", "kind"])
+            metrics["adjudication"] = answer.adjudicate(errors["as_shipped"], readers)
+    taxonomy_checked = {"taxonomy": answer.against_oracle(errors["as_shipped"], shipped, params, rng)} if truth else {}
+
+    write_csv("data/failures/evidence.csv", shipped)
+    write_csv("data/failures/errors.csv", errors["as_shipped"])
+    for kind, queue in answer.queues(errors["as_shipped"]).items():
         write_csv(f"data/failures/queues/{taxonomy.QUEUES[kind]}.csv", queue)
-    write_csv("plots/failures/shares.csv", pd.concat(plotted), digits=6)
-    write_csv("plots/failures/confusion.csv", confusion(shipped), digits=6)
-    draw(shipped, everything, images, members)
-    write_metrics("metrics/failures.json", result)
+    write_csv("plots/failures/shares.csv", shares, digits=6)
+    write_csv("plots/failures/confusion.csv", answer.confusion(errors["as_shipped"]), digits=6)
+    maps = {name: record.read_maps(name)[0] for name in members}
+    for name, sheet in sheets.sheets(errors["as_shipped"], cases["image_id"], images, maps):
+        pictures.save(sheet, f"plots/failures/cases/{name}.png")
+    write_metrics("metrics/failures.json", {"failures": metrics} | taxonomy_checked)
 
 
 if __name__ == "__main__":

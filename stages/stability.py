@@ -32,12 +32,9 @@ def main() -> None:
     changes, calibrators = mild(params.model_dump(), seed=params.seed), read_calibrators(record.CALIBRATORS)
     rng, answers = np.random.default_rng(params.seed), {}
     for name, member in members.items():
-        explain = attribution.explainer(
-            attribution.load_trained(member, record.weights(name)),
-            **layers[name],
-            batch_size=params.batch_size,
-            precision=precision,
-        )
+        trained = attribution.load_trained(member, record.weights(name))
+        options = {"batch_size": params.batch_size, "precision": precision, **layers[name]}
+        explain = attribution.explainer(trained, **options)
         logits = everyone[f"score_{name}"], record.read_untrained_logits(name, everyone["image_id"])
         own, blank = (Explained(np.asarray(z), maps) for z, maps in zip(logits, record.read_maps(name), strict=True))
         cases = decide(everyone, name)

@@ -1,6 +1,7 @@
 """Which subgroups a case table names, and how much more often one is misread than the rest at the same class mix."""
 
 import re
+from dataclasses import replace
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import bdtr, ndtr, ndtri
 
 from tmv_lib.statistics.arrays import FloatArray
+from tmv_lib.statistics.estimate import Estimate
 from tmv_lib.statistics.tests import holm_distinct, wilson_interval
 
 BoolArray = NDArray[np.bool_]
@@ -163,7 +165,7 @@ def gap(
     y, e = np.asarray(y_true, dtype=float), np.asarray(error, dtype=float)
     classes = comparable(y, inside, groups, np.ones(len(y), dtype=bool))
     if not classes:
-        return {f"{prefix}_absent": f"no class has {FEWEST} patients inside this subgroup and as many outside"}
+        return {prefix: Estimate(absent=f"no class has {FEWEST} patients inside this subgroup and as many outside")}
     below, above, variance = 0.0, 0.0, 0.0
     shares = np.array([(y == label).mean() for label in classes])
     for label, share in zip(classes, shares / shares.sum(), strict=True):
@@ -181,29 +183,27 @@ def gap(
     value = float(standardised_gap(e, y, inside, classes))
     z = abs(value) / np.sqrt(variance) if variance > 0 else 0.0
     return {
-        prefix: value,
-        f"{prefix}_low": value - float(np.sqrt(below)),
-        f"{prefix}_high": value + float(np.sqrt(above)),
-        f"{prefix}_p_value": float(2 * ndtr(-z)),
+        prefix: Estimate(value, value - float(np.sqrt(below)), value + float(np.sqrt(above)), float(2 * ndtr(-z))),
         f"{prefix}_smallest": POWER * float(np.sqrt(variance)),
         f"{prefix}_rests_on": "both classes" if len(classes) == 2 else ("negatives", "positives")[classes[0]],
     }
 
 
 def adjust_gaps(
-    found: dict[str, dict[str, Any]], subgroups: list[Subgroup], y_true: FloatArray, *, prefix: str = "gap"
+    figures: dict[str, dict[str, Any]], subgroups: list[Subgroup], y_true: FloatArray, *, prefix: str = "gap"
 ) -> None:
     """Add Holm's p-value to each gap: a subgroup and its complement, among the classes compared, are one test, and
     subgroups that the truth defines are a family of their own.
     """
 
     def test(one: Subgroup) -> tuple[str, bytes]:
-        on = str(found[one.name][f"{prefix}_rests_on"])
+        on = str(figures[one.name][f"{prefix}_rests_on"])
         inside = one.inside if on == "both classes" else one.inside[y_true == (on == "positives")]
         return on, (inside ^ inside[0]).tobytes()
 
+    measured = [one for one in subgroups if figures[one.name][prefix].p_value is not None]
     for by_truth in (False, True):
-        own = [one for one in subgroups if one.defined_by_truth == by_truth and prefix in found[one.name]]
-        p_values = [found[one.name][f"{prefix}_p_value"] for one in own]
-        for one, p_value in zip(own, holm_distinct(p_values, [test(one) for one in own]) if own else (), strict=True):
-            found[one.name][f"{prefix}_p_value_holm"] = float(p_value)
+        if own := [one for one in measured if one.defined_by_truth == by_truth]:
+            p_values = holm_distinct([figures[one.name][prefix].p_value for one in own], [test(one) for one in own])
+            for one, p_value in zip(own, p_values.tolist(), strict=True):
+                figures[one.name][prefix] = replace(figures[one.name][prefix], p_value_holm=p_value)

@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from tmv_lib.failures.taxonomy import KINDS
-from tmv_lib.statistics.estimate import figure, mean
+from tmv_lib.failures.taxonomy import KINDS, REPAIRABLE
+from tmv_lib.statistics.estimate import Resampler, mean
 from tmv_lib.statistics.ranking import auroc
 from tmv_lib.uncertainty.detection import FEWEST
 
 
-def agreement(errors: pd.DataFrame, **resampling: Any) -> dict[str, Any]:
+def agreement(errors: pd.DataFrame, *, n_resamples: int, rng: np.random.Generator) -> dict[str, Any]:
     """How far sorted errors agree with the repairs that mend them, each figure with its interval over patients.
 
     errors: `cause` by `cause_of_errors`, `best` and `kind` by `sort_errors`, and `patient_id`. kappa: of the kind
@@ -20,18 +20,18 @@ def agreement(errors: pd.DataFrame, **resampling: Any) -> dict[str, Any]:
     """
     known = errors[errors["cause"] != "undetermined"]
     decided = known[known["kind"] != "undetermined"]
-    found: dict[str, Any] = {"n": len(known), "n_decided": len(decided)}
-    found["mended_by_no_repair"] = len(errors) - len(known)
+    figures: dict[str, Any] = {"n": len(known), "n_decided": len(decided)}
+    figures["mended_by_no_repair"] = len(errors) - len(known)
     for name, table, column in (("kappa", known, "best"), ("kappa_where_it_decides", decided, "kind")):
-        truth, told = table["cause"].to_numpy(), table[column].to_numpy()
-        found |= figure(name, kappa, truth, told, groups=table["patient_id"].to_numpy(), **resampling)
+        resampler = Resampler(table["patient_id"].to_numpy(), n_resamples, rng)
+        figures[name] = resampler.estimate(kappa, table["cause"].to_numpy(), table[column].to_numpy())
     for kind in KINDS:
         here = errors[errors["cause"] == kind]
-        found[kind] = {"n": len(here)} | {f"called {other}": int((here["kind"] == other).sum()) for other in KINDS}
-        if kind != "undetermined":
-            hits, groups = (here["best"] == kind).to_numpy(dtype=float), here["patient_id"].to_numpy()
-            found[kind] |= figure("recall", mean, hits, groups=groups, **resampling)
-    return found
+        figures[kind] = {"n": len(here)} | {f"called {other}": int((here["kind"] == other).sum()) for other in KINDS}
+        if kind in REPAIRABLE:
+            resampler = Resampler(here["patient_id"].to_numpy(), n_resamples, rng)
+            figures[kind]["recall"] = resampler.estimate(mean, (here["best"] == kind).to_numpy(dtype=float))
+    return figures
 
 
 def confusion(errors: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -40,51 +40,49 @@ def confusion(errors: pd.DataFrame, column: str) -> pd.DataFrame:
     return crossed.reindex(index=list(KINDS), columns=list(KINDS), fill_value=0)
 
 
-def told_apart(table: pd.DataFrame, cause: ArrayLike, *, groups: np.ndarray, **resampling: Any) -> dict[str, Any]:
+def discriminate(
+    table: pd.DataFrame, cause: ArrayLike, *, groups: np.ndarray, n_resamples: int, rng: np.random.Generator
+) -> dict[str, Any]:
     """How well each signal alone tells each kind from the other three: one-vs-rest AUROC, below 0.5 where it is low.
 
-    table: a column a signal, a row an error whose cause (n,) is one of the four; NaN where a signal is missing, and
+    table: a column per signal, a row per error whose cause (n,) is one of the four; NaN where a signal is missing, and
     such an error is left out. groups: the patient of each (n,). With fewer than 20 patients of the kind, or of the
     rest, there is a value and no interval that would hold.
     """
     cause = np.asarray(cause)
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for name in table:
         score = table[name].to_numpy(dtype=float)
         there = np.isfinite(score)
-        found[str(name)] = {}
-        for kind in KINDS[:4]:
+        figures[str(name)] = {}
+        for kind in REPAIRABLE:
             of_kind, patients = (cause == kind)[there], groups[there]
-            fewest = min(len(np.unique(patients[of_kind])), len(np.unique(patients[~of_kind])))
-            entry: dict[str, Any] = {"n": int(of_kind.sum()), "n_patients": len(np.unique(patients[of_kind]))}
-            ranked = figure(
-                "auroc",
+            n_patients, n_others = (len(np.unique(patients[side])) for side in (of_kind, ~of_kind))
+            ranked = Resampler(patients, n_resamples, rng).estimate(
                 auroc,
                 of_kind.astype(int),
                 score[there],
-                groups=patients,
                 stratify=of_kind,
-                interval=fewest >= FEWEST,
-                **resampling,
+                interval=min(n_patients, n_others) >= FEWEST,
             )
-            found[str(name)][kind] = entry | ranked
-    return found
+            figures[str(name)][kind] = {"n": int(of_kind.sum()), "n_patients": n_patients, "auroc": ranked}
+    return figures
 
 
-def kappa(truth: ArrayLike, found: ArrayLike, *, weights: ArrayLike | None = None) -> Any:
+def kappa(truth: ArrayLike, coded: ArrayLike, *, weights: ArrayLike | None = None) -> Any:
     """Cohen's kappa of two codings (n,), or one a row of weights (resamples, n); 0 is what chance would reach.
 
     With agreement `a` and the agreement by chance `c`, that of the two marginals: `(a - c) / (1 - c)`. (Cohen 1960.)
     Raises ValueError for no case, and where both name one and the same code only.
     """
-    truth, found = np.asarray(truth), np.asarray(found)
+    truth, coded = np.asarray(truth), np.asarray(coded)
     if len(truth) == 0:
         raise ValueError("there is no such case")
     w = np.ones((1, len(truth))) if weights is None else np.atleast_2d(np.asarray(weights, dtype=float))
     w = w / w.sum(axis=1, keepdims=True)
-    agreed, chance = w @ (truth == found), np.zeros(len(w))
-    for code in sorted(set(truth.tolist()) | set(found.tolist())):  # words have no order of their own in a set
-        chance += (w @ (truth == code)) * (w @ (found == code))
+    agreed, chance = w @ (truth == coded), np.zeros(len(w))
+    for code in sorted(set(truth.tolist()) | set(coded.tolist())):  # words have no order of their own in a set
+        chance += (w @ (truth == code)) * (w @ (coded == code))
     if np.any(chance > 1 - 1e-12):
         raise ValueError("only one kind is named, by both, among all cases or in a resample of them")
     value = np.minimum((agreed - chance) / (1 - chance), 1)  # which rounding would pass

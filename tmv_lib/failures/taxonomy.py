@@ -5,6 +5,8 @@ The evidence is a table with one row an error and the columns of `EVIDENCE`; ran
 that lie below.
 """
 
+import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +26,7 @@ NEEDS = {
     "undetermined": "adjudication",
 }
 KINDS = tuple(NEEDS)
+REPAIRABLE = tuple(kind for kind in KINDS if kind != "undetermined")
 QUEUES = {  # what each kind is sent to
     "clinical ambiguity": "second_reader",
     "annotation noise": "relabel",
@@ -106,6 +109,11 @@ class Score(NamedTuple):
     provenance: dict[str, Any]
 
 
+def frozen_score() -> Score:
+    """The score that lies beside this module."""
+    return Score(**json.loads(Path(__file__).with_name("taxonomy.json").read_text(encoding="utf-8")))
+
+
 def signals(evidence: pd.DataFrame) -> pd.DataFrame:
     """What the score reads of the evidence, a row an error: logits of the given label, ranks and shares, as floats.
 
@@ -169,10 +177,10 @@ def sort_errors(evidence: pd.DataFrame, *, score: Score) -> pd.DataFrame:
     standard = (_by_side(table) - score.mean) / score.scale
     probs = softmax(standard @ np.transpose(score.coefficients) + score.intercept, axis=1)
     found = pd.DataFrame(probs, columns=score.kinds, index=evidence.index)
-    four = found[list(KINDS[:4])]
+    four = found[list(REPAIRABLE)]
     order = np.argsort(-four.to_numpy(), axis=1, kind="stable")
     columns = found.rename(columns=lambda kind: f"p_{kind.replace(' ', '_')}")
-    columns["best"], columns["runner_up"] = (np.array(KINDS[:4], dtype=object)[order[:, place]] for place in (0, 1))
+    columns["best"], columns["runner_up"] = (np.array(REPAIRABLE, dtype=object)[order[:, place]] for place in (0, 1))
     columns["kind"] = columns["best"].where(four.max(axis=1) >= score.enough, "undetermined")
     rows = evidence.assign(kind=columns["kind"], p_undetermined=columns["p_undetermined"]).itertuples()
     return columns.assign(reason=[reason(row) for row in rows])

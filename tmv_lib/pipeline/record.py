@@ -159,6 +159,31 @@ def read_signals(path: str | Path, columns: list[str]) -> pd.DataFrame:
     return table[["image_id", *columns]]
 
 
+def read_signal_columns(
+    cases: pd.DataFrame, columns: Mapping[str, list[str]], *, root: str | Path = "."
+) -> pd.DataFrame:
+    """The cases with columns of `data/<stage>/cases.csv` by stage, whose fields may be empty."""
+    return join(cases, *(read_signals(Path(root) / f"data/{stage}/cases.csv", of) for stage, of in columns.items()))
+
+
+def has_signal(stage: str, name: str, *, root: str | Path = ".") -> bool:
+    """Whether a stage left this column."""
+    return name in pd.read_csv(Path(root) / f"data/{stage}/cases.csv", nrows=0)
+
+
+def read_planted_truth(*, root: str | Path = ".") -> list[pd.DataFrame]:
+    """`image_id`, `cause` and `y_clean` of the phantom's cases, a list of one; an empty list for other sources."""
+    if not cause_column(root=root):
+        return []
+    return [read_csv(Path(root) / CASES, ["image_id", "cause", "y_clean"])]
+
+
+def read_repairs(member: str, *, root: str | Path = ".") -> pd.DataFrame:
+    """What a member says of the phantom's mended images: `image_id`, `repair`, `score`."""
+    table = read_csv(Path(root) / f"data/train/{member}/repairs.csv", ["image_id", "repair", "logit"])
+    return table.rename(columns={"logit": "score"})
+
+
 def read_calibrations(cases: pd.DataFrame, members: list[str], *, site: str | Path = SITE) -> dict[str, pd.DataFrame]:
     """Each member's calibrated logits of the cases, a column a member: as shipped, calibrated at the site, the ceiling.
 

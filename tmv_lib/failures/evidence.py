@@ -1,0 +1,152 @@
+"""The evidence on every answer of every model, right or wrong, from which the taxonomy sorts errors."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+from tqdm import tqdm
+
+from tmv_lib.calibration.calibrators import Calibrator, fit_calibrator
+from tmv_lib.failures import oddity, taxonomy
+from tmv_lib.statistics.ranking import rank_among
+from tmv_lib.uncertainty.distance import nearest_neighbour_distance
+from tmv_lib.uncertainty.entropy import entropy_decomposition
+
+# What the phantom planted, in the words of the taxonomy.
+PLANTED = {
+    "ambiguous": "clinical ambiguity",
+    "mislabelled": "annotation noise",
+    "blind": "model blindness",
+    "spurious": "spurious feature",
+    "none": "undetermined",
+}
+REPAIRS = {"spurious": "spurious feature", "blind": "model blindness", "ambiguous": "clinical ambiguity"}
+SIDE = 56  # pixels, about, to which an image is averaged down where its oddity is measured
+
+
+class Material(NamedTuple):
+    """What evidence is made of.
+
+    cases: outside train, n rows: `score_m` and `logit_m` of every member m and the signals of the earlier stages.
+    images: uint8 (n, height, width); normals: those of train that show nothing. witness: logit (n,) of the network that
+    never sees the border; features, reference: its features (n, d) and (m, d) of train; reference_y: labels of train.
+    """
+
+    cases: pd.DataFrame
+    images: np.ndarray
+    normals: np.ndarray
+    witness: np.ndarray
+    features: np.ndarray
+    reference: np.ndarray
+    reference_y: np.ndarray
+
+
+def signal_columns(members: list[str], *, lungs: bool) -> dict[str, list[str]]:
+    """The columns that evidence needs of each earlier stage; lungs: whether there were masks of them."""
+    per_member = {
+        "explanations": ["border_effect", "border_flips", "border", *(["lungs"] if lungs else [])],
+        "uncertainty": ["expected_entropy", "mutual_information"],
+        "stability": ["instability"],
+    }
+    names = {stage: [f"{kind}_{name}" for kind in kinds for name in members] for stage, kinds in per_member.items()}
+    tried = [f"{kind}_{name}" for kind in taxonomy.TRIED for name in [*members, "ensemble"]]
+    return names | {"explanations": [*names["explanations"], "map_agreement", *tried]}
+
+
+def of_cases(
+    material: Material, calibrators: dict[str, Calibrator], params: Any, rng: np.random.Generator
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """All evidence of every case outside train but the answers of a model, and the confident joint (2, 2)."""
+    cases, images, features = material.cases, material.images, material.features
+    y_true, val = cases["y_true"].to_numpy(), (cases["split"] == "val").to_numpy()
+    # As the witness sees them: among the members' features, a marker's neighbours are those that bear it, too.
+    distance = nearest_neighbour_distance(features, material.reference, k=params.neighbours)
+    odd = oddity.patch_oddity(
+        images,
+        material.normals,
+        side=SIDE,
+        rng=np.random.default_rng(params.seed),
+        progress=partial(tqdm, desc="oddity"),
+    )
+    residual = oddity.residual_oddity(
+        images, material.normals, components=params.components, side=SIDE, seed=params.seed
+    )
+    healthy = val & (y_true == 0)
+    groups = cases["patient_id"].to_numpy()
+    witness = fit_calibrator("logistic", y_true[val], material.witness[val], groups=groups[val])
+    out_of_fold = oddity.out_of_fold_probs(features, y_true, groups=groups, n_folds=params.folds, rng=rng)
+    inside = [one.probability(cases[f"score_{m}"] - cases[f"border_effect_{m}"]) for m, one in calibrators.items()]
+    cases = cases.assign(
+        inside_prob=np.mean(inside, axis=0),
+        reference_prob=witness.probability(material.witness),
+        out_of_fold_prob=out_of_fold,
+        neighbour_agreement=oddity.neighbour_agreement(
+            features, y_true, material.reference, material.reference_y, k=params.neighbours
+        ),
+        distance_rank=rank_among(distance, distance[val]),
+        oddity_rank=rank_among(odd, odd[healthy]),
+        residual_rank=rank_among(residual, residual[healthy]),
+    )
+    return cases, oddity.confident_joint(y_true, out_of_fold)
+
+
+def of_answers(cases: pd.DataFrame, logits: pd.DataFrame) -> pd.DataFrame:
+    """The evidence of every answer, a row per model and case; calibrated logits, a column per member, decide at 0.
+
+    What a member's map or dropout tells is, for the ensemble, the mean over the members that have it; hiding the
+    border flips the ensemble where it flips every member. Borders were changed for the members as shipped.
+    """
+    members, probs = list(logits), expit(logits.to_numpy())
+    positive = probs > 0.5
+    shared = cases[["image_id", "patient_id", "split", "y_true"]].assign(
+        ensemble_prob=probs.mean(axis=1),
+        members_disagree=positive.any(axis=1) & ~positive.all(axis=1),
+        **{name: cases[name] for name in taxonomy.EVIDENCE if name in cases and name != "y_true"},
+        members_mutual_information=entropy_decomposition(probs.T).mutual_information,
+        map_agreement=cases["map_agreement"],
+    )
+    kinds = [kind for kind in taxonomy.BESIDE if f"{kind}_{members[0]}" in cases]
+    own = {kind: cases[[f"{kind}_{name}" for name in members]].set_axis(members, axis=1) for kind in kinds}
+    flips = cases[[f"border_flips_{name}" for name in members]].to_numpy(dtype=bool)
+    models = {
+        name: (probs[:, place], flips[:, place], {kind: table[name] for kind, table in own.items()})
+        for place, name in enumerate(members)
+    }
+    models["ensemble"] = (probs.mean(axis=1), flips.all(axis=1), {kind: of.mean(axis=1) for kind, of in own.items()})
+    rows = [
+        shared.assign(
+            model=model,
+            y_prob=y_prob,
+            border_flips=flipped,
+            **{kind: cases[f"{kind}_{model}"] for kind in taxonomy.TRIED},
+            **beside,
+            wrong=(y_prob > 0.5) != cases["y_true"].to_numpy(),
+        )
+        for model, (y_prob, flipped, beside) in models.items()
+    ]
+    return pd.concat(rows, ignore_index=True)
+
+
+def oracle(
+    evidence: pd.DataFrame, truth: pd.DataFrame, repairs: dict[str, pd.DataFrame], calibrators: dict[str, Calibrator]
+) -> np.ndarray:
+    """The cause of every answer, were it wrong, by the phantom's repairs, a row of evidence each.
+
+    truth: `image_id`, `cause`, `y_clean`. repairs: by member `image_id`, `repair` and the `score` of the mended image.
+    """
+    truth, probs = truth.set_index("image_id"), dict[str, Any]()
+    for name, table in repairs.items():
+        mended = table.assign(y_prob=calibrators[name].probability(table["score"]))
+        probs[name] = mended.pivot_table(values="y_prob", index="image_id", columns="repair")
+    probs["ensemble"] = sum(probs.values()) / len(repairs)
+    causes = []
+    for model, own in evidence.groupby("model", sort=False):
+        known, y_true = truth.loc[own["image_id"]], own["y_true"].to_numpy()
+        answers = probs[str(model)].reindex(index=own["image_id"], columns=list(REPAIRS)).to_numpy()
+        right = ((answers > 0.5) == y_true[:, None]) & ~np.isnan(answers)
+        mends = pd.DataFrame(right, columns=list(REPAIRS.values()))
+        mends.insert(0, "annotation noise", known["y_clean"].to_numpy() != y_true)
+        causes.append(taxonomy.cause_of_errors(known["cause"].map(PLANTED), mends))
+    return np.concatenate(causes)

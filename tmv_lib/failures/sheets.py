@@ -1,0 +1,37 @@
+"""Case studies: a sheet per kind of failure, with images, maps, the evidence, and what the kind needs."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+
+from tmv_lib.failures import taxonomy
+from tmv_lib.failures.answer import queues
+from tmv_lib.pipeline import pictures
+
+
+def sheets(
+    errors: pd.DataFrame, image_id: pd.Series, images: np.ndarray, maps: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, pictures.Figure]]:
+    """The name of each kind's sheet, and the sheet. images, maps of each member: (n, ., .), rows as image_id."""
+    row_of = {name: row for row, name in enumerate(image_id)}
+    for kind, queue in queues(errors).items():
+        chosen = queue.loc[taxonomy.spread(queue["probability"], typical=3, unsure=2)]
+        rows = []
+        for case in chosen.itertuples():
+            row, sign = row_of[case.image_id], 1 if case.y_prob > 0.5 else -1
+            panels = [(name, images[row], of[row] * sign) for name, of in maps.items()]
+            label = "positive" if case.y_true == 1 else "negative"
+            name = case.image_id.rpartition("/")[2][-24:]
+            facts = f"{name}\nlabelled {label},\nensemble says {case.y_prob:.0%} positive"
+            nearest = f"{case.best} {case.probability:.0%}, next {case.runner_up}"
+            rows.append((facts, images[row], panels, f"{_capital(nearest)}.\n{_capital(case.reason)}."))
+        first, last = ("nearest to a kind", "farthest") if kind == "undetermined" else ("most typical", "least sure")
+        number = f" ({len(chosen)} of {len(queue)}, the {first} first, the {last} last; maps are for the answer given)"
+        title = f"{_capital(kind)}{number if rows else ''}\nIt needs: {taxonomy.NEEDS[kind]}"
+        yield kind.replace(" ", "_"), pictures.case_sheet(rows, title=title)
+
+
+def _capital(words: str) -> str:
+    """Words as the beginning of a sentence."""
+    return words[0].upper() + words[1:]
