@@ -1,25 +1,30 @@
-"""Should it be used? The verdict of the last run, as `make repro` ends with it."""
+"""Every question with its answer in a sentence, from the last run; what `make repro` ends with."""
 
-import json
-from pathlib import Path
+from textwrap import fill
 
+from tmv_lib.card.answers import answer, questions
 from tmv_lib.card.facts import Facts
 from tmv_lib.deferral import guarantee, verdict
 from tmv_lib.pipeline.params import read
+from tmv_lib.pipeline.record import read_metrics
 from tmv_lib.pipeline.stage import run
 
-METRICS = Path("metrics/ensemble.json")
 CARD = "plots/ensemble/trust_card.html"
+WIDTH = 110
 
 
 def main() -> None:
-    if not METRICS.is_file():
-        raise ValueError(f"{METRICS}: no such file; `make repro` makes it")
-    metrics = json.loads(METRICS.read_text(encoding="utf-8"))
+    for stage, question in questions().items():
+        print(question)
+        print(fill(answer(stage), WIDTH, initial_indent="    ", subsequent_indent="    "))
+    ensemble = read_metrics("ensemble")
+    if ensemble is None:
+        raise ValueError("metrics/ensemble.json: no such file; `make repro` makes it")
     facts = read("card.yaml", "card", Facts)
-    head, *rest = verdict.sentences(metrics["verdict"], cases=facts.cases, positive=facts.positive)
+    head, *reasons = verdict.sentences(ensemble["verdict"], cases=facts.cases, positive=facts.positive)
     print(f"\nVerdict: {head}")
-    print("\n".join([*rest, *guarantee.sentences(metrics["guarantee"])]))
+    for sentence in [*reasons, *guarantee.sentences(ensemble["guarantee"])]:
+        print(fill(sentence, WIDTH, initial_indent="    ", subsequent_indent="    "))
     print(f"The whole answer, on one page: {CARD}")
 
 

@@ -5,12 +5,13 @@ from typing import Annotated
 
 from pydantic import StringConstraints
 
+from tmv_lib.card.words import NOT_MEASURED
 from tmv_lib.pipeline.params import Params
-
-NOT_MEASURED = "not measured"
 
 Fact = Annotated[str, StringConstraints(min_length=1, max_length=160, strip_whitespace=True)]
 Noun = Annotated[str, StringConstraints(min_length=1, max_length=60, strip_whitespace=True)]
+# How a person says in card.yaml that there is nothing to say.
+NOTHING = ("not done", "none", "nobody")
 
 
 class Facts(Params):
@@ -41,21 +42,23 @@ class Facts(Params):
         """Names of the facts that are still placeholders."""
         return [name for name, text in self if re.fullmatch(r"<.*>", text)]
 
+    def filled(self) -> list[str]:
+        """Names of the facts that say something."""
+        return [name for name, text in self if name not in self.left_open() and not text.startswith(NOTHING)]
+
     def about(self, source: str) -> "Facts":
         """These facts for images of `source`: placeholders all of them where they were written for another."""
         if source == self.written_for:
             return self
-        told = {name: f"<written for {self.written_for}, not for {source}>" for name, _ in self}
-        return Facts(**told | {"written_for": self.written_for, "cases": "cases", "positive": "a positive"})
+        texts = {name: f"<written for {self.written_for}, not for {source}>" for name, _ in self}
+        return Facts(**texts | {"written_for": self.written_for, "cases": "cases", "positive": "a positive"})
 
+    def text(self, name: str) -> str:
+        """A fact, or "not measured" with the placeholder that stands in its place."""
+        text = str(getattr(self, name))
+        return f"{NOT_MEASURED}: card.yaml has {text}" if name in self.left_open() else text
 
-def fact(facts: Facts, name: str) -> str:
-    """A fact, or "not measured" with the placeholder that stands in its place."""
-    text = str(getattr(facts, name))
-    return f"{NOT_MEASURED}: card.yaml has {text}" if name in facts.left_open() else text
-
-
-def warning(facts: Facts) -> str:
-    """Which facts nobody has written, in words; "" where all are."""
-    left = facts.left_open()
-    return f"Nobody has written in card.yaml: {', '.join(left)}. Do not use this card before." if left else ""
+    def warning(self) -> str:
+        """Which facts nobody has written, in words; "" where all are."""
+        left = self.left_open()
+        return f"Nobody has written in card.yaml: {', '.join(left)}. Do not use this card before." if left else ""

@@ -1,48 +1,24 @@
 """The answer to: which cases go to a doctor, and what does that buy?"""
 
-import json
 import math
-from pathlib import Path
+from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 from pydantic import Field, model_validator
 from scipy.special import expit
 
-from tmv_lib.card import card as card_
-from tmv_lib.card import facts
-from tmv_lib.card.card import Picture, in_words, read_stages, write
 from tmv_lib.data.subgroups import subgroup_columns
-from tmv_lib.deferral import combination, costs, doubt, evaluation, guarantee
-from tmv_lib.deferral import policy as fitted_policy
-from tmv_lib.deferral.policy import FittedPolicy
-from tmv_lib.pipeline.files import join, read_csv, read_rows
-from tmv_lib.pipeline.params import Member, Params, read
-from tmv_lib.pipeline.record import read_calibrations, read_signals
+from tmv_lib.deferral import combination, costs, doubt, evaluation, guarantee, sweep
+from tmv_lib.deferral.policy import FittedPolicy, apply, decide, reliance
+from tmv_lib.pipeline.params import Params
+from tmv_lib.statistics.estimate import Estimate, Resampler
 
-SITE = "data/site/cases.csv"
-SHIFT = "data/site/shift.json"
-NO_SITE = f"{SITE}: no such file; the stage `site` makes it"
-NO_NETWORK = "not measured: the kinds of failure need images and networks, here only predictions are known"
 THRESHOLDS = np.linspace(0, 1, 101)
 THRESHOLD_PROBS = np.arange(1, 100) / 100
-KEPT = ["image_id", "y_prob", "kappa", "decision", "out_of_distribution", "deferred", "reason"]
-# What is read of each stage, and what it was told: the card says so with the digest of each file.
-FILES: dict[str, list[str]] = {
-    "prepare": ["data/prepare/cases.csv", "data/prepare/images.npy", "metrics/prepare.json"],
-    "train": [],
-    "calibration": ["data/calibration/cases.csv", "metrics/calibration.json"],
-    "site": [SITE, SHIFT, "metrics/site.json"],
-    "baseline": ["metrics/baseline.json"],
-    "diversity": ["metrics/diversity.json"],
-    "uncertainty": ["data/uncertainty/cases.csv", "metrics/uncertainty.json"],
-    "explanations": ["data/explanations/cases.csv", "metrics/explanations.json"],
-    "stability": ["data/stability/cases.csv", "metrics/stability.json"],
-    "failures": ["data/failures/errors.csv", "metrics/failures.json"],
-    "ensemble": [],
-}
+NO_NETWORK = "not measured: the kinds of failure need images and networks, here only predictions are known"
+KEPT = ["image_id", "y_prob", "certainty", "decision", "out_of_distribution", "deferred", "reason"]
 
 
 class EnsembleParams(Params):
@@ -54,18 +30,18 @@ class EnsembleParams(Params):
     seed: Annotated[int, Field(ge=0)]
 
 
-class Cost(Params):
+class CostParams(Params):
     false_negative: Annotated[float, Field(gt=0, lt=math.inf)]
     false_positive: Annotated[float, Field(gt=0, lt=math.inf)]
     review: Annotated[float, Field(ge=0, lt=math.inf)]
 
 
-class Reader(Params):
+class ReaderParams(Params):
     sensitivity: Annotated[float, Field(gt=0, le=1)]
     specificity: Annotated[float, Field(gt=0, le=1)]
 
 
-class Promised(Params):
+class PromiseParams(Params):
     missed_positives: Annotated[float, Field(gt=0, lt=1)]
     false_alarms: Annotated[float, Field(gt=0, lt=1)]
     sensitivity: Annotated[float, Field(gt=0, lt=1)]
@@ -85,9 +61,9 @@ class DeferralParams(Params):
     threshold: Annotated[float, Field(ge=0, le=1)] | None
     budget: Annotated[float, Field(ge=0, le=1)] | None
     calibration: Literal["shipped", "site"]
-    cost: Cost
-    reader: Reader
-    promise: Promised
+    cost: CostParams
+    reader: ReaderParams
+    promise: PromiseParams
 
     @model_validator(mode="after")
     def one_threshold(self) -> "DeferralParams":
@@ -98,20 +74,30 @@ class DeferralParams(Params):
     @property
     def prices(self) -> costs.Prices:
         cost, reader = self.cost, self.reader
-        return costs.Prices(
-            cost.false_negative, cost.false_positive, cost.review, reader.sensitivity, reader.specificity
-        )
+        errors = cost.false_negative, cost.false_positive
+        return costs.Prices(*errors, cost.review, reader.sensitivity, reader.specificity)
+
+    @property
+    def in_force(self) -> str:
+        """Which calibrated logits decide on test."""
+        return "site_calibrated" if self.calibration == "site" else "as_shipped"
+
+    def set_threshold(self, certainties: np.ndarray) -> float:
+        """The threshold: the one given, that of the budget on these certainties, or what the prices ask for."""
+        if self.budget is not None:
+            return costs.threshold_for_budget(certainties, budget=self.budget)
+        return self.prices.chow_threshold if self.threshold is None else self.threshold
 
 
 class Material(NamedTuple):
-    """Cases outside train, their signals, the members' logits by calibration, and which cases lie in a split, (n,)."""
+    """Cases outside train with `out_of_distribution`, their signals, and the members' logits by calibration."""
 
     cases: pd.DataFrame
     signals: pd.DataFrame
     logits: dict[str, pd.DataFrame]
-    val: np.ndarray
-    cal: np.ndarray
-    test: np.ndarray
+
+    def rows(self, split: str) -> np.ndarray:
+        return (self.cases["split"] == split).to_numpy()
 
 
 class Fitted(NamedTuple):
@@ -126,51 +112,43 @@ class Fitted(NamedTuple):
     validation: pd.DataFrame
 
 
-def read_material(members: dict[str, Member | None], used: str, folds: int) -> Material:
-    """What the earlier stages left. Raises ValueError where the calibration used, a split or a class is not there."""
-    cases, signals = gather(list(members), networks=None not in members.values())
-    logits = read_calibrations(cases, list(members), site=SITE)
-    if used not in logits:
-        raise ValueError(NO_SITE)
-    val, cal, test = ((cases["split"] == split).to_numpy() for split in ("val", "cal", "test"))
-    if cases["y_true"][val].nunique() < 2:
-        raise ValueError("data/prepare/cases.csv: split val must hold both classes, the ensemble is fitted on it")
-    for name, split, fewest in (("val", val, 2 * folds), ("cal", cal, 2), ("test", test, 2)):
-        n_patients = cases["patient_id"][split].nunique()
-        if n_patients < fewest:
-            raise ValueError(
-                f"data/prepare/cases.csv: split {name} has {n_patients} patients, `ensemble` with {folds} folds needs"
-                f" {fewest} or more"
-            )
-    return Material(cases, signals, logits, val, cal, test)
+def signal_columns(members: list[str], *, networks: bool) -> dict[str, list[str]]:
+    """The columns that each earlier stage left: doubts, and whether a case is out of distribution.
 
-
-def gather(members: list[str], *, networks: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The cases outside train with calibrated logits, and every signal of doubt that the earlier stages left.
-
-    networks: whether there are networks to explain; of models that are known by their predictions these fields are
-    empty.
+    networks: whether there are any to explain.
     """
-    cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
-    cases = cases[cases["split"] != "train"].reset_index(drop=True)
-    kinds = ("logit", "cross_fitted_logit")
-    calibrated = read_csv("data/calibration/cases.csv", ["image_id", *(f"{k}_{m}" for m in members for k in kinds)])
-    of_members = [f"{kind}_{name}" for kind in ("mutual_information", "distance") for name in members]
-    doubts = read_signals("data/uncertainty/cases.csv", ["out_of_distribution", "disagreement", *of_members])
-    asked = {"explanations": "border_effect", "stability": "instability"} if networks else {}
-    tables = [
-        read_signals(f"data/{stage}/cases.csv", [f"{kind}_{name}" for name in members]) for stage, kind in asked.items()
-    ]
-    table = join(cases, calibrated, doubts, *tables)
-    names = ["disagreement", *of_members, *(name for part in tables for name in part.columns[1:])]
-    return table.assign(out_of_distribution=table["out_of_distribution"] == 1), table[names]
+    kinds = {"uncertainty": ["mutual_information", "distance"]}
+    kinds |= {"explanations": ["border_effect"], "stability": ["instability"]} if networks else {}
+    names = {stage: [f"{kind}_{name}" for kind in of for name in members] for stage, of in kinds.items()}
+    return names | {"uncertainty": ["out_of_distribution", "disagreement", *names["uncertainty"]]}
+
+
+def gather(cases: pd.DataFrame, table: pd.DataFrame, logits: dict[str, pd.DataFrame]) -> Material:
+    """Cases, signals and logits in one place; table: the cases with the columns of `signal_columns`."""
+    foreign = table["out_of_distribution"] == 1
+    signals = table[[name for name in table if name not in cases and name != "out_of_distribution"]]
+    return Material(cases.assign(out_of_distribution=foreign), signals, logits)
+
+
+def require_cases(material: Material, params: EnsembleParams, knobs: DeferralParams) -> None:
+    """Raise ValueError where the calibration in force, a class of val, or patients of a split are not there."""
+    cases, folds = material.cases, params.folds
+    if knobs.in_force not in material.logits:
+        raise ValueError("deferral.calibration is site, and the stage `site` has not run")
+    if cases.loc[material.rows("val"), "y_true"].nunique() < 2:
+        raise ValueError("split val must hold both classes, the ensemble is fitted on it")
+    for split, fewest in (("val", 2 * folds), ("cal", 2), ("test", 2)):
+        n_patients = cases.loc[material.rows(split), "patient_id"].nunique()
+        if n_patients < fewest:
+            needs = f"`ensemble` with {folds} folds needs {fewest} or more"
+            raise ValueError(f"split {split} has {n_patients} patients, {needs}")
 
 
 def fit(
     material: Material, members: list[str], params: EnsembleParams, knobs: DeferralParams, rng: np.random.Generator
 ) -> Fitted:
     """All that is learned, from the cases of validation alone, each judged by what other patients fitted."""
-    val, prices = material.cases[material.val], knobs.prices
+    val, prices = material.cases[material.rows("val")], knobs.prices
     out_of_fold = val[[f"cross_fitted_logit_{name}" for name in members]].to_numpy()
     y_true, groups = val["y_true"].to_numpy(), val["patient_id"].to_numpy()
     folds: dict[str, Any] = {"groups": groups, "n_folds": params.folds, "rng": rng}
@@ -178,9 +156,8 @@ def fit(
     way = choice.way if params.combine == "choose" else params.combine
     y_prob = combination.cross_fitted(y_true, out_of_fold, way=way, **folds)
     foreign = val["out_of_distribution"].to_numpy()
-    signals = fitted_policy.reliance(
-        material.signals[material.val], decision=costs.cheapest_decision(y_prob, **prices.errors)
-    )
+    cheapest = costs.cheapest_decision(y_prob, **prices.errors)
+    signals = reliance(material.signals[material.rows("val")], decision=cheapest)
     ranges = doubt.ranges_of(signals)
     learned = doubt.learn(
         y_true[~foreign],
@@ -188,164 +165,156 @@ def fit(
         doubt.doubts(signals, ranges)[~foreign],
         **folds | {"groups": groups[~foreign]},
         n_foldings=params.foldings,
-        refer=lambda kappa: costs.decide(kappa, threshold=set_threshold(knobs, kappa)),
+        refer=lambda certainties: costs.decide(certainties, threshold=knobs.set_threshold(certainties)),
         review=prices.of(y_true)["review"][~foreign],
-        cost_fn=prices.cost_fn,
-        cost_fp=prices.cost_fp,
+        **prices.errors,
     )
-    kappa = np.full(len(val), costs.NEVER)
-    kappa[~foreign] = learned.certainty
-    threshold = set_threshold(knobs, kappa)
-    decisions = fitted_policy.decide(y_prob, kappa, foreign, threshold=threshold, prices=prices.errors)
+    certainties = np.full(len(val), costs.NEVER)
+    certainties[~foreign] = learned.certainty
+    threshold = knobs.set_threshold(certainties)
+    decisions = decide(y_prob, certainties, foreign, threshold=threshold, prices=prices.errors)
     baseline = costs.cheapest_decision(expit(out_of_fold[:, 0]), **prices.errors)
     weights = {kind: weight for kind, weight in learned.weights.items() if learned.used and weight > 0}
-    by = FittedPolicy(
-        members,
-        knobs.calibration,
-        way,
-        combination.fit_stack(y_true, out_of_fold).tolist(),
-        **prices.errors,
-        threshold=threshold,
-        weights=weights,
-        ranges=doubt.weighed(ranges, weights),
-    )
+    stack = combination.fit_stack(y_true, out_of_fold).tolist()
+    used = {"threshold": threshold, "weights": weights, "ranges": doubt.weighed(ranges, weights)}
+    policy = FittedPolicy(members, knobs.calibration, way, stack, **prices.errors, **used)
     validation = val[["patient_id", "y_true"]].assign(baseline=baseline, **decisions.set_axis(val.index))
-    return Fitted(choice, learned, by, validation)
+    return Fitted(choice, learned, policy, validation)
 
 
-def set_threshold(knobs: DeferralParams, kappa: np.ndarray) -> float:
-    """The threshold in force: the one given, that of the budget on these certainties, or what the prices ask for."""
-    if knobs.budget is not None:
-        return costs.threshold_for_budget(kappa, budget=knobs.budget)
-    return knobs.prices.chow_threshold if knobs.threshold is None else knobs.threshold
-
-
-def judge(material: Material, fitted: Fitted, calibration: str) -> pd.DataFrame:
+def judge(material: Material, policy: FittedPolicy, calibration: str) -> pd.DataFrame:
     """The cases with what the policy says of each in this calibration, and what the first member alone says."""
-    by, logits = fitted.policy, material.logits[calibration]
-    foreign = material.cases["out_of_distribution"]
-    said = fitted_policy.judge(by, logits, material.signals, foreign)
-    alone = expit(logits[by.members[0]])
-    return (
-        material.cases.drop(columns="out_of_distribution")
-        .join(said)
-        .assign(y_prob_baseline=alone, baseline=costs.cheapest_decision(alone, **by.prices))
-    )
+    logits, foreign = material.logits[calibration], material.cases["out_of_distribution"]
+    answers = apply(policy, logits, material.signals, foreign)
+    alone = expit(logits[policy.members[0]])
+    baseline = costs.cheapest_decision(alone, **policy.prices)
+    cases = material.cases.drop(columns="out_of_distribution").join(answers)
+    return cases.assign(y_prob_baseline=alone, baseline=baseline)
 
 
-def combined(choice: combination.Choice, way: str) -> dict[str, Any]:
-    """Which way to combine is in use, what validation prefers, and what choosing gained there."""
-    gain = {
-        f"nll_minus_first_member{end}": value for end, value in zip(("", "_low", "_high"), choice.gain, strict=True)
+def summaries(
+    material: Material, policy: FittedPolicy, prices: costs.Prices, resampler: Resampler
+) -> dict[str, dict[str, Any]]:
+    """What the policy does on test in each calibration."""
+    judged = {name: judge(material, policy, name)[material.rows("test")] for name in material.logits}
+    return {name: evaluation.summary(cases, prices, resampler) for name, cases in judged.items()}
+
+
+def ways(material: Material, fitted: Fitted, test: pd.DataFrame, knobs: DeferralParams, resampler: Resampler) -> Any:
+    """How well each member, each way to combine them, and the one in use read the test cases."""
+    logits = material.logits[knobs.in_force][material.rows("test")]
+    probs = {name: expit(logits[name].to_numpy()) for name in logits}
+    stack = fitted.policy.stack
+    probs |= {way: combination.combine(logits, way=way, stack=stack) for way in combination.WAYS[1:]}
+    figures = evaluation.ways_to_combine(test, probs | {"in_use": test["y_prob"].to_numpy()}, resampler)
+    choice = fitted.choice
+    validation = {
+        "prefers": choice.way,
+        "nll": choice.nll,
+        "times_chosen": {name: count for name, count in choice.times_chosen.items() if count},
+        "nll_minus_first_member": choice.gain,
     }
-    nested = {"times_chosen": {name: count for name, count in choice.times_chosen.items() if count}}
-    return {"combine": way, "validation": {"prefers": choice.way, "nll": choice.nll, **nested, **gain}}
+    return figures | {"combine": fitted.policy.combine, "validation": validation}
 
 
-def answers(
+def measure(
+    material: Material,
     test: pd.DataFrame,
-    sweeps: dict[str, pd.DataFrame],
-    probs: dict[str, np.ndarray],
+    swept: dict[str, pd.DataFrame],
     fitted: Fitted,
-    members: dict[str, Member | None],
     params: EnsembleParams,
     knobs: DeferralParams,
-    resampling: dict[str, Any],
+    resampler: Resampler,
 ) -> dict[str, Any]:
-    """What the policy decides and costs, by which certainty, how well that ranks, for whom, and what it catches."""
+    """What the policy decides and costs, by which certainty, how well that ranks, and what it does where the members
+    disagree.
+    """
     prices, learned = knobs.prices, fitted.learned
-    threshold = fitted.policy.threshold
-    result = evaluation.decisions(test, prices, threshold=threshold, prevalences=params.prevalences, **resampling)
-    source = "budget" if knobs.budget is not None else "prices" if knobs.threshold is None else "params"
-    result |= {"threshold_from": source} | ({} if knobs.budget is None else {"budget": knobs.budget})
-    result |= evaluation.costs(test, prices, **resampling)
-    result["learned"] = {"used": learned.used, "n_errors": learned.n_errors, "weights": learned.weights}
-    for rival, difference in learned.against.items():
-        ends = zip(("", "_low", "_high"), difference, strict=True)
-        result["learned"] |= {f"validation_cost_minus_{rival}{end}": value for end, value in ends}
-    result["cost_optimal"] = evaluation.cost_optimal(sweeps)
-    scores = evaluation.margins(test, prices) | {"policy": test["kappa"].to_numpy()}
-    result["ranking"] = evaluation.rankings(test, scores, **resampling)
-    result["calibration_of_decided"] = evaluation.calibration_of_decided(test, **resampling)
-    votes = np.column_stack([costs.cheapest_decision(prob, **prices.errors) for prob in probs.values()])
-    result["disagreement"] = evaluation.disagreement(test, votes, **resampling)
-    result["subgroups"] = subgroups(test, resampling)
-    networks, way = None not in members.values(), fitted.policy.combine
-    result["failures"] = {"absent": NO_NETWORK}
-    if networks:
-        result["failures"] = evaluation.caught(test, kinds(test, way, list(members)), prices, **resampling)
-    return result
+    threshold, source = fitted.policy.threshold, "prices" if knobs.threshold is None else "params"
+    figures = evaluation.decisions(test, prices, resampler, threshold=threshold, prevalences=params.prevalences)
+    figures |= {"threshold_from": source if knobs.budget is None else "budget"}
+    figures |= {} if knobs.budget is None else {"budget": knobs.budget}
+    figures |= evaluation.costs(test, prices, resampler)
+    against = {f"validation_cost_minus_{rival}": one for rival, one in learned.against.items()}
+    weights = {"used": learned.used, "n_errors": learned.n_errors, "weights": learned.weights}
+    figures["learned"] = weights | against
+    figures["cost_optimal"] = sweep.cost_optimal(swept)
+    scores = costs.margins(test, prices) | {"policy": test["certainty"].to_numpy()}
+    figures["ranking"] = evaluation.rankings(test, scores, resampler)
+    figures["calibration_of_decided"] = evaluation.calibration_of_decided(test, resampler)
+    logits = material.logits[knobs.in_force][material.rows("test")]
+    votes = [costs.cheapest_decision(expit(logits[name].to_numpy()), **prices.errors) for name in logits]
+    figures["disagreement"] = evaluation.disagreement(test, np.column_stack(votes), resampler)
+    return figures
+
+
+def subgroups(test: pd.DataFrame, table: pd.DataFrame, resampler: Resampler) -> dict[str, Any]:
+    """Coverage and risk by class and by every column of the case table that names subgroups."""
+    table = table.set_index("image_id").loc[test["image_id"]]
+    named = table[subgroup_columns(table)].reset_index(drop=True)
+    figures = evaluation.by_subgroup(test.reset_index(drop=True), named, resampler)
+    absent = {"absent": "the case table has no subgroup column, class excepted"}
+    return figures if len(named.columns) else figures | absent
+
+
+def failures(
+    test: pd.DataFrame, errors: pd.DataFrame, policy: FittedPolicy, prices: costs.Prices, resampler: Resampler
+) -> dict[str, Any]:
+    """What becomes of each kind of failure, by `failures`, of the first member or the mean, whichever decides."""
+    model = policy.members[0] if policy.combine == "first_member" else "ensemble"
+    own = errors[errors["model"] == model].set_index("image_id")["kind"]
+    kinds = test["image_id"].map(own.astype(object)).astype(object).fillna("")
+    return evaluation.caught(test, kinds, prices, resampler)
 
 
 def promises(
-    cal: pd.DataFrame, test: pd.DataFrame, fitted: Fitted, knobs: DeferralParams, rng: np.random.Generator
+    cal: pd.DataFrame,
+    test: pd.DataFrame,
+    fitted: Fitted,
+    knobs: DeferralParams,
+    rng: np.random.Generator,
+    *,
+    shift: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """What is promised of the policy by `cal`, and whether each promise holds among the labelled cases of test."""
-    by, delta = fitted.policy, knobs.promise.delta
+    """What is promised of the policy by `cal`, and whether each promise holds among the labelled cases of test.
+
+    shift: what `site` says of the looks of the site; None where it has not run.
+    """
+    threshold, delta = fitted.policy.threshold, knobs.promise.delta
     if knobs.calibration == "site":
         return {"delta": delta, "lapses": True}
-    made = guarantee.promise(
-        cal, fitted.validation, threshold=by.threshold, limits=knobs.promise.limits, delta=delta, rng=rng
-    )
-    result: dict[str, Any] = {"delta": delta, "lapses": False}
+    limits = knobs.promise.limits
+    made = guarantee.promise(cal, fitted.validation, threshold=threshold, limits=limits, delta=delta, rng=rng)
+    figures: dict[str, Any] = {"delta": delta, "lapses": False}
+    figures |= {} if shift is None else {"site_looks_different": shift["shifted"]}
     for name, promise in made.items():
-        entry = {key: value for key, value in promise._asdict().items() if value is not None}
-        at = by.threshold if promise.threshold is None else promise.threshold
+        figures[name] = _known(promise)
         if promise.status in ("vacuous", "no_case"):
-            result[name] = entry
             continue
+        at = threshold if promise.threshold is None else promise.threshold
         try:
             standing = guarantee.stand(name, test, threshold=at, limit=promise.limit, delta=delta, rng=rng)
-            entry["on_test"] = {key: value for key, value in standing._asdict().items() if value is not None}
+            figures[name]["on_test"] = _known(standing)
         except ValueError as error:
-            entry["on_test_absent"] = str(error)
-        result[name] = entry
-    if Path(SHIFT).exists():
-        result["site_looks_different"] = json.loads(Path(SHIFT).read_text(encoding="utf-8"))["shifted"]
-    return result
+            figures[name]["on_test"] = Estimate(absent=str(error))
+    return figures
 
 
-def subgroups(test: pd.DataFrame, resampling: dict[str, Any]) -> dict[str, Any]:
-    """Coverage and risk by class and by every column of the case table that names subgroups."""
-    table = pd.read_csv("data/prepare/cases.csv", dtype={"image_id": str}).set_index("image_id").loc[test["image_id"]]
-    named = table[subgroup_columns(table)].reset_index(drop=True)
-    found = evaluation.by_subgroup(test.reset_index(drop=True), named, **resampling)
-    return found if len(named.columns) else found | {"absent": "the case table has no subgroup column, class excepted"}
+def _known(values: NamedTuple) -> dict[str, Any]:
+    return {key: value for key, value in values._asdict().items() if value is not None}
 
 
-def kinds(test: pd.DataFrame, way: str, members: list[str]) -> pd.Series:
-    """Kind of each failure, by `failures`, of the first member or the mean; "" where that is right at p > 0.5."""
-    errors = read_csv("data/failures/errors.csv", ["image_id", "model", "kind"])
-    model = members[0] if way == "first_member" else "ensemble"
-    own = errors[errors["model"] == model].set_index("image_id")["kind"]
-    return test["image_id"].map(own.astype(object)).astype(object).fillna("")
+def sweeps(fitted: Fitted, test: pd.DataFrame, prices: costs.Prices) -> dict[str, pd.DataFrame]:
+    """What the policy does at each threshold, on validation and on test."""
+    at_each = partial(sweep.sweep, prices=prices, thresholds=THRESHOLDS)
+    return {"validation": at_each(fitted.validation), "test": at_each(test)}
 
 
-def draw_card(own: dict[str, Any], members: dict[str, Member | None], test: pd.DataFrame) -> None:
-    """The trust card as HTML and as Markdown, from the metrics of every stage that has run."""
-    told = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    others = {"phantom", "folder", "medmnist", "table"} - {told["prepare"]["source"]}
-    told["prepare"] = {name: value for name, value in told["prepare"].items() if name not in others}
-    told["ensemble"] |= {"deferral": told["deferral"]}
-    told["train"] = told.get("train", {}) | {"members": told["members"]}
-    kept = {name: "predictions.csv" if one is None else "weights.safetensors" for name, one in members.items()}
-    files = FILES | {"train": [f"data/train/{name}/{file}" for name, file in kept.items()]}
-    metrics, sources = read_stages(files, told)
-    source = ", ".join(sorted(set(read_csv("data/prepare/cases.csv", ["source"])["source"])))
-    card = card_.card(
-        own | metrics,
-        read("card.yaml", "card", facts.Facts).about(source),
-        members={name: in_words(one) for name, one in members.items()},
-        sources=sources,
-        pictures=[] if None in members.values() else examples(test),
-    )
-    write("plots/ensemble", card)
-
-
-def examples(test: pd.DataFrame) -> list[Picture]:
-    """The first error of each kind that `failures` lists for the ensemble, with what the policy does with it."""
-    errors = read_csv("data/failures/errors.csv", ["image_id", "model", "kind", "y_true"])
-    first = errors[errors["model"] == "ensemble"].drop_duplicates("kind")
-    ids = read_csv("data/prepare/cases.csv", ["image_id"])["image_id"]
-    images = read_rows("data/prepare/images.npy", image_id=ids, wanted=first["image_id"])
-    return card_.examples(first, images, test, sheets="../failures/cases")
+def plots(test: pd.DataFrame, swept: dict[str, pd.DataFrame], prices: costs.Prices) -> dict[str, pd.DataFrame]:
+    """The diagrams of the question, by name."""
+    scores = costs.margins(test, prices) | {"this policy": test["certainty"].to_numpy()}
+    return {
+        "threshold": sweep.swept(swept, test, prices),
+        "risk_coverage": sweep.risk_coverage(test, scores),
+        "net_benefit": sweep.net_benefits(test, prices, threshold_probs=THRESHOLD_PROBS),
+    }

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import expit, logit
 
-from tmv_lib.deferral.doubt import Difference, mean_difference
+from tmv_lib.deferral.doubt import mean_difference
 from tmv_lib.statistics.arrays import FloatArray, IntArray, as_binary
+from tmv_lib.statistics.estimate import Estimate
 from tmv_lib.statistics.logistic import fit_logistic
 from tmv_lib.statistics.resampling import patient_folds
 
@@ -27,7 +28,7 @@ class Choice(NamedTuple):
     way: str
     nll: dict[str, float]
     times_chosen: dict[str, int]
-    gain: Difference
+    gain: Estimate
 
 
 def fit_stack(y_true: ArrayLike, logits: ArrayLike, *, weights: ArrayLike | None = None) -> FloatArray:
@@ -74,7 +75,7 @@ def choose(
     """
     if np.shape(logits)[1] == 1:
         alone = float(_nll(as_binary(y_true), combine(logits, way=WAYS[0], stack=())).mean())
-        return Choice(WAYS[0], {WAYS[0]: alone}, {}, Difference(0.0, 0.0, 0.0))
+        return Choice(WAYS[0], {WAYS[0]: alone}, {}, Estimate(0.0, 0.0, 0.0))
     y, z, patient = as_binary(y_true), np.asarray(logits, dtype=float), np.asarray(groups)
     cut = partial(patient_folds, n_folds=n_folds, rng=rng)
     losses = np.mean([_losses(y, z, cut(y, patient)) for _ in range(n_foldings)], axis=0)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 
 from tmv_lib.statistics.arrays import FloatArray, as_binary, as_finite, as_weights
 
@@ -24,16 +25,16 @@ NEVER = -1.0  # in place of a certainty: a case that no threshold lets through
 
 
 def certainty(y_prob: ArrayLike, *, cost_fn: float, cost_fp: float) -> FloatArray:
-    """kappa in [0, 1]: 1 where deciding is expected to cost nothing, 0 where it costs the most it can.
+    """Certainty in [0, 1]: 1 where deciding is expected to cost nothing, 0 where it costs the most it can.
 
-    With equal costs kappa = |2p - 1|. y_prob (n,) in [0, 1], calibrated: the costs of a probability that is not
+    With equal costs it is |2p - 1|. y_prob (n,) in [0, 1], calibrated: the costs of a probability that is not
     are not the expected ones.
 
     >>> certainty([0.0, 0.35, 0.5, 0.75], cost_fn=1, cost_fp=1).round(2).tolist()
     [1.0, 0.3, 0.0, 0.5]
     """
     p = as_finite(y_prob, name="y_prob", low=0, high=1)
-    # rho = min(c_FN p, c_FP (1 - p)) / R_max = min(p / p*, (1 - p) / (1 - p*)),  kappa = 1 - rho
+    # rho = min(c_FN p, c_FP (1 - p)) / R_max = min(p / p*, (1 - p) / (1 - p*)),  certainty = 1 - rho
     indifferent = indifference(cost_fn, cost_fp)
     return np.clip(1 - np.minimum(p / indifferent, (1 - p) / (1 - indifferent)), 0, 1)
 
@@ -45,17 +46,17 @@ def cheapest_decision(y_prob: ArrayLike, *, cost_fn: float, cost_fp: float) -> N
     return (p > indifference(cost_fn, cost_fp)).astype(np.intp)
 
 
-def decide(kappa: ArrayLike, *, threshold: float) -> BoolArray:
-    """True where the case is deferred: kappa < threshold in [0, 1]. Threshold 0 defers nobody but those of `NEVER`.
+def decide(certainty: ArrayLike, *, threshold: float) -> BoolArray:
+    """True where the case is deferred: certainty < threshold in [0, 1]. Threshold 0 defers nobody but those of `NEVER`.
 
-    kappa (n,) in [0, 1], or `NEVER`.
+    certainty (n,) in [0, 1], or `NEVER`.
 
     >>> decide([NEVER, 0.2, 0.3, 0.4], threshold=0.3).tolist()
     [True, True, False, False]
     """
-    kappa = as_finite(kappa, name="kappa", low=NEVER, high=1)
+    certainty = as_finite(certainty, name="certainty", low=NEVER, high=1)
     require_share("threshold", threshold)
-    return kappa < threshold
+    return certainty < threshold
 
 
 def chow_review_price(threshold: float, *, cost_fn: float, cost_fp: float) -> float:
@@ -110,6 +111,23 @@ def error_cost(y_true: ArrayLike, y_pred: ArrayLike, *, cost_fn: float, cost_fp:
     return cost_fn * y_true * (1 - y_pred) + cost_fp * (1 - y_true) * y_pred
 
 
+def case_costs(
+    y_true: ArrayLike,
+    y_pred: ArrayLike,
+    *,
+    cost_fn: float,
+    cost_fp: float,
+    review: ArrayLike,
+    deferred: ArrayLike | None = None,
+) -> FloatArray:
+    """What each case costs (n,): its referral where it is `deferred`, else the error of its decision, if it is one."""
+    cost = error_cost(y_true, y_pred, cost_fn=cost_fn, cost_fp=cost_fp)
+    price = _as_review(review, n=cost.size)
+    if deferred is None:
+        return cost
+    return np.where(as_binary(deferred, name="deferred", n=cost.size) == 1, price, cost)
+
+
 def failure_cost(
     y_true: ArrayLike,
     y_pred: ArrayLike,
@@ -131,10 +149,7 @@ def failure_cost(
     >>> float(failure_cost([1, 1, 0, 0], [0, 0, 1, 0], deferred=[1, 0, 0, 0], **costs))  # (0.25 + 5 + 1 + 0) / 4
     1.5625
     """
-    cost = error_cost(y_true, y_pred, cost_fn=cost_fn, cost_fp=cost_fp)
-    price = _as_review(review, n=cost.size)
-    if deferred is not None:
-        cost = np.where(as_binary(deferred, name="deferred", n=cost.size) == 1, price, cost)
+    cost = case_costs(y_true, y_pred, cost_fn=cost_fn, cost_fp=cost_fp, review=review, deferred=deferred)
     weights = as_weights(weights, n=cost.size)
     return weights @ cost / weights.sum(axis=-1)
 
@@ -170,7 +185,7 @@ def break_even_review_price(
 def threshold_sweep(
     y_true: ArrayLike,
     y_prob: ArrayLike,
-    kappa: ArrayLike,
+    certainty: ArrayLike,
     *,
     thresholds: ArrayLike,
     cost_fn: float,
@@ -185,15 +200,15 @@ def threshold_sweep(
     """
     y_true = as_binary(y_true)
     y_pred = cheapest_decision(as_finite(y_prob, name="y_prob", n=y_true.size), cost_fn=cost_fn, cost_fp=cost_fp)
-    kappa = as_finite(kappa, name="kappa", n=y_true.size, low=NEVER, high=1)
+    certainty = as_finite(certainty, name="certainty", n=y_true.size, low=NEVER, high=1)
     thresholds = as_finite(thresholds, name="thresholds", low=0, high=1)
     price = _as_review(review, n=y_true.size)
 
     missed, alarmed = y_true * (1 - y_pred), (1 - y_true) * y_pred
-    order = np.argsort(kappa)
+    order = np.argsort(certainty)
     per_case = np.stack([np.ones(y_true.size), y_true, missed, alarmed, price])[:, order]
     below = np.concatenate([np.zeros((5, 1)), per_case.cumsum(axis=1)], axis=1)
-    deferred = below[:, np.searchsorted(kappa[order], thresholds, side="left")]
+    deferred = below[:, np.searchsorted(certainty[order], thresholds, side="left")]
     n_decided, positives, misses, alarms, _ = below[:, -1:] - deferred
     negatives, errors, n = n_decided - positives, misses + alarms, y_true.size
 
@@ -218,15 +233,15 @@ def cost_optimal_threshold(sweep: pd.DataFrame) -> float:
     return float(cheapest["threshold"].min())
 
 
-def threshold_for_budget(kappa: ArrayLike, *, budget: float) -> float:
+def threshold_for_budget(certainty: ArrayLike, *, budget: float) -> float:
     """The largest threshold in [0, 1] that defers at most the share `budget` in [0, 1] of these cases.
 
     Those of `NEVER` are deferred whatever the budget, and count towards it.
     """
-    kappa = as_finite(kappa, name="kappa", low=NEVER, high=1)
+    certainty = as_finite(certainty, name="certainty", low=NEVER, high=1)
     require_share("budget", budget)
-    affordable = int(budget * kappa.size + 1e-9)  # 0.29 * 100 falls just short of 29
-    return 1.0 if affordable == kappa.size else max(0.0, float(np.sort(kappa)[affordable]))
+    affordable = int(budget * certainty.size + 1e-9)  # 0.29 * 100 falls just short of 29
+    return 1.0 if affordable == certainty.size else max(0.0, float(np.sort(certainty)[affordable]))
 
 
 def random_deferral_cost(
@@ -355,12 +370,17 @@ class Prices(NamedTuple):
         cost = {"false_negative": self.cost_fn, "false_positive": self.cost_fp, "review": self.review}
         return {"cost": cost, "reader": {"sensitivity": self.sensitivity, "specificity": self.specificity}}
 
-    def verdict(self) -> str:
-        """Whether deferral can pay at these prices, in words."""
-        if self.chow_threshold > 0:
-            return f"deferral can pay: with true probabilities it does below a certainty of {self.chow_threshold:.2f}"
-        most = chow_review_price(0, **self.errors)
-        return (
-            f"deferral never pays: a review costs {self.review:g}, an automatic decision is expected to cost at most"
-            f" {most:.3g}, and the doctor reads with sensitivity {self.sensitivity:g}, specificity {self.specificity:g}"
-        )
+
+def margins(cases: pd.DataFrame, prices: Prices) -> dict[str, np.ndarray]:
+    """The certainties (n,) that need nothing but the probability: weighted by the prices, and |2p - 1|.
+
+    `NEVER` for the cases out of distribution, as in any policy.
+    """
+    y_prob, foreign = cases["y_prob"].to_numpy(), cases["out_of_distribution"].to_numpy(dtype=bool)
+    both = {"margin": certainty(y_prob, **prices.errors), "plain_margin": np.abs(2 * y_prob - 1)}
+    return {name: np.where(foreign, NEVER, values) for name, values in both.items()}
+
+
+def least_certain(certainties: np.ndarray) -> np.ndarray:
+    """Rank of each case (n,) from 1 in the order in which they are deferred."""
+    return np.asarray(rankdata(certainties, method="ordinal"))

@@ -22,7 +22,8 @@ from scipy.stats import rankdata
 
 from tmv_lib.deferral import costs as deferral
 from tmv_lib.statistics.arrays import FloatArray, as_binary
-from tmv_lib.statistics.resampling import patient_folds
+from tmv_lib.statistics.estimate import Estimate
+from tmv_lib.statistics.resampling import clustered_standard_error, patient_folds
 from tmv_lib.statistics.tests import Z_95
 
 # In the order in which they may enter: fixed beforehand, so that choosing among them costs no errors of validation.
@@ -42,14 +43,6 @@ SHARE_OF_LARGEST = 0.5  # of the largest contribution that makes another one a r
 Ranges = dict[str, tuple[float, float]]
 
 
-class Difference(NamedTuple):
-    """A mean difference of costs per case, and its 95 % interval over patients."""
-
-    value: float
-    low: float
-    high: float
-
-
 class LearnedDoubt(NamedTuple):
     """Weights of doubt, and whether they were shown to pay.
 
@@ -62,7 +55,7 @@ class LearnedDoubt(NamedTuple):
     weights: dict[str, float]
     used: bool
     n_errors: int
-    against: dict[str, Difference]
+    against: dict[str, Estimate]
     certainty: FloatArray
 
 
@@ -171,28 +164,25 @@ def learn(
     costs: dict[str, list[FloatArray]] = {"margin": [], "plain_margin": []}
     certainties = np.empty((n_foldings, y.size))
     by_margin, plain = np.where(refer(margin), price, cost), rankdata(np.abs(2 * p - 1), method="ordinal")
-    for kappa in certainties:
+    for row in certainties:
         fold = patient_folds(error, groups, n_folds=n_folds, rng=rng)
         for k in range(n_folds):
             inside, out = fold != k, fold == k
             fitted = _fit(p[inside], doubt[inside], error[inside], **prices)
-            kappa[out] = lowered(p[out], doubt[out], fitted, **prices)
-        referred = refer(kappa)
+            row[out] = lowered(p[out], doubt[out], fitted, **prices)
+        referred = refer(row)
         learned = np.where(referred, price, cost)
         costs["margin"].append(learned - by_margin)
         costs["plain_margin"].append(learned - np.where(plain <= referred.sum(), price, cost))
     against = {name: mean_difference(np.mean(rows, axis=0), patient) for name, rows in costs.items()}
-    used = all(difference.high < 0 for difference in against.values())
+    used = all(one.high is not None and one.high < 0 for one in against.values())
     return LearnedDoubt(weights, used, n_errors, against, certainties.mean(axis=0) if used else margin)
 
 
-def mean_difference(values: FloatArray, groups: ArrayLike) -> Difference:
+def mean_difference(values: FloatArray, groups: ArrayLike) -> Estimate:
     """Mean of values (n,) with the Normal 95 % interval of a mean over patients, cases of one patient kept together."""
-    patient, _ = pd.factorize(np.asarray(groups))
-    centre = float(values.mean())
-    totals = np.bincount(patient, weights=values - centre)
-    error = float(np.sqrt(totals.size / max(totals.size - 1, 1) * (totals**2).sum()) / values.size)
-    return Difference(centre, centre - Z_95 * error, centre + Z_95 * error)
+    centre, error = float(values.mean()), clustered_standard_error(values, groups)
+    return Estimate(centre, centre - Z_95 * error, centre + Z_95 * error)
 
 
 def _odds_and_stake(y_prob: ArrayLike, *, cost_fn: float, cost_fp: float) -> tuple[FloatArray, FloatArray]:

@@ -9,12 +9,12 @@ Images of one patient are not independent, so one image stands for a patient, an
 not left to chance: p-values are averaged over many lots and doubled, which is valid whatever their dependence
 (Rueschendorf 1982; Vovk & Wang 2020).
 
-`cases` has a row per image: `patient_id`, `y_true`, `kappa`, `decision` (0 or 1) and `out_of_distribution` (boolean):
-such a case is never decided.
+`cases` has a row per image: `patient_id`, `y_true`, `certainty`, `decision` (0 or 1) and `out_of_distribution`
+(boolean): such a case is never decided.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom
 
 from tmv_lib.deferral import selective
+from tmv_lib.pipeline.record import Figures
 from tmv_lib.statistics.arrays import FloatArray
 from tmv_lib.statistics.estimate import percent
 
@@ -68,6 +69,8 @@ class Standing(NamedTuple):
     patients_needed: int | None
 
 
+KEPT = ("kept", "kept_above")  # statuses of a promise that is made
+
 Rule = Callable[[pd.DataFrame, float], tuple[np.ndarray, np.ndarray]]
 
 
@@ -102,7 +105,7 @@ SAYS: dict[str, Callable[[float], str]] = {
 
 def decided(cases: pd.DataFrame, threshold: float) -> pd.Series:
     """Which cases a policy with this threshold decides itself, (n,) boolean."""
-    return (cases["kappa"] >= threshold) & ~cases["out_of_distribution"]
+    return (cases["certainty"] >= threshold) & ~cases["out_of_distribution"]
 
 
 def promise(
@@ -195,46 +198,42 @@ def merged(p_values: FloatArray) -> float:
     return float(p_values[0]) if len(p_values) == 1 else min(1.0, 2 * float(p_values.mean()))
 
 
-def sentences(found: Mapping[str, Any]) -> list[str]:
-    """The promises in words, from their values as `ensemble` writes them; what is not worth making is not printed.
-
-    found: `delta`, `lapses`, and by the name of a promise its fields, with `on_test` those of its `Standing`.
-    """
-    if found.get("lapses"):
+def sentences(figures: Figures) -> list[str]:
+    """The promises in words, from their values as `ensemble` writes them; what is not worth making is not printed."""
+    if figures["lapses"]:
         return ["Nothing is promised: the probabilities were cross-fitted at the site, a procedure and not one policy."]
-    made = {name: found[name] for name in PROMISES if name in found and found[name]["status"] != "vacuous"}
-    words = [_sentence(name, entry, found["delta"]) for name, entry in made.items()]
-    kept = sum(entry["status"].startswith("kept") for entry in made.values())
+    made = {name: figures[name] for name in PROMISES if figures[name]["status"] != "vacuous"}
+    words = [_sentence(name, entry, figures["delta"]) for name, entry in made.items()]
+    kept = sum(entry["status"] in KEPT for entry in made.values())
     if kept > 1:
         words.append(
-            f"All of this together with {percent(1 - found['delta'])} confidence, for patients like those of cal."
+            f"All of this together with {percent(1 - figures['delta'])} confidence, for patients like those of cal."
         )
     if made:
         words.append("One image stands for a patient; which one decides nothing.")
-    if found.get("site_looks_different"):
+    if figures.get("site_looks_different"):  # left out where the site was not looked at
         words.append("The images of test look different from those of val and cal; whether that harms is not known.")
     return words or ["Nothing is promised: a constant answer would keep every promise that was asked for."]
 
 
-def _sentence(name: str, entry: Mapping[str, Any], delta: float) -> str:
+def _sentence(name: str, entry: Figures, delta: float) -> str:
     claim, counted = SAYS[name](entry["limit"]), f"{entry['errors']:.1f} of {entry['n_patients']:.0f} patients break it"
     sure = f"with {percent(1 - entry['level'], 1)} confidence"
     if entry["status"] == "no_case":
         return f"Not promised that {claim}: there is no such case."
     if entry["status"] == "not_shown":
-        wanted = entry.get("patients_wanted")
+        wanted = entry.get("patients_wanted")  # left out where no number would do
         more = f"about {wanted:,} calibration patients would be needed" if wanted else "no number of patients would do"
         return f"Not promised that {claim}: in cal {counted}; {more}.{_standing(entry, delta)}"
     above = f" from a certainty of {entry['threshold']:.2f} on" if entry["status"] == "kept_above" else ""
     return f"Promised{above}, {sure}: {claim} (in cal {counted}).{_standing(entry, delta)}"
 
 
-def _standing(entry: Mapping[str, Any], delta: float) -> str:
-    if "on_test" not in entry:
+def _standing(entry: Figures, delta: float) -> str:
+    if "on_test" not in entry:  # it speaks of no case of test
         return ""
     one = entry["on_test"]
-    kept = entry["status"].startswith("kept")
-    words = {"holds": "it holds", "broken": "it is broken" if kept else "it would be broken"}
+    words = {"holds": "it holds", "broken": "it is broken" if entry["status"] in KEPT else "it would be broken"}
     more = f"; about {one['patients_needed']:,} patients would tell" if "patients_needed" in one else ""
     return (
         f" On test {words.get(one['verdict'], 'one cannot tell')}: {one['errors']:.1f} of {one['n_patients']:.0f}"
@@ -286,13 +285,13 @@ def _certify(
 def _grid(name: str, val: pd.DataFrame, n: int, *, threshold: float, limit: float, level: float) -> FloatArray:
     """Thresholds from strict to the policy's own: quantiles of validation's certainty, from where n suffice."""
     own, wrong = PROMISES[name](val, threshold)
-    kappa = val["kappa"].to_numpy()[own]
+    certainty = val["certainty"].to_numpy()[own]
     if (
-        name == "sensitivity" or not kappa.size
+        name == "sensitivity" or not certainty.size
     ):  # stricter thresholds only hand over more: the policy's own is the promise
         return np.array([threshold])
-    start = selective.best_start(wrong[own].astype(float), kappa, n=n, risk=limit, delta=level)
-    return np.append(selective.coverage_grid(kappa, start=start, n_steps=STEPS)[:-1], threshold)
+    start = selective.best_start(wrong[own].astype(float), certainty, n=n, risk=limit, delta=level)
+    return np.append(selective.coverage_grid(certainty, start=start, n_steps=STEPS)[:-1], threshold)
 
 
 def _counts(name: str, cases: pd.DataFrame, lots: np.ndarray, threshold: float) -> tuple[FloatArray, FloatArray]:

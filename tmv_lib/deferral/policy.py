@@ -64,18 +64,23 @@ def probability(policy: FittedPolicy, logits: pd.DataFrame) -> np.ndarray:
 
 
 def decide(
-    y_prob: ArrayLike, kappa: ArrayLike, out_of_distribution: ArrayLike, *, threshold: float, prices: dict[str, float]
+    y_prob: ArrayLike,
+    certainty: ArrayLike,
+    out_of_distribution: ArrayLike,
+    *,
+    threshold: float,
+    prices: dict[str, float],
 ) -> pd.DataFrame:
-    """Per case `y_prob`, `kappa`, the cheapest `decision`, `out_of_distribution`, and whether it is `deferred`.
+    """Per case `y_prob`, `certainty`, the cheapest `decision`, `out_of_distribution`, and whether it is `deferred`.
 
     A case out of distribution is deferred at any threshold: its certainty is `deferral.NEVER`.
     """
     foreign = np.asarray(out_of_distribution, dtype=bool)
-    certain = np.where(foreign, costs.NEVER, kappa)
+    certain = np.where(foreign, costs.NEVER, certainty)
     return pd.DataFrame(
         {
             "y_prob": y_prob,
-            "kappa": certain,
+            "certainty": certain,
             "decision": costs.cheapest_decision(y_prob, **prices),
             "out_of_distribution": foreign,
             "deferred": costs.decide(certain, threshold=threshold),
@@ -83,7 +88,7 @@ def decide(
     )
 
 
-def judge(
+def apply(
     policy: FittedPolicy, logits: pd.DataFrame, signals: pd.DataFrame, out_of_distribution: ArrayLike
 ) -> pd.DataFrame:
     """What the policy says of cases: the columns of `decide`, and `reason` ("" where it decides), rows as in `logits`.
@@ -94,8 +99,8 @@ def judge(
     y_prob = probability(policy, logits)
     margin = costs.certainty(y_prob, **policy.prices)
     doubted = doubt.doubts(reliance(signals, decision=costs.cheapest_decision(y_prob, **policy.prices)), policy.ranges)
-    kappa = doubt.lowered(y_prob, doubted, policy.weights, **policy.prices)
-    table = decide(y_prob, kappa, out_of_distribution, threshold=policy.threshold, prices=policy.prices)
+    certainty = doubt.lowered(y_prob, doubted, policy.weights, **policy.prices)
+    table = decide(y_prob, certainty, out_of_distribution, threshold=policy.threshold, prices=policy.prices)
     doubtful = doubt.reasons(doubted, policy.weights, close=margin < policy.threshold)
     reason = np.where(table["out_of_distribution"], OUT_OF_DISTRIBUTION, doubtful)
     return table.assign(reason=np.where(table["deferred"], reason, "")).set_axis(logits.index)

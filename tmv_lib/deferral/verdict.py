@@ -2,17 +2,15 @@
 of them, which card, viewer and command line show.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
-from tmv_lib.deferral import costs
-from tmv_lib.deferral.costs import Prices
+from tmv_lib.deferral.costs import Prices, case_costs
+from tmv_lib.pipeline.record import Figures
 from tmv_lib.statistics.arrays import FloatArray
-from tmv_lib.statistics.estimate import figure, mean, percent
+from tmv_lib.statistics.estimate import Estimate, Resampler, mean, percent
 from tmv_lib.statistics.resampling import bootstrap
 from tmv_lib.statistics.tests import Z_95
 
@@ -32,7 +30,7 @@ RIVALS = {
 }
 
 
-def judge(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str, Any]:
+def judge(cases: pd.DataFrame, prices: Prices, resampler: Resampler) -> dict[str, Any]:
     """The verdict on a policy by labelled cases, with every comparison behind it.
 
     cases: a row per image as in `tmv_lib.deferral.evaluation`, with `baseline`, the first member's decision.
@@ -47,60 +45,56 @@ def judge(cases: pd.DataFrame, prices: Prices, **resampling: Any) -> dict[str, A
     are; absent where the answer is clear or no number would do.
     """
     y_true, deferred = cases["y_true"].to_numpy(), cases["deferred"].to_numpy(dtype=bool)
-    of_case, groups = prices.of(y_true), cases["patient_id"].to_numpy()
-
-    def error(y_pred: ArrayLike) -> FloatArray:
-        return costs.error_cost(y_true, y_pred, **prices.errors)
-
-    cost = np.where(deferred, of_case["review"], error(cases["decision"]))
+    of_case, decision = prices.of(y_true), cases["decision"].to_numpy()
+    cost = case_costs(y_true, decision, deferred=deferred, **of_case)
     rivals = {
         "doctor_reads_all": np.asarray(of_case["review"], dtype=float),
-        "first_member_decides_all": error(cases["baseline"]),
-        "all_called_positive": error(np.ones(len(cases))),
-        "all_called_negative": error(np.zeros(len(cases))),
+        "first_member_decides_all": case_costs(y_true, cases["baseline"], **of_case),
+        "all_called_positive": case_costs(y_true, np.ones(len(cases)), **of_case),
+        "all_called_negative": case_costs(y_true, np.zeros(len(cases)), **of_case),
     }
-    against: dict[str, dict[str, float]] = {}
-    worse, useless = [], []
-    _, patient = np.unique(groups, return_inverse=True)
+    against, worse, useless = dict[str, Any](), [], []
     for name, rival in rivals.items():
-        seen = bootstrap(mean, cost - rival, groups=patient, **resampling)
-        and_a_miss = np.append(cost - rival, prices.cost_fn - rival.mean())
-        high = bootstrap(mean, and_a_miss, groups=np.append(patient, patient.max() + 1), **resampling).high
-        against[name] = {
-            "cost": float(rival.mean()),
-            "difference": float((cost - rival).mean()),
-            "difference_low": seen.low,
-            "difference_high": max(seen.high, high),
-        }
-        lowest = float(np.quantile(seen.samples, 0.025 / len(rivals)))
+        difference, lowest = _compare(cost, rival, prices.cost_fn, resampler, level=0.025 / len(rivals))
+        against[name] = {"cost": float(rival.mean()), "difference": difference}
         if lowest > 0:
             worse.append(name)
         if lowest > -WORTHWHILE * rival.mean() and name != "first_member_decides_all":
             useless.append(name)
-    open_ = [name for name, entry in against.items() if entry["difference_high"] >= 0]
-    result: dict[str, Any] = {"answer": USE, "because_of": "", "cost": float(cost.mean())}
     positive = y_true == 1
-    missed = ~deferred[positive] & (cases["decision"].to_numpy()[positive] == 0)
-    result |= figure("missed", mean, missed.astype(float), groups=groups[positive], **resampling)
-    misses_most = result.get("missed_low", 0.0) > MOST_MISSED
+    missed = resampler.among(positive).estimate(mean, (~deferred & (decision == 0))[positive].astype(float))
+    misses_most = missed.low is not None and missed.low > MOST_MISSED
+    undecided = [name for name, entry in against.items() if entry["difference"].high >= 0]
+    verdict: dict[str, Any] = {"answer": USE, "because_of": "", "cost": float(cost.mean()), "missed": missed}
     if worse or useless or misses_most:
         because_of = " ".join(worse) or ("misses_most" if misses_most else " ".join(useless))
-        result |= {"answer": DO_NOT_USE, "because_of": because_of, "is_dearer": bool(worse)}
-    elif open_:
-        result |= {"answer": CANNOT_TELL, "because_of": " ".join(open_)}
-        result |= _patients_needed([against[name] for name in open_], len(np.unique(groups)))
-    return result | {"good_for": _good_for(cases), "against": against}
+        verdict |= {"answer": DO_NOT_USE, "because_of": because_of, "is_dearer": bool(worse)}
+    elif undecided:
+        differences = [against[name]["difference"] for name in undecided]
+        verdict |= {"answer": CANNOT_TELL, "because_of": " ".join(undecided)}
+        verdict["patients_needed"] = _patients_needed(differences, len(np.unique(resampler.groups)))
+    return verdict | {"good_for": _good_for(cases), "against": against}
 
 
-def _patients_needed(entries: list[dict[str, Any]], n_patients: int) -> dict[str, Any]:
-    if any(entry["difference"] >= 0 for entry in entries):
-        return {
-            "patients_needed_absent": "it saves nothing here against one of them: no number of such patients would do"
-        }
+def _compare(
+    cost: FloatArray, rival: FloatArray, miss: float, resampler: Resampler, *, level: float
+) -> tuple[Estimate, float]:
+    """Mean cost minus a rival's, its upper end with one more missed positive; and the quantile `level` of resamples."""
+    _, patient = np.unique(resampler.groups, return_inverse=True)
+    options: dict[str, Any] = {"n_resamples": resampler.n_resamples, "rng": resampler.rng}
+    own = bootstrap(mean, cost - rival, groups=patient, **options)
+    and_a_miss = np.append(cost - rival, miss - rival.mean())
+    high = bootstrap(mean, and_a_miss, groups=np.append(patient, patient.max() + 1), **options).high
+    difference = Estimate(float((cost - rival).mean()), own.low, max(own.high, high))
+    return difference, float(np.quantile(own.samples, level))
+
+
+def _patients_needed(differences: list[Estimate], n_patients: int) -> int | Estimate:
+    if any(one.value >= 0 for one in differences):
+        return Estimate(absent="it saves nothing here against one of them: no number of such patients would do")
     # n (z_0.975 + z_0.8)^2 (standard error / difference)^2, the standard error read off the interval
-    errors = [(entry["difference_high"] - entry["difference_low"]) / (2 * Z_95) for entry in entries]
-    ratios = [error / entry["difference"] for error, entry in zip(errors, entries, strict=True)]
-    return {"patients_needed": int(np.ceil(n_patients * max(((Z_95 + POWER_80) * ratio) ** 2 for ratio in ratios)))}
+    ratios = [(one.high - one.low) / (2 * Z_95) / one.value for one in differences]
+    return int(np.ceil(n_patients * max(((Z_95 + POWER_80) * ratio) ** 2 for ratio in ratios)))
 
 
 def _good_for(cases: pd.DataFrame) -> dict[str, Any]:
@@ -114,21 +108,22 @@ def _good_for(cases: pd.DataFrame) -> dict[str, Any]:
     return result
 
 
-def sentences(verdict: Mapping[str, Any], *, cases: str = "cases", positive: str = "a positive") -> list[str]:
+def sentences(verdict: Figures, *, cases: str = "cases", positive: str = "a positive") -> list[str]:
     """The verdict in words: what to do, why, and what the policy does. cases, positive: what they are called."""
     against, names = verdict["against"], verdict["because_of"].split()
     good, cost = verdict["good_for"], f"{verdict['cost']:.3g}"
     if verdict["answer"] == USE:
         head = f"Use it for {cases} like these, at these prices."
-        nearest = max(against, key=lambda name: against[name]["difference_high"])
+        nearest = max(against, key=lambda name: against[name].estimate("difference").high)
         why = f"It costs {cost} per case, less than every alternative; the nearest is {_compared(against, nearest)}."
     elif verdict["answer"] == DO_NOT_USE:
         head = f"Do not use it for {cases} like these, at these prices."
         if names == ["misses_most"]:
-            low, high = (percent(verdict[f"missed_{end}"]) for end in ("low", "high"))
+            missed = verdict.estimate("missed")
+            share, low, high = (percent(end) for end in (missed.value, missed.low, missed.high))
             why = (
-                f"It misses {percent(verdict['missed'])} of the positives ({low} to {high}), much as calling every case"
-                f" negative would. It costs {cost} per case, beside {_compared(against, NOBODY)}."
+                f"It misses {share} of the positives ({low} to {high}), much as calling every case negative would. It"
+                f" costs {cost} per case, beside {_compared(against, NOBODY)}."
             )
         else:
             kind = "costs more than" if verdict["is_dearer"] else "saves nothing worth having against"
@@ -136,21 +131,22 @@ def sentences(verdict: Mapping[str, Any], *, cases: str = "cases", positive: str
     else:
         head = "Cannot tell yet whether to use it."
         rivals = ", or ".join(_compared(against, name) for name in names)
+        needed = verdict.estimate("patients_needed").value
         why = f"At {cost} per case it was not shown to cost less than {rivals}. " + (
-            f"If the differences are what they are, about {verdict['patients_needed']:,} patients would tell."
-            if "patients_needed" in verdict
+            f"If the differences are what they are, about {needed:,} patients would tell."
+            if needed is not None
             else "If the differences are what they are, no number of such patients would show a saving."
         )
     return [head, why, _what_it_does(good, positive)]
 
 
-def _compared(against: Mapping[str, Any], name: str) -> str:
-    entry = against[name]
-    low, value, high = (entry[f"difference{end}"] for end in ("_low", "", "_high"))
-    return f"{RIVALS[name]} ({entry['cost']:.3g}; difference {value:+.3f}, {low:+.3f} to {high:+.3f})"
+def _compared(against: Figures, name: str) -> str:
+    one = against[name].estimate("difference")
+    ends = f"difference {one.value:+.3f}, {one.low:+.3f} to {one.high:+.3f}"
+    return f"{RIVALS[name]} ({against[name]['cost']:.3g}; {ends})"
 
 
-def _what_it_does(good: Mapping[str, Any], positive: str) -> str:
+def _what_it_does(good: Figures, positive: str) -> str:
     negative, called = good["called_negative"], good["called_positive"]
     handed = 1 - negative["share"] - called["share"]
     parts = []

@@ -178,6 +178,17 @@ def read_planted_truth(*, root: str | Path = ".") -> list[pd.DataFrame]:
     return [read_csv(Path(root) / CASES, ["image_id", "cause", "y_clean"])]
 
 
+def read_failures(*, root: str | Path = ".") -> pd.DataFrame:
+    """The sorted errors of every model: `image_id`, `model`, `kind`, `y_true`."""
+    return read_csv(Path(root) / "data/failures/errors.csv", ["image_id", "model", "kind", "y_true"])
+
+
+def read_shift(*, root: str | Path = ".") -> dict[str, Any] | None:
+    """What `site` says of the looks of the site: `name`, and whether it is `shifted`; None where it has not run."""
+    path = Path(root) / "data/site/shift.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 def read_repairs(member: str, *, root: str | Path = ".") -> pd.DataFrame:
     """What a member says of the phantom's mended images: `image_id`, `repair`, `score`."""
     table = read_csv(Path(root) / f"data/train/{member}/repairs.csv", ["image_id", "repair", "logit"])
@@ -216,6 +227,10 @@ class Figures(Mapping[str, Any]):
             raise ValueError(f"{self._where}: no metric {name!r}; there are {', '.join(self._values)}")
         value = self._values[name]
         return Figures(value, f"{self._where} {name}") if isinstance(value, Mapping) else value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of a key that may be left out."""
+        return self[name] if name in self._values else default
 
     def __contains__(self, name: object) -> bool:
         return name in self._values

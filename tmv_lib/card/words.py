@@ -1,0 +1,61 @@
+"""Figures in words: the one place that turns an estimate into text for a reader."""
+
+from collections.abc import Callable, Sequence
+
+from tmv_lib.statistics.estimate import Estimate
+
+NOT_MEASURED = "not measured"
+
+
+def _words(estimate: Estimate, number: Callable[[float], str], unit: str = "") -> str:
+    if estimate.value is None:
+        return f"not applicable because {estimate.absent}"
+    value = number(estimate.value) + unit
+    if estimate.low is None or estimate.high is None:
+        return value
+    return f"{value} ({number(estimate.low)} to {number(estimate.high)})"
+
+
+def share(estimate: Estimate) -> str:
+    """A share with its 95 % interval, or why there is none.
+
+    >>> share(Estimate(0.173, 0.132, 0.221)), share(Estimate(absent="there is no such case"))
+    ('17.3 % (13.2 to 22.1)', 'not applicable because there is no such case')
+    """
+    return _words(estimate, lambda x: f"{100 * x:.1f}", " %")
+
+
+def number(estimate: Estimate) -> str:
+    """A figure with its 95 % interval to three decimals.
+
+    >>> number(Estimate(0.9129, 0.8788, 0.9435))
+    '0.913 (0.879 to 0.944)'
+    """
+    return _words(estimate, lambda x: f"{x:.3f}")
+
+
+def signed(estimate: Estimate) -> str:
+    """A difference with its 95 % interval to two decimals, signs and all.
+
+    >>> signed(Estimate(-0.04, -0.4, 0.33))
+    '-0.04 (-0.40 to +0.33)'
+    """
+    return _words(estimate, lambda x: f"{x:+.2f}")
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """A list in words, no longer than so many.
+
+    >>> few(["a", "b", "c", "d"])
+    'a, b, c and 1 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def plain(name: str) -> str:
+    """A key as words.
+
+    >>> plain("mutual_information")
+    'mutual information'
+    """
+    return name.replace("_", " ")

@@ -1,0 +1,101 @@
+"""What a policy would do at other thresholds and prices: curves to draw, on cases as in `evaluation`."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tmv_lib.deferral import costs as pricing
+from tmv_lib.deferral import selective
+from tmv_lib.deferral.costs import Prices, least_certain, margins
+from tmv_lib.statistics.arrays import FloatArray
+from tmv_lib.statistics.estimate import curve
+
+
+def risk_coverage(cases: pd.DataFrame, scores: dict[str, np.ndarray]) -> pd.DataFrame:
+    """Risk-coverage curves of each certainty (n,), of a lottery and of an oracle, as rows to draw."""
+    error = (cases["decision"] != cases["y_true"]).astype(int).to_numpy()
+    rows = [curve(name, **selective.risk_coverage_curve(error, kappa)._asdict()) for name, kappa in scores.items()]
+    n, n_errors = len(error), int(error.sum())
+    coverage = np.linspace(1 / n, 1, n)
+    rows.append(curve("random", coverage=coverage, selective_risk=np.full(n, n_errors / n)))
+    left = np.maximum(0, np.arange(1, n + 1) - (n - n_errors))
+    rows.append(curve("oracle", coverage=coverage, selective_risk=left / np.arange(1, n + 1)))
+    return pd.concat(rows)
+
+
+def net_benefits(cases: pd.DataFrame, prices: Prices, *, threshold_probs: FloatArray) -> pd.DataFrame:
+    """Decision curve: net benefit at each threshold probability in (0, 1), with and without pricing.
+
+    Decisions are p > threshold probability; the referrals are those of the policy, at their price in missed positives.
+    """
+    y_true, y_prob = cases["y_true"].to_numpy(), cases["y_prob"].to_numpy()
+    referral = prices.of(y_true)["review"] / prices.cost_fn
+    rows = []
+    for p in threshold_probs:
+        benefit = partial(pricing.net_benefit, y_true, odds=p / (1 - p))
+        decision = (y_prob > p).astype(int)
+        rows += [
+            ("policy", p, benefit(decision, referral=referral, deferred=cases["deferred"])),
+            ("ensemble decides all", p, benefit(decision)),
+            ("all called positive", p, benefit(np.ones(len(cases)))),
+            ("nobody called positive", p, 0.0),
+        ]
+    return pd.DataFrame(rows, columns=["series", "threshold_prob", "net_benefit"])
+
+
+def sweep(cases: pd.DataFrame, prices: Prices, *, thresholds: FloatArray) -> pd.DataFrame:
+    """What the policy does at each threshold in [0, 1]: `pricing.threshold_sweep`, and what it is worth.
+
+    `reduction` of the failure cost against the decisions of `baseline`, a column of 0 and 1, on all cases;
+    `break_even_review_price` (both empty where there is none); `net_benefit`, at the odds of the prices.
+    """
+    y_true, baseline = cases["y_true"].to_numpy(), cases["baseline"].to_numpy()
+    costs = prices.of(y_true)
+    rows = pricing.threshold_sweep(y_true, cases["y_prob"], cases["certainty"], thresholds=thresholds, **costs)
+    everything = pricing.failure_cost(y_true, cases["decision"], **costs)
+    rival = pricing.failure_cost(y_true, baseline, **costs)
+    cost, rate = rows["failure_cost"], rows["deferral_rate"]
+    # cost(r) = cost(review) + (r - review) rate = everything
+    break_even = prices.review + ((everything - cost) / rate.where(rate > 0))
+    return rows.assign(
+        reduction=1 - cost / rival if rival > 0 else np.nan,
+        break_even_review_price=break_even,
+        net_benefit=y_true.mean() - cost / prices.cost_fn,
+    )
+
+
+def cost_optimal(sweeps: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """The threshold that is cheapest on validation, what it promised there, and what it costs on test; a sweep each."""
+    found: dict[str, Any] = {"threshold": pricing.cost_optimal_threshold(sweeps["validation"])}
+    for name, rows in sweeps.items():
+        row = rows.loc[rows["threshold"] == found["threshold"]].iloc[0]
+        found |= {f"{name}_{key}": float(row[key]) for key in ("failure_cost", "coverage")}
+    return found
+
+
+def swept(sweeps: dict[str, pd.DataFrame], test: pd.DataFrame, prices: Prices) -> pd.DataFrame:
+    """The sweeps, named, as rows to draw; beside `test`, one of them, what random, either margin and oracle deferral of
+    these cases cost at the same rate.
+    """
+    y_true, decision = test["y_true"].to_numpy(), test["decision"].to_numpy()
+    of_case = prices.of(y_true)
+    ranks = {name: least_certain(margin) for name, margin in margins(test, prices).items()}
+    like = sweeps["test"][["threshold", "coverage", "deferral_rate"]]
+    rate = like["deferral_rate"].to_numpy()
+    rivals = {
+        "random": pricing.random_deferral_cost(y_true, decision, deferral_rate=rate, **of_case),
+        **{
+            name.replace("_", " "): [
+                pricing.failure_cost(y_true, decision, deferred=least <= count, **of_case)
+                for count in np.round(rate * len(test))
+            ]
+            for name, least in ranks.items()
+        },
+        "oracle": pricing.oracle_deferral_cost(y_true, decision, deferral_rate=rate, **of_case),
+    }
+    rows = [sweep.assign(series=name) for name, sweep in sweeps.items()]
+    return pd.concat(
+        [*rows, *(like.assign(failure_cost=cost, series=f"test, {name}") for name, cost in rivals.items())]
+    )
