@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from scipy.optimize import minimize
+from scipy.special import expit
 
 from tmv_lib.statistics.logistic import fit_logistic
 
@@ -57,9 +59,51 @@ def test_separated_classes_and_huge_logits_stay_finite():
     assert beta[0, 1] < 0
 
 
+def test_without_a_ridge_it_is_the_maximum_of_the_likelihood(rng):
+    design, y, weights = made(rng)
+    found = fit_logistic(design, y, weights=weights)
+    for row in range(4):
+        peer = sm.GLM(y[row], design, family=sm.families.Binomial(), freq_weights=weights[row]).fit(tol=1e-12)
+        np.testing.assert_allclose(found[row], peer.params, atol=1e-6)
+
+
+@pytest.mark.parametrize("z", [[-40.0, -30, 30, 40], [-4, -3, 3, 4], [-1, -2, 2, 1], [-1, 0, 0, 1], [1, 1, 1, 1]])
+def test_without_a_ridge_what_has_no_optimum_is_refused(z):
+    """Separated classes, a tie where they touch, and a column that is the intercept."""
+    design = np.column_stack([np.ones(4), z])
+    mixed = np.array([0, 1, 0, 1])
+    for y in ([0, 0, 1, 1], [1, 1, 0, 0]):
+        for outcomes in ([y], [mixed, y], [y, mixed]):
+            with pytest.raises(ValueError, match="did not converge"):
+                fit_logistic(design, outcomes, weights=np.ones(4))
+        assert np.isfinite(fit_logistic(design, y, weights=np.ones(4), ridge=0.01)).all()
+
+
+def test_an_offset_that_separates_the_classes_leaves_an_optimum():
+    y, z = np.array([0.0, 0.0, 1.0, 1.0]), np.array([-2.0, -1.0, 1.0, 2.0])
+    # by symmetry no intercept is better than 0
+    found = fit_logistic(np.ones((4, 1)), y, weights=np.ones(4), offset=z)
+    np.testing.assert_allclose(found, [[0]], atol=1e-8)
+
+
+def test_a_row_of_few_cases_is_separated_though_all_of_them_are_not():
+    design, y = np.column_stack([np.ones(6), [-2.0, -1, 0, 0, 1, 2]]), np.array([0, 1, 0, 1, 0, 1])
+    weights = np.array([[1, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 1]])
+    assert np.isfinite(fit_logistic(design, y, weights=weights[:1])).all()
+    with pytest.raises(ValueError, match="did not converge"):
+        fit_logistic(design, y, weights=weights)
+
+
+def test_shares_of_positives_are_cases_of_both_classes():
+    design = np.column_stack([np.ones(2), [-1.0, 1.0]])
+    # two levels, two coefficients: the shares themselves
+    found = fit_logistic(design, [0.2, 0.9], weights=[5.0, 10.0])
+    np.testing.assert_allclose(expit(design @ found[0]), [0.2, 0.9], atol=1e-8)
+
+
 def test_bad_input_is_named(rng):
     design, y, _ = made(rng)
-    with pytest.raises(ValueError, match="ridge must be above 0, found 0"):
-        fit_logistic(design, y, weights=np.ones(len(design)), ridge=0, centre=np.zeros(3))
+    with pytest.raises(ValueError, match="ridge must be at least 0, found -1"):
+        fit_logistic(design, y, weights=np.ones(len(design)), ridge=-1, centre=np.zeros(3))
     with pytest.raises(ValueError, match="do not fit a design of 120 cases"):
         fit_logistic(design, y[:, :5], weights=np.ones(5), ridge=1, centre=np.zeros(3))

@@ -29,7 +29,8 @@ def fit_logistic(
     Each step is halved until the loss does not rise: a full Newton step overshoots where probabilities are near 0
     and 1, and can end far away from the optimum without any sign of it. A row's answer depends to the last bit on its
     own outcomes and weights alone, whatever as many other rows hold. Raises ValueError for a ridge below 0, and where
-    200 steps do not reach the optimum, as without a ridge where the design separates the classes.
+    no optimum is reached in 200 steps: without a ridge, where the design separates the classes of a row, all but does
+    so, or has dependent columns.
     """
     x = np.asarray(design, dtype=float)
     y, w = np.atleast_2d(np.asarray(y_true, dtype=float)), np.atleast_2d(np.asarray(weights, dtype=float))
@@ -80,7 +81,11 @@ def _newton(
         hessian = np.empty((rows, d, d))
         hessian[:, upper[0], upper[1]] = hessian[:, upper[1], upper[0]] = (w * p * (1 - p)) @ products
         hessian += ridge * np.eye(d)
-        step = np.where(moving[:, None], np.linalg.solve(hessian, gradient[..., None])[..., 0], 0)
+        try:
+            full = np.linalg.solve(hessian, gradient[..., None])[..., 0]
+        except np.linalg.LinAlgError:
+            break
+        step = np.where(moving[:, None], full, 0)
         reached, eta = loss(beta - step)
         while (worse := reached > least * (1 + ROUNDING)).any():
             step[worse] /= 2
@@ -88,5 +93,11 @@ def _newton(
         beta, least = beta - step, reached
         moving &= np.abs(step).max(axis=1) > 1e-7 * (1 + np.abs(beta).max(axis=1))
         if not moving.any():
+            # where x beta separates the classes a larger beta is always better, though rounding hides by how much
+            right = ((y == 1) & (beta @ x.T > 0)) | ((y == 0) & (beta @ x.T < 0)) | (w == 0)
+            if ridge == 0 and right.all(axis=1).any():
+                break
             return beta
-    raise ValueError("the logistic fit did not converge in 200 steps: the design all but separates the classes")
+    raise ValueError(
+        "the logistic fit did not converge: the design all but separates the classes, or its columns are dependent"
+    )
