@@ -4,7 +4,7 @@ from benchmarks.__main__ import SUBJECTS, main, table
 from benchmarks.calibration import calls, public
 from benchmarks.calibration import table as predictions
 from benchmarks.measure import Measured, side_by_side
-from tmv_lib.calibration import calibrators, errors
+from tmv_lib.calibration import calibrators, corp, errors, prevalence, slope
 
 
 @pytest.mark.parametrize(
@@ -30,11 +30,12 @@ def test_every_public_function_of_calibration_is_measured(monkeypatch):
     monkeypatch.setattr("benchmarks.calibration.CASES", 10)
     called = {function for _, function, _ in calls(predictions())}
     assert called == set(public().values())
-    assert {errors.smooth_calibration_error, calibrators.choose_calibrator} <= called
+    assert {errors.smooth_calibration_error, calibrators.choose_calibrator, slope.calibration_slope} <= called
+    assert {corp.corp_curve, prevalence.prevalence_by_confusion} <= called
 
 
 def test_a_parameter_without_a_meaning_is_refused():
-    with pytest.raises(ValueError, match="logit"):
+    with pytest.raises(ValueError, match="y_prob"):
         list(calls({"y_true": [0, 1]}))
 
 

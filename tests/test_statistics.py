@@ -1,13 +1,16 @@
 import numpy as np
 import pytest
-from scipy.special import ndtr
+import statsmodels.api as sm
+from scipy.special import expit, ndtr
+from scipy.stats import binom, norm
+from scipy.stats import t as t_distribution
 from sklearn.metrics import average_precision_score, roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from tmv_lib.statistics.ranking import auroc, average_precision, rank_among
-from tmv_lib.statistics.resampling import Bootstrap, bootstrap, patient_folds
+from tmv_lib.statistics.ranking import auroc, auroc_with_upper_bound, average_precision, rank_among
+from tmv_lib.statistics.resampling import Bootstrap, bootstrap, clustered_standard_error, patient_folds
 from tmv_lib.statistics.tests import delong_test, holm, mcnemar_exact, wilson_interval
 
 RANKING = [auroc, average_precision]
@@ -209,6 +212,24 @@ def test_interval_covers_the_true_auroc_only_when_patients_are_resampled():
     assert covered["images"] / repeats <= 0.85
 
 
+def test_the_error_of_independent_cases_is_the_usual_one():
+    values = np.random.default_rng(15).normal(size=50)
+    found = clustered_standard_error(values, np.arange(50))
+    assert found == pytest.approx(values.std(ddof=1) / np.sqrt(50), abs=1e-15)
+    copies = np.repeat(np.arange(50), 3)
+    assert clustered_standard_error(values[copies], copies) == pytest.approx(found, abs=1e-15)
+
+
+def test_the_clustered_error_agrees_with_statsmodels():
+    rng = np.random.default_rng(16)
+    groups, names = rng.integers(0, 40, size=200), rng.permutation(40).astype(str)
+    values = rng.normal(size=40)[groups] + rng.normal(size=200)
+    options = {"groups": groups, "use_correction": False}
+    peer = sm.OLS(values, np.ones(200)).fit(cov_type="cluster", cov_kwds=options).bse[0] * np.sqrt(40 / 39)
+    assert clustered_standard_error(values, names[groups]) == pytest.approx(peer, rel=1e-9)
+    assert clustered_standard_error(values[:3], [0, 0, 0]) == pytest.approx(0, abs=1e-12)
+
+
 def test_folds_keep_patients_together_and_classes_even():
     rng = np.random.default_rng(8)
     groups = rng.integers(0, 100, size=400)
@@ -246,6 +267,60 @@ def test_delong_agrees_with_its_definition_by_pairs():
 def test_delong_says_when_no_statistic_exists():
     with pytest.raises(ValueError, match="variance is 0"):
         delong_test([0, 0, 1, 1], [1, 2, 3, 4], [4, 3, 2, 1])
+
+
+def calibrated_cases(rng, n):
+    """Labels and the logits that they were drawn from."""
+    logit = 2.5 * rng.normal(size=n) + 0.5
+    return (rng.random(n) < expit(logit)).astype(int), logit
+
+
+def test_the_upper_bound_of_an_auroc_is_delong_with_students_t():
+    y, z = calibrated_cases(np.random.default_rng(40), 60)
+    other = np.zeros(60)  # an AUROC of one half without variance: DeLong's difference is AUROC - 1/2
+    found, peer = auroc_with_upper_bound(y, z, groups=np.arange(60)), delong_test(y, z, other)
+    assert found.auroc == pytest.approx(auroc(y, z), abs=1e-12)
+    error = (peer.high - peer.difference) / norm.ppf(0.975)
+    quantile = t_distribution.ppf(0.975, min(y.sum(), (1 - y).sum()) - 1)
+    assert found.high == pytest.approx(min(1, 0.5 + peer.difference + quantile * error), abs=1e-9)
+    # copies of an image tell nothing
+    repeated = np.repeat(np.arange(60), 3)
+    again = auroc_with_upper_bound(y[repeated], z[repeated], groups=repeated)
+    np.testing.assert_allclose(again, found, atol=1e-9)
+
+
+@pytest.mark.parametrize("positives", [2, 3, 6, 20])
+def test_scores_that_rank_nothing_are_seldom_called_reversed(positives):
+    rng = np.random.default_rng(41)
+    groups = np.repeat(np.arange(150), 2)
+    y = (groups < positives).astype(int)
+    draws = [np.repeat(rng.normal(size=150), 2) + 0.5 * rng.normal(size=300) for _ in range(600)]
+    alarms = sum(auroc_with_upper_bound(y, z, groups=groups).high < 0.5 for z in draws)
+    assert alarms <= binom.ppf(0.999, 600, 0.035)  # promised 0.025; 0.24 by a bootstrap over 2 positive patients
+
+
+def test_a_reversed_score_is_known_and_one_patient_is_no_evidence():
+    y, z = calibrated_cases(np.random.default_rng(42), 100)
+    reversed_score, score = (auroc_with_upper_bound(y, sign * z, groups=np.arange(100)) for sign in (-1, 1))
+    assert reversed_score.high < 0.5 < score.auroc
+    assert auroc_with_upper_bound([0, 0, 0, 1, 1], [1, 2, 3, 0, 0], groups=[0, 1, 2, 3, 3]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("y", "z", "message"),
+    [
+        ([], [], "at least one case"),
+        ([0, 1], [0.1], "one value a case"),
+        ([0, 2], [0.1, 0.2], "0 and 1 only"),
+        ([0, 1], [0.1, np.nan], "logit must be finite"),
+        ([1, 1], [0.1, 0.2], "one class only"),
+    ],
+)
+def test_the_upper_bound_refuses(y, z, message):
+    with pytest.raises(ValueError, match=message):
+        auroc_with_upper_bound(y, z, groups=np.arange(len(y)))
+    with pytest.raises(ValueError, match=r"patient of every case \(2\), found 1"):
+        auroc_with_upper_bound([0, 1], [0.1, 0.2], groups=["a", None])
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 9), (5, 5), (12, 3), (40, 71)])
