@@ -11,8 +11,7 @@ import yaml
 from model_diagnostics.scoring import SquaredError, decompose
 from scipy.optimize import minimize
 from scipy.special import expit
-from scipy.stats import binom, norm
-from scipy.stats import t as t_distribution
+from scipy.stats import binom
 from sklearn.calibration import calibration_curve
 from sklearn.isotonic import IsotonicRegression
 from torchmetrics.functional.classification import binary_calibration_error
@@ -21,12 +20,13 @@ from stages import calibration as stage
 from tmv_lib.calibration import calibrators
 from tmv_lib.calibration.answer import (
     CalibrationParams,
-    elsewhere,
+    calibrate,
+    gain_of_procedure,
     measure,
-    of_patients,
-    procedure,
-    read_predictions,
-    thinned,
+    measure_elsewhere,
+    measure_patients,
+    require_usable,
+    thin,
 )
 from tmv_lib.calibration.calibrators import (
     CALIBRATORS,
@@ -34,10 +34,8 @@ from tmv_lib.calibration.calibrators import (
     Calibrator,
     choose_calibrator,
     cross_fitted,
-    decision_boundary,
     fit_calibrator,
     nested_choice,
-    ranking,
     read_calibrators,
     write_calibrators,
 )
@@ -56,8 +54,9 @@ from tmv_lib.calibration.prevalence import at_prevalence, prevalence_weights
 from tmv_lib.calibration.slope import calibration_in_the_large, calibration_slope, fit_temperature
 from tmv_lib.deferral import evaluation
 from tmv_lib.statistics.classification import brier_score, negative_log_likelihood
+from tmv_lib.statistics.estimate import Resampler
 from tmv_lib.statistics.ranking import auroc
-from tmv_lib.statistics.tests import delong_test, wilson_interval
+from tmv_lib.statistics.tests import wilson_interval
 
 STRATEGIES = ["uniform", "quantile"]
 OF_PROBABILITIES = [
@@ -613,39 +612,6 @@ def test_the_nested_loop_neither_chooses_nor_fits_on_the_patients_that_it_judges
         np.testing.assert_array_equal(nested.logit[~others], expected)
 
 
-# Scores that rank the wrong way
-
-
-def test_the_bound_of_the_ranking_is_delong_with_students_t():
-    y, z = calibrated_cases(np.random.default_rng(40), 60)
-    other = np.zeros(60)  # an AUROC of one half without variance: DeLong's difference is AUROC - 1/2
-    found, peer = ranking(y, z, groups=np.arange(60)), delong_test(y, z, other)
-    assert found.auroc == pytest.approx(auroc(y, z), abs=1e-12)
-    error = (peer.high - peer.difference) / norm.ppf(0.975)
-    quantile = t_distribution.ppf(0.975, min(y.sum(), (1 - y).sum()) - 1)
-    assert found.high == pytest.approx(min(1, 0.5 + peer.difference + quantile * error), abs=1e-9)
-    # copies of an image tell nothing
-    repeated = np.repeat(np.arange(60), 3)
-    again = ranking(y[repeated], z[repeated], groups=repeated)
-    np.testing.assert_allclose(again, found, atol=1e-9)
-
-
-@pytest.mark.parametrize("positives", [2, 3, 6, 20])
-def test_scores_that_rank_nothing_are_seldom_called_reversed(positives):
-    rng = np.random.default_rng(41)
-    groups = np.repeat(np.arange(150), 2)
-    y = (groups < positives).astype(int)
-    draws = [np.repeat(rng.normal(size=150), 2) + 0.5 * rng.normal(size=300) for _ in range(600)]
-    alarms = sum(ranking(y, z, groups=groups).high < 0.5 for z in draws)
-    assert alarms <= binom.ppf(0.999, 600, 0.035)  # promised 0.025; 0.24 by a bootstrap over 2 positive patients
-
-
-def test_a_reversed_score_is_known_and_one_patient_is_no_evidence():
-    y, z = calibrated_cases(np.random.default_rng(42), 100)
-    assert ranking(y, -z, groups=np.arange(100)).high < 0.5 < ranking(y, z, groups=np.arange(100)).auroc
-    assert ranking([0, 0, 0, 1, 1], [1, 2, 3, 0, 0], groups=[0, 1, 2, 3, 3]) == (0.0, 1.0)
-
-
 # Prevalence
 
 
@@ -737,7 +703,6 @@ def in_folds(function):
     [
         *OF_LOGITS,
         lambda y, z: fit_calibrator("logistic", y, z, groups=np.arange(len(y))),
-        lambda y, z: ranking(y, z, groups=np.arange(len(y))),
         *map(in_folds, IN_FOLDS.values()),
     ],
 )
@@ -836,20 +801,30 @@ def test_cross_fitted_logits_come_from_other_patients():
         assert slope == pytest.approx(fitted("logistic", y, z, groups).parameters["slope"], rel=0.3)
 
 
-def test_the_decision_boundary_separates_what_calibration_separates():
-    z = np.array([-3.0, -1.0, 0.5, 2.0])
-    assert decision_boundary(z, z - 1.0) == pytest.approx((0.5 + 2.0) / 2)
-    assert decision_boundary(z, z + 9) == -np.inf
-    assert decision_boundary(z, z - 9) == np.inf
+@pytest.mark.parametrize("name", CALIBRATORS)
+@pytest.mark.parametrize(("scale", "shift"), [(1, 0), (3, -2), (0.01, 0.001), (50, 900)])
+def test_the_boundary_is_the_last_logit_that_is_not_decided_positive(name, scale, shift):
+    y, logit = calibrated_cases(np.random.default_rng(43), 500)
+    calibrator = fitted(name, y, scale * logit + shift)
+    boundary = calibrator.boundary()
+    at, above = calibrator([boundary, np.nextafter(boundary, np.inf)])
+    assert at <= 0 < above
+    z = scale * np.linspace(-9, 9, 2001) + shift
+    np.testing.assert_array_equal(calibrator(z) > 0, z > boundary)
+    np.testing.assert_array_equal(calibrator.probability(z) > 0.5, z > boundary)
 
 
-@pytest.mark.parametrize(
-    ("z", "calibrated", "message"),
-    [([], [], "at least one case"), ([0.1, 0.2], [0.1], "one value a case"), ([0.1], [np.nan], "must be finite")],
-)
-def test_the_decision_boundary_refuses(z, calibrated, message):
-    with pytest.raises(ValueError, match=message):
-        decision_boundary(z, calibrated)
+def test_a_calibrator_that_decides_all_alike_has_no_boundary():
+    for probability, boundary in ((0.4, np.inf), (0.5, np.inf), (0.6, -np.inf)):
+        flat = Calibrator("isotonic", {"logit": [0.0, 1.0], "y_prob": [probability, probability]})
+        assert flat.boundary() == boundary
+
+
+def test_a_calibrator_keeps_the_shape_of_its_logits():
+    calibrator = Calibrator("logistic", {"intercept": 1.0, "slope": 2.0})
+    z = np.arange(6.0).reshape(2, 3)
+    np.testing.assert_array_equal(calibrator(z), 1 + 2 * z)
+    np.testing.assert_array_equal(calibrator.probability(z), expit(1 + 2 * z))
 
 
 # The stage
@@ -859,89 +834,91 @@ PARAMS = CalibrationParams(bins=15, folds=5, noise_draws=100, prevalences=[0.05,
 
 def made_test_split(rng, n):
     y, logit = calibrated_cases(rng, n)
-    return pd.DataFrame({"y_true": y, "logit": logit, "patient_id": [f"p{k // 2}" for k in range(n)]})
+    return pd.DataFrame({"y_true": y, "score": logit, "patient_id": [f"p{k // 2}" for k in range(n)]})
 
 
 def test_what_cannot_be_computed_is_absent_with_its_reason():
     few = pd.DataFrame({"y_true": [0, 0, 1, 1], "patient_id": list("abcd")})
     found = measure(few, np.array([-2.0, -1.0, 1.0, 2.0]), PARAMS, np.random.default_rng(0))
-    assert "4 cases for 15 bins" in found["positive_class_ece_quantile_absent"]
-    assert "at least 2 cases" in found["positive_class_debiased_absent"]
-    assert "separate the classes" in found["slope_absent"]
+    assert "4 cases for 15 bins" in found["positive_class_ece_quantile"].absent
+    assert "at least 2 cases" in found["positive_class_debiased"].absent
+    assert "separate the classes" in found["slope"].absent
     assert found["positive_class_ece_uniform"]["ece"] > 0
-    assert procedure(few.assign(logit=0.5), PARAMS, np.random.default_rng(0)).keys() == {"nll_gain_absent"}
+    procedure = gain_of_procedure(few.assign(score=0.5), PARAMS, np.random.default_rng(0))
+    assert procedure.keys() == {"nll_gain"}
+    assert "number of patients" in procedure["nll_gain"].absent
 
 
 def test_constant_scores_have_figures():
     cases = made_test_split(np.random.default_rng(1), 60)
     for logit in (np.zeros(60), np.full(60, 3.0)):
         found = measure(cases, logit, PARAMS, np.random.default_rng(0))
-        assert "two different logits" in found["slope_absent"]
+        assert "two different logits" in found["slope"].absent
         gap = abs(cases["y_true"].mean() - expit(logit[0]))
         assert found["positive_class_ece_uniform"]["ece"] == pytest.approx(gap)
-        chosen = procedure(cases.assign(logit=logit), PARAMS, np.random.default_rng(0))
+        chosen = gain_of_procedure(cases.assign(score=logit), PARAMS, np.random.default_rng(0))
         assert sum(chosen["times_chosen"].values()) == PARAMS.folds
 
 
 def write_predictions(path, cases):
+    """As `train` writes them, with the network's own logit under that name."""
     path.parent.mkdir(parents=True)
-    cases.assign(image_id=[f"i{k}" for k in range(len(cases))]).to_csv(path, index=False)
+    ids = [f"i{k}" for k in range(len(cases))]
+    cases.assign(image_id=ids).rename(columns={"score": "logit"}).to_csv(path, index=False)
 
 
 def predictions(rng, *, sign=1.0):
     """200 images of val, 200 of test, two a patient."""
     cases = made_test_split(rng, 400)
-    return cases.assign(logit=sign * cases["logit"], split=np.repeat(["val", "test"], 200))
+    return cases.assign(score=sign * cases["score"], split=np.repeat(["val", "test"], 200))
 
 
-def test_scores_that_rank_the_wrong_way_stop_the_run(tmp_path):
-    path = tmp_path / "data/train/mine/predictions.csv"
-    write_predictions(path, predictions(np.random.default_rng(6), sign=-1))
-    table = pd.read_csv(path).query("split == 'val'")
-    found = auroc(table["y_true"], table["logit"])
-    with pytest.raises(ValueError, match=rf"mine/predictions\.csv: the scores rank the wrong way.* {found:.3f}"):
-        read_predictions(str(path))
+def run_stage(folder, monkeypatch, cases, **changes):
+    """Run the stage on one member's predictions; its metrics."""
+    path = folder / "data/train/mine/predictions.csv"
+    if not path.exists():
+        write_predictions(path, cases)
+    params = {"calibration": PARAMS.model_dump() | changes, "members": {"mine": None}}
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    monkeypatch.chdir(folder)
+    stage.main()
+    return json.loads(Path("metrics/calibration.json").read_text("utf-8"))["calibration"]["mine"]
 
 
-def test_one_patient_of_a_class_is_too_few(tmp_path):
-    path = tmp_path / "data/train/mine/predictions.csv"
+def test_scores_that_rank_the_wrong_way_stop_the_run(tmp_path, monkeypatch):
+    cases = predictions(np.random.default_rng(6), sign=-1)
+    val = cases[cases["split"] == "val"]
+    message = rf"the scores rank the wrong way: AUROC on val is {auroc(val['y_true'], val['score']):.3f}"
+    with pytest.raises(ValueError, match=message):
+        require_usable(cases)
+    with pytest.raises(ValueError, match=rf"^data/train/mine/predictions\.csv: {message}"):
+        run_stage(tmp_path, monkeypatch, cases)
+
+
+def test_one_patient_of_a_class_or_a_split_of_one_class_is_too_few():
     cases = predictions(np.random.default_rng(6))
     val = cases["split"] == "val"
-    write_predictions(path, cases.assign(y_true=cases["y_true"].where(~val, cases["patient_id"] == "p0").astype(int)))
     with pytest.raises(ValueError, match="split val needs 2 patients of each class, found 1"):
-        read_predictions(str(path))
+        require_usable(cases.assign(y_true=cases["y_true"].where(~val, cases["patient_id"] == "p0").astype(int)))
+    for split in ("val", "test"):
+        with pytest.raises(ValueError, match=f"split {split} must hold both classes"):
+            require_usable(cases.assign(y_true=cases["y_true"].where(cases["split"] != split, 1)))
 
 
 def test_a_handful_of_patients_is_enough_or_the_file_is_named(tmp_path, monkeypatch):
     y = np.array([0, 0, 0, 1, 1])  # a patient a fold: none of them holds both classes
-    cases = pd.DataFrame({"y_true": np.tile(y, 2), "logit": np.tile([-1.0, 1, 0, 2, 0.5], 2)})
+    cases = pd.DataFrame({"y_true": np.tile(y, 2), "score": np.tile([-1.0, 1, 0, 2, 0.5], 2)})
     cases = cases.assign(patient_id=[f"p{k}" for k in range(10)], split=np.repeat(["val", "test"], 5))
-    path = tmp_path / "data/train/mine/predictions.csv"
-    write_predictions(path, cases)
-    monkeypatch.chdir(tmp_path)
-    params = {"calibration": PARAMS.model_dump(), "members": {"mine": None}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    stage.main()
-    found = json.loads(Path("metrics/calibration.json").read_text("utf-8"))["calibration"]["mine"]
+    found = run_stage(tmp_path, monkeypatch, cases)
     assert found["auroc_before_absent"] == "no fold of validation holds both classes"
-    params["calibration"]["folds"] = 6
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    with pytest.raises(
-        ValueError, match=r"mine/predictions\.csv: split val in 6 folds \(calibration\.folds\): n_folds"
-    ):
-        stage.main()
+    message = r"mine/predictions\.csv: split val in 6 folds \(calibration\.folds\): n_folds"
+    with pytest.raises(ValueError, match=message):
+        run_stage(tmp_path, monkeypatch, cases, folds=6)
 
 
 def test_scores_that_rank_nothing_go_on_and_are_shrunk_to_the_prevalence(tmp_path, monkeypatch):
-    cases = predictions(np.random.default_rng(7))
-    write_predictions(
-        tmp_path / "data/train/mine/predictions.csv", cases.assign(logit=3 * np.random.default_rng(8).normal(size=400))
-    )
-    params = {"calibration": PARAMS.model_dump(), "members": {"mine": None}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    stage.main()
-    found = json.loads(Path("metrics/calibration.json").read_text("utf-8"))["calibration"]["mine"]
+    cases = predictions(np.random.default_rng(7)).assign(score=3 * np.random.default_rng(8).normal(size=400))
+    found = run_stage(tmp_path, monkeypatch, cases)
     assert found["calibrator"]["name"] == "logistic"
     assert 0 < found["calibrator"]["slope"] < 0.2
     assert found["auroc_before"] == found["auroc_after"]
@@ -949,21 +926,39 @@ def test_scores_that_rank_nothing_go_on_and_are_shrunk_to_the_prevalence(tmp_pat
     assert found["procedure"]["nll_gain_low"] > 0
     # what was fitted is on disk, and gives what the table holds
     table = pd.read_csv("data/train/mine/predictions.csv")
-    calibrated = read_calibrators("data/calibration/calibrators.json")["mine"](table["logit"])
-    np.testing.assert_allclose(pd.read_csv("data/calibration/cases.csv")["logit_mine"], calibrated, rtol=1e-6)
+    calibrator = read_calibrators("data/calibration/calibrators.json")["mine"]
+    cases = pd.read_csv("data/calibration/cases.csv")
+    np.testing.assert_allclose(cases["logit_mine"], calibrator(table["logit"]), rtol=1e-6)
+    np.testing.assert_allclose(cases["y_prob_mine"], calibrator.probability(table["logit"]), rtol=1e-6)
     compared = pd.read_csv("plots/calibration/calibrators.csv")
     assert compared["name"].tolist() == ["identity", "logistic"]
     assert compared["low"][0] > 0
 
 
+def test_validation_alone_is_calibrated_by_other_patients():
+    cases = predictions(np.random.default_rng(10)).assign(image_id=[f"i{k}" for k in range(400)])
+    found = calibrate(cases, PARAMS, np.random.default_rng(0)).cases
+    assert found["image_id"].tolist() == cases["image_id"].tolist()
+    val = (cases["split"] == "val").to_numpy()
+    same = found["cross_fitted_logit"] == found["logit"]
+    assert same[~val].all()
+    assert not same[val].any()
+
+
+def test_the_truth_of_the_test_split_moves_no_calibrator():
+    cases = predictions(np.random.default_rng(11)).assign(image_id=[f"i{k}" for k in range(400)])
+    swapped = cases.assign(y_true=cases["y_true"].where(cases["split"] == "val", 1 - cases["y_true"]))
+    first, second = (calibrate(one, PARAMS, np.random.default_rng(0)) for one in (cases, swapped))
+    assert first.calibrator == second.calibrator
+    pd.testing.assert_frame_equal(first.cases, second.cases)
+
+
 def test_logits_that_are_left_alone_are_tested_once(tmp_path, monkeypatch):
-    write_predictions(tmp_path / "data/train/mine/predictions.csv", predictions(np.random.default_rng(9)))
-    params = {"calibration": PARAMS.model_dump(), "members": {"mine": None}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("stages.calibration.fit_calibrator", lambda *_args, **_options: Calibrator("identity", {}))
-    stage.main()
-    found = json.loads(Path("metrics/calibration.json").read_text("utf-8"))["calibration"]["mine"]
+    def left_alone(*_args, **_options):
+        return Calibrator("identity", {})
+
+    monkeypatch.setattr("tmv_lib.calibration.calibrators.fit_calibrator", left_alone)
+    found = run_stage(tmp_path, monkeypatch, predictions(np.random.default_rng(9)))
     assert found["before"] == found["after"]
     tests = [entry for entry in found["after"].values() if isinstance(entry, dict) and "p_value" in entry]
     least = min(tests, key=lambda entry: entry["p_value"])
@@ -974,51 +969,53 @@ def test_logits_that_are_left_alone_are_tested_once(tmp_path, monkeypatch):
 
 def test_figures_of_patients_pool_their_images():
     cases = made_test_split(np.random.default_rng(2), 200)
-    found = of_patients(cases, cases["logit"].to_numpy(), PARAMS, np.random.default_rng(0))
-    pooled = cases.groupby("patient_id").agg(y=("y_true", "max"), z=("logit", "mean"))
+    found = measure_patients(cases, cases["score"].to_numpy(), PARAMS, np.random.default_rng(0))
+    pooled = cases.groupby("patient_id").agg(y=("y_true", "max"), z=("score", "mean"))
     assert (found["n"], found["n_positive"]) == (100, pooled["y"].sum())
     ece = expected_calibration_error(pooled["y"], expit(pooled["z"]))
     assert found["positive_class_ece_uniform"]["ece"] == pytest.approx(ece, abs=1e-12)
-    assert found["nll"] == pytest.approx(negative_log_likelihood(pooled["y"], pooled["z"]), abs=1e-12)
-    assert found["in_the_large"] == pytest.approx(calibration_in_the_large(pooled["y"], pooled["z"]), abs=1e-9)
+    assert found["nll"].value == pytest.approx(negative_log_likelihood(pooled["y"], pooled["z"]), abs=1e-12)
+    assert found["in_the_large"].value == pytest.approx(calibration_in_the_large(pooled["y"], pooled["z"]), abs=1e-9)
 
 
-def test_another_prevalence_is_told_with_and_without_the_shift():
+def test_another_prevalence_is_measured_with_and_without_the_shift():
     cases = made_test_split(np.random.default_rng(3), 400)
-    found = elsewhere(cases, cases["logit"].to_numpy(), 0.5, PARAMS, np.random.default_rng(0))
+    found = measure_elsewhere(cases, cases["score"].to_numpy(), 0.5, PARAMS, np.random.default_rng(0))
     assert found.keys() == {"source", "0.05", "0.5"}
-    assert found["0.5"]["shifted"]["nll"] == pytest.approx(found["0.5"]["unshifted"]["nll"])
+    assert found["source"] == 0.5
+    unmoved = found["0.5"]
+    assert unmoved["shifted"]["nll"].value == pytest.approx(unmoved["unshifted"]["nll"].value)
     rare = found["0.05"]
     # the shift moves every logit, and so the intercept, by the same log-odds
-    moved = rare["shifted"]["in_the_large"] - rare["unshifted"]["in_the_large"]
+    moved = rare["shifted"]["in_the_large"].value - rare["unshifted"]["in_the_large"].value
     assert moved == pytest.approx(-np.log(0.05 / 0.95), abs=1e-6)
-    assert rare["shifted"]["nll_high"] < rare["unshifted"]["nll_low"]
+    assert rare["shifted"]["nll"].high < rare["unshifted"]["nll"].low
 
 
 def test_a_thinned_curve_keeps_its_corners():
     y, logit = calibrated_cases(np.random.default_rng(4), 3000)
     curve = pd.DataFrame(corp_curve(y, expit(logit), n_draws=2, rng=np.random.default_rng(0))._asdict())
-    thin = thinned(curve)
-    assert len(thin) < 500
-    restored = np.interp(curve["y_prob"], thin["y_prob"], thin["recalibrated"])
+    thinned = thin(curve)
+    assert len(thinned) < 500
+    restored = np.interp(curve["y_prob"], thinned["y_prob"], thinned["recalibrated"])
     np.testing.assert_allclose(restored, curve["recalibrated"], atol=1e-12)
-    assert thinned(curve[:9]).equals(curve[:9])
+    assert thin(curve[:9]).equals(curve[:9])
 
 
 def test_calibration_after_deferral_is_that_of_the_decided():
     cases = made_test_split(np.random.default_rng(5), 300)
-    cases = cases.assign(y_prob=expit(cases["logit"] - 1), deferred=cases["logit"].abs() < 1)
-    resampling = {"n_resamples": 100, "rng": np.random.default_rng(0)}
-    found = evaluation.calibration_of_decided(cases, **resampling)
+    cases = cases.assign(y_prob=expit(cases["score"] - 1), deferred=cases["score"].abs() < 1)
+    resampler = Resampler(cases["patient_id"].to_numpy(), 100, np.random.default_rng(0))
+    found = evaluation.calibration_of_decided(cases, resampler)
     decided = cases[~cases["deferred"]]
     for name, part in (("decided", decided), ("all", cases)):
         assert found[name]["n"] == len(part)
         ece = expected_calibration_error(part["y_true"], part["y_prob"])
         assert found[name]["ece"] == pytest.approx(ece, abs=1e-12)
-        large = calibration_in_the_large(part["y_true"], part["logit"] - 1)
-        assert found[name]["in_the_large"] == pytest.approx(large, abs=1e-3)  # probabilities are clipped
-    nobody = evaluation.calibration_of_decided(cases.assign(deferred=True), **resampling)
-    assert nobody["decided"]["ece_absent"] == "there is no such case"
+        large = calibration_in_the_large(part["y_true"], part["score"] - 1)
+        assert found[name]["in_the_large"].value == pytest.approx(large, abs=1e-3)  # probabilities are clipped
+    nobody = evaluation.calibration_of_decided(cases.assign(deferred=True), resampler)
+    assert nobody["decided"]["ece"].absent == "there is no such case"
 
 
 @pytest.mark.parametrize("k", range(11))
@@ -1030,9 +1027,3 @@ def test_the_noise_floor_counts_ties(k):
     outcomes = np.arange(n + 1)
     as_far = np.abs(outcomes / n - p) >= abs(k / n - p) - 1e-9
     assert found == pytest.approx(binom.pmf(outcomes, n, p)[as_far].sum(), abs=0.015)
-
-
-def test_a_reversed_calibrator_has_no_boundary_on_the_logit():
-    z = np.linspace(-1, 1, 9)
-    with pytest.raises(ValueError, match="no threshold on the logit"):
-        decision_boundary(z, 0.1 - z)
