@@ -46,15 +46,6 @@ def said(words: str) -> str:
     return words
 
 
-def dark() -> bool:
-    return st.context.theme.type == "dark"
-
-
-def ink() -> str:
-    """The colour of lines and letters in diagrams."""
-    return "#fafafa" if dark() else "#31333f"
-
-
 def there() -> cases.Collection | None:
     """The cases, or the sentence that says which command makes them."""
     if lacking := cases.missing(DISK):
@@ -280,7 +271,7 @@ def of_policy() -> None:
     with told:
         for line in policy.sentences(known, at):
             st.markdown(said(line))
-        image(policy.curve(known, at, ink=ink()))
+        image(policy.curve(known, at))
         st.markdown("This point, with intervals, from the command line:")
         st.code(policy.command(known, at), language=None, wrap_lines=True)
         if note := policy.prevalence_note(known, at):
@@ -301,8 +292,8 @@ def of_evidence() -> None:
         with st.expander("What it does not show, and its diagrams", key=f"open {each.stage}"):
             st.markdown(said(each.limit))
             with st.container(horizontal=True):
-                for plot in evidence.plots(DISK, each.stage, ink=ink()):
-                    with st.container(width=420 if isinstance(plot.picture.image, str) else "stretch"):
+                for plot in evidence.plots(DISK, each.stage):
+                    with st.container(width=640 if isinstance(plot.picture.image, str) else "stretch"):
                         st.markdown(f"**{said(plot.title)}**")
                         image(plot.picture, width="stretch" if isinstance(plot.picture.image, str) else "content")
 

@@ -3,16 +3,17 @@
 import json
 import subprocess
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from demo import charts
 from demo.disk import NOT_MEASURED, Disk, figure
 from demo.page import Picture
 from tmv_lib.deferral import guarantee, verdict
 from tmv_lib.explanations import map_verdict
+from tmv_lib.pipeline import diagrams
 
 Figures = dict[str, tuple[str, ...]]  # what a figure is called, and where it stands in the metrics
 
@@ -250,13 +251,13 @@ class Plot(NamedTuple):
     picture: Picture
 
 
-def plots(disk: Disk, stage: str, *, ink: str = "currentColor") -> list[Plot]:
+def plots(disk: Disk, stage: str) -> list[Plot]:
     """Every diagram and picture that `dvc.yaml` names for a stage and that is there."""
     found: list[Plot] = []
     for entry in disk.yaml("dvc.yaml").get("stages", {}).get(stage, {}).get("plots", []):
-        for path, options in entry.items():
+        for path, options in entry.items() if isinstance(entry, dict) else [(entry, {})]:
             if path.endswith(".csv"):
-                found += _diagrams(disk, path, options, ink)
+                found += _diagram(disk, path, options)
             elif Path(path).suffix in ("", ".png"):
                 whole = disk.root / path
                 files = [whole] if whole.suffix == ".png" else sorted(whole.glob("*.png"))
@@ -270,47 +271,35 @@ def _sheet(file: Path) -> Plot:
     return Plot(title, Picture(file.read_bytes(), alt, ""))
 
 
-FACETS = {
-    "confusion": ["series"],
-    "reliability": ["phase"],
-    "corp": ["series", "phase"],
-    "learning_curve": ["measure"],
-    "choice": ["series"],
-}
+FACETS = ["measure", "series", "phase"]  # columns that part a diagram in words
 
 
-def _diagrams(disk: Disk, path: str, options: dict[str, Any], ink: str) -> list[Plot]:
-    table, template = disk.table(path), options["template"]
+def _diagram(disk: Disk, path: str, options: dict[str, Any]) -> list[Plot]:
+    table = disk.table(path)
     if table is None or table.empty:
         return []
-    facets = [name for name in FACETS.get(template, []) if name in table]
-    parts = table.groupby(facets, sort=False) if facets else [((), table)]
-    found = []
-    for key, part in parts:
-        title = ": ".join([options["title"], *(str(word).replace("_", " ") for word in key)])
-        x, y = options["x"], options["y"]
+    x, y, template = options["x"], options["y"], options["template"]
+    facets = [name for name in FACETS if name in table and (template in _IN_ROWS or name != "series")]
+    words = []
+    for key, part in table.groupby(facets, sort=False) if facets else [((), table)]:
         if template == "confusion":
-            drawn = charts.grid(part, x=x, y=y, x_label=options["x_label"], y_label=options["y_label"], ink=ink)
-            told = "; ".join(f"{row[y]} called {row[x]}: {row['n']}" for _, row in part.iterrows() if row["n"])
-        elif template in ("interval", "choice"):
-            part = part.drop(columns=facets)
-            drawn = charts.rows(part, x=x, y=y, x_label=options["x_label"], ink=ink)
-            told = "; ".join(f"{row[y]} {row[x]:.2f}" for _, row in part.iterrows())
+            values = "; ".join(f"{row[y]} called {row[x]}: {row['n']}" for _, row in part.iterrows() if row["n"])
+        elif template in _IN_ROWS:
+            values = "; ".join(f"{row[y]} {row[x]:.2f}" for _, row in part.iterrows())
         else:
-            drawn = charts.lines(
-                part if "series" in part else part.assign(series=title),
-                x=x,
-                y=y,
-                x_label=options["x_label"],
-                y_label=options["y_label"],
-                ink=ink,
-                diagonal=template in ("diagonal", "reliability", "corp"),
-                steps=template == "risk_coverage",
-                band=template in ("corp", "learning_curve", "reliability"),
-            )
-            told = _ends(part, x, y)
-        found.append(Plot(title, Picture(drawn, f"{title}. {told}", "")))
-    return found
+            values = _ends(part, x, y)
+        words.append(": ".join([*(str(word).replace("_", " ") for word in key), values]))
+    drawn = _drawn(disk.root, path, disk.state(path, "dvc.yaml", f".dvc/plots/{template}.json"))
+    return [Plot(options["title"], Picture(drawn, f"{options['title']}. {' '.join(words)}", ""))]
+
+
+_IN_ROWS = ("confusion", "interval", "choice")
+
+
+@lru_cache(maxsize=64)
+def _drawn(root: Path, path: str, state: tuple[Any, ...]) -> str:
+    """A diagram as SVG; state: what it was made from, so that it is drawn anew when that changes."""
+    return diagrams.svg(diagrams.specification(path, root=root))
 
 
 def _ends(part: pd.DataFrame, x: str, y: str) -> str:

@@ -115,12 +115,9 @@ def source(picture: bytes | str) -> str:
 
 
 def drawn(picture: Picture) -> str:
-    """A picture with its caption; diagrams stand in the text, so that they take its colours."""
+    """A picture with its caption."""
     caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
-    if isinstance(picture.image, str):
-        held = f'<div role="img" aria-label="{escape(picture.alt)}">{picture.image}</div>'
-    else:
-        held = f'<img src="{source(picture.image)}" alt="{escape(picture.alt)}">'
+    held = f'<img src="{source(picture.image)}" alt="{escape(picture.alt)}">'
     return f"<figure>{held}{caption}</figure>"
 
 

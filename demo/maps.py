@@ -8,7 +8,7 @@ from demo import pictures
 from demo.cases import Collection, image
 from demo.disk import NOT_MEASURED, Disk, figure
 from demo.page import Picture
-from tmv_lib.calibration.calibrators import decision_boundary
+from tmv_lib.calibration.calibrators import read_calibrators
 from tmv_lib.explanations import map_verdict
 from tmv_lib.stability import perturbations
 
@@ -141,9 +141,5 @@ def changed(cases: Collection, number: int) -> list[Changed]:
 
 def _boundary(cases: Collection, name: str) -> float:
     """The raw logit above which a member says positive."""
-    said = cases.disk.table(f"data/train/{name}/predictions.csv")
-    calibrated = cases.disk.table("data/calibration/cases.csv")
-    if said is None or calibrated is None:
-        return 0.0
-    both = said.merge(calibrated, on="image_id")
-    return decision_boundary(both["logit"], both[f"logit_{name}"])
+    path = cases.disk.root / "data/calibration/calibrators.json"
+    return read_calibrators(path)[name].boundary() if path.is_file() else 0.0

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
-from demo import charts
 from demo.cases import Collection
 from demo.disk import NOT_MEASURED, figure
 from demo.evidence import Said
@@ -14,6 +13,7 @@ from demo.page import Picture
 from tmv_lib.calibration.prevalence import at_prevalence, prevalence_weights
 from tmv_lib.deferral import costs, selective
 from tmv_lib.deferral.costs import Prices
+from tmv_lib.pipeline import diagrams
 
 ROUNDING = 1e-6  # certainties are stored with eight digits
 
@@ -193,18 +193,22 @@ def along(cases: Collection, at: Knobs, thresholds: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def curve(cases: Collection, at: Knobs, *, ink: str = "currentColor") -> Picture:
-    """The risk-coverage curve, with a ring at the chosen point."""
+def curve(cases: Collection, at: Knobs) -> Picture:
+    """The risk-coverage curve as `dvc plots` draws it, with a ring at the chosen point."""
     found = point(cases, at)
-    drawn = charts.lines(
+    drawn = diagrams.filled(
         found.curve.assign(series="this policy"),
+        name="policy",
+        root=cases.disk.root,
+        template="risk_coverage",
         x="coverage",
         y="selective_risk",
         x_label="Coverage (share of cases decided)",
         y_label="Wrong among them",
-        ink=ink,
-        steps=True,
-        mark=None if found.risk is None else (found.coverage, found.risk),
     )
+    if found.risk is not None:
+        ring = {"type": "point", "size": 140, "strokeWidth": 2.5, "color": "#222"}
+        drawn["layer"].append({"data": {"values": [{"x": found.coverage, "y": found.risk}]}, "mark": ring})
+        drawn["layer"][-1]["encoding"] = {axis: {"field": axis, "type": "quantitative"} for axis in ("x", "y")}
     alt = f"Risk-coverage curve with a ring at the chosen point: {sentences(cases, at)[1]}"
-    return Picture(drawn, alt, "Risk and coverage; the ring is the chosen point")
+    return Picture(diagrams.svg(drawn), alt, "Risk and coverage; the ring is the chosen point")

@@ -25,7 +25,7 @@ def make(root: Path) -> Path:
     rng = np.random.default_rng(0)
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, root / name)
-    for name in ("metrics", "plots"):
+    for name in ("metrics", "plots", ".dvc/plots"):
         shutil.copytree(ROOT / name, root / name)
     split = np.repeat(list(SPLITS), list(SPLITS.values()))
     n = len(split)

@@ -17,9 +17,10 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from demo import cases, charts, evidence, export, maps, page, pictures, policy, upload
+from demo import cases, evidence, export, maps, page, pictures, policy, upload
 from demo.disk import NOT_MEASURED, Disk
 from tests.made_world import MEMBERS, ROOT, make
+from tmv_lib.pipeline import diagrams
 
 SAYS = re.compile(r"of 100|likely|The label|The system is|lanted in this|person|NORMAL|logit|lobar")
 
@@ -43,7 +44,7 @@ def by_deferral(known, deferred):
     return int(known.table.index[known.table["deferred"] == deferred][0])
 
 
-@pytest.mark.parametrize("module", [cases, charts, evidence, export, maps, page, pictures, policy, upload])
+@pytest.mark.parametrize("module", [cases, evidence, export, maps, page, pictures, policy, upload])
 def test_examples_in_docstrings(module):
     assert doctest.testmod(module).failed == 0
 
@@ -410,19 +411,24 @@ def test_good_uploads_are_read_whatever_their_colour():
     assert upload.read(png((64, 80), "RGB")).shape == (80, 64)
 
 
-def test_an_axis_holds_all_values():
-    for low, high in ((0, 0.93), (-4.3, 5.1), (0.0001, 0.0003), (3, 3), (0, 1200)):
-        found = charts.axis(np.array([low, high], dtype=float))
-        assert found.low <= low
-        assert found.high >= high
-        assert 3 <= len(found.ticks) <= 10
-
-
-def test_words_in_diagrams_are_text_and_nothing_else():
+def test_a_diagram_is_that_of_dvc_with_its_words_as_text():
     table = pd.DataFrame({"series": ["<script>"] * 2 + ["b"] * 2, "x": [0.0, 1, 0, 1], "y": [0.0, 1, 1, 0]})
-    drawn = charts.lines(table, x="x", y="y", x_label="<b>", y_label="y")
+    filled = diagrams.filled(
+        table, name="a", root=ROOT, template="curve", x="x", y="y", x_label="<b>", y_label="y", title="A title"
+    )
+    assert filled["title"]["text"] == "A title"
+    assert [row["y"] for row in filled["data"]["values"]] == [0, 1, 1, 0]
+    assert "<DVC_METRIC" not in json.dumps(filled)
+    drawn = diagrams.svg(filled)
+    assert "A title" in drawn
     assert "<script>" not in drawn
     assert "<b>" not in drawn
+
+
+def test_every_plot_of_the_pipeline_has_its_template():
+    plots = diagrams.described(root=ROOT)
+    assert {f"plots/train/{member}.csv" for member in MEMBERS} <= set(plots)
+    assert all((ROOT / f".dvc/plots/{options['template']}.json").is_file() for options in plots.values())
 
 
 def test_the_folder_names_its_classes(fresh):

@@ -1,0 +1,68 @@
+"""The diagrams of `dvc plots` anywhere else: one Vega-Lite specification per diagram, as DVC fills it, and its SVG.
+
+A plot has a template in `.dvc/plots` and its columns and labels in `dvc.yaml`. Nothing else describes how it looks.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import vl_convert
+import yaml
+from dvc_render.vega import VegaRenderer
+
+REVISION = "workspace"  # the name that DVC gives to the files as they lie there
+
+
+def specification(plot: str, *, root: str | Path = ".") -> dict[str, Any]:
+    """The Vega-Lite specification of a plot, such as `plots/calibration/corp.csv`, as `dvc plots` draws it.
+
+    Raises KeyError where `dvc.yaml` has no such plot with a template, FileNotFoundError where it was not made.
+    """
+    options = described(root=root)[plot]
+    return filled(pd.read_csv(Path(root, plot)), name=plot, root=root, **options)
+
+
+def filled(table: pd.DataFrame, *, name: str, root: str | Path = ".", **options: str) -> dict[str, Any]:
+    """The rows of a table in a template. options: `template`, `x`, `y`, `x_label`, `y_label`, `title` of `dvc.yaml`."""
+    rows = json.loads(table.assign(rev=REVISION).to_json(orient="records", double_precision=15))
+    renderer = VegaRenderer(rows, name, template_dir=str(Path(root, ".dvc", "plots")), **options)
+    content = renderer.get_filled_template()
+    return json.loads(content) if isinstance(content, str) else content
+
+
+def described(*, root: str | Path = ".") -> dict[str, dict[str, str]]:
+    """The options of every plot with a template in `dvc.yaml`, by its path, in file order."""
+    return dict(_entries(yaml.safe_load(Path(root, "dvc.yaml").read_text(encoding="utf-8"))["stages"], root))
+
+
+def svg(specification: dict[str, Any]) -> str:
+    """The specification drawn, without a browser or a network. Raises ValueError where Vega cannot draw it."""
+    layers = [layer for layer in specification.get("layer", []) if layer["mark"].get("opacity") != 0]
+    still = {**specification, "layer": layers} if layers else specification  # unseen marks only carry tooltips
+    return vl_convert.vegalite_to_svg(still, allowed_base_urls=[])
+
+
+def _entries(stages: dict[str, Any], root: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
+    for stage in stages.values():
+        keys = _keys(stage["foreach"], root) if "foreach" in stage else [None]
+        for entry in stage.get("do", stage).get("plots", []):
+            for key in keys:
+                for path, options in entry.items() if isinstance(entry, dict) else ():
+                    if "template" in options:
+                        words = {k: _put(v, key) for k, v in options.items() if isinstance(v, str)}
+                        yield _put(path, key), words
+
+
+def _keys(foreach: Any, root: str | Path) -> list[str]:
+    """The keys of a `foreach`, which may name a mapping of `params.yaml`."""
+    if isinstance(foreach, str):
+        params = yaml.safe_load(Path(root, "params.yaml").read_text(encoding="utf-8"))
+        foreach = params[foreach.removeprefix("${").removesuffix("}")]
+    return [str(key) for key in foreach]
+
+
+def _put(words: str, key: str | None) -> str:
+    return words if key is None else words.replace("${key}", key).replace("${item}", key)
