@@ -5,9 +5,11 @@ from scipy.special import expit
 from sklearn.metrics import average_precision_score, roc_auc_score
 from statsmodels.stats.multitest import multipletests
 
-from tmv_lib.uncertainty.detection import FEWEST, adjusted_auroc, detector, given_confidence, judge
+from tmv_lib.statistics.estimate import Estimate, Resampler
+from tmv_lib.uncertainty.detection import FEWEST, adjusted_auroc, detector, detectors, given_confidence
 
 N = 1200
+PATIENTS = np.arange(N) // 2
 
 
 def world(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -17,41 +19,44 @@ def world(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return (rng.random(N) < expit(-np.abs(logit))).astype(float), logit, np.arange(N) % 3 == 0
 
 
-def judged(signals: dict, seed: int = 0, **changed) -> dict:
-    error, logit, fit = world(seed)
-    arguments = {"error": error, "logit": logit, "fit": fit, "test": ~fit, "groups": np.arange(N) // 2}
-    arguments |= {"called": logit > 0, **changed}
-    return judge(**arguments, signals=signals, n_resamples=400, rng=np.random.default_rng(1))
+def resampler(groups: np.ndarray) -> Resampler:
+    return Resampler(groups, 400, np.random.default_rng(1))
+
+
+def compared(signals: dict, *, groups: np.ndarray = PATIENTS, **changed) -> dict:
+    error, logit, fit = world()
+    arguments = {"error": error, "logit": logit, "called": logit > 0, "fit": fit, "test": ~fit, **changed}
+    return detectors(**arguments, signals=signals, resampler=resampler(groups))
 
 
 def test_what_confidence_knows_already_finds_errors_and_adds_nothing():
     _, logit, _ = world()
-    entry = judged({"doubt": -np.abs(logit)})["doubt"]
+    entry = compared({"doubt": -np.abs(logit)})["doubt"]
     assert entry["finds_errors"] == "supported"
     assert entry["adds_to_confidence"] == "not supported"
-    assert entry["gain_over_margin"] == 0
-    assert abs(entry["likelihood_gain_given_confidence"]) < 1e-3
+    assert entry["gain_over_margin"].value == 0
+    assert abs(entry["likelihood_gain_given_confidence"].value) < 1e-3
 
 
 def test_what_knows_nothing_finds_and_adds_nothing():
-    entry = judged({"noise": np.random.default_rng(5).random(N), "constant": np.ones(N)})
+    entry = compared({"noise": np.random.default_rng(5).random(N), "constant": np.ones(N)})
     for name in entry:
         assert entry[name]["finds_errors"] == entry[name]["adds_to_confidence"] == "not supported"
-    assert entry["constant"]["adjusted_error_auroc"] == entry["constant"]["pooled_error_auroc"] == 0.5
+    for name in ("adjusted_error_auroc", "pooled_error_auroc"):
+        assert entry["constant"][name].value == 0.5
 
 
 def test_what_knows_the_errors_adds_whichever_way_it_points():
     error, _, _ = world()
     hint = error + np.random.default_rng(5).normal(0, 1, N)
-    found = judged({"hint": hint, "against": -hint})
+    found = compared({"hint": hint, "against": -hint})
     assert found["hint"]["finds_errors"] == "supported"
     assert found["against"]["finds_errors"] == "the opposite"
     for entry, sign in ((found["hint"], 1), (found["against"], -1)):
         assert entry["adds_to_confidence"] == "supported"
         assert entry["slope_given_confidence"] * sign > 0.5
-    shared = [key for key in found["hint"] if key.startswith(("auroc_gain", "likelihood_gain")) and key[-1] == "e"]
-    for key in shared:
-        assert found["hint"][key] == pytest.approx(found["against"][key])
+    for name in ("auroc_gain_given_confidence", "likelihood_gain_given_confidence"):
+        assert found["hint"][name].value == pytest.approx(found["against"][name].value)
 
 
 def mixture(*, shift: float, strength: float, n: int = 4000) -> tuple[np.ndarray, ...]:
@@ -64,32 +69,31 @@ def mixture(*, shift: float, strength: float, n: int = 4000) -> tuple[np.ndarray
     return error, rng.normal(size=n) + shift * called + strength * error, called
 
 
-def detected(error: np.ndarray, signal: np.ndarray, called: np.ndarray, **changed) -> dict:
-    options = {"groups": np.arange(len(error)), "n_resamples": 400, "rng": np.random.default_rng(1), **changed}
-    return detector(error, signal, called=called, **options)
+def detected(error: np.ndarray, signal: np.ndarray, called: np.ndarray, *, rival: np.ndarray | None = None) -> dict:
+    return detector(error, signal, called=called, resampler=resampler(np.arange(len(error))), rival=rival)
 
 
 def test_a_signal_that_only_knows_the_named_class_finds_nothing():
     entry = detected(*mixture(shift=2.0, strength=0.0))
     # of a pair, the error is called positive in 8 of 9 and the right answer in 12 of 31; Phi(2 / sqrt 2) = 0.921
     apart = (8 / 9) * (19 / 31) - (1 / 9) * (12 / 31)
-    assert entry["pooled_error_auroc"] == pytest.approx(0.5 + apart * (0.921 - 0.5), abs=0.03)
-    assert entry["pooled_error_auroc_low"] > 0.65
-    assert entry["adjusted_error_auroc"] == pytest.approx(0.5, abs=0.03)
-    assert entry["adjusted_error_auroc_p_value"] > 0.01
+    assert entry["pooled_error_auroc"].value == pytest.approx(0.5 + apart * (0.921 - 0.5), abs=0.03)
+    assert entry["pooled_error_auroc"].low > 0.65
+    assert entry["adjusted_error_auroc"].value == pytest.approx(0.5, abs=0.03)
+    assert entry["adjusted_error_auroc"].p_value > 0.01
     for name in ("called_positive", "called_negative"):
-        assert entry[name]["error_auroc"] == pytest.approx(0.5, abs=0.06)
+        assert entry[name]["error_auroc"].value == pytest.approx(0.5, abs=0.06)
 
 
 @pytest.mark.parametrize("shift", [-3.0, 0.0, 3.0])
 def test_a_signal_that_works_within_both_is_known_whatever_the_shift_between_them(shift):
     entry = detected(*mixture(shift=shift, strength=1.0))
     known = 0.7602  # Phi(1 / sqrt 2)
-    assert entry["adjusted_error_auroc"] == pytest.approx(known, abs=0.02)
-    assert entry["adjusted_error_auroc_low"] < known < entry["adjusted_error_auroc_high"]
-    assert entry["adjusted_error_auroc_p_value"] < 0.01
+    assert entry["adjusted_error_auroc"].value == pytest.approx(known, abs=0.02)
+    assert entry["adjusted_error_auroc"].low < known < entry["adjusted_error_auroc"].high
+    assert entry["adjusted_error_auroc"].p_value < 0.01
     if shift == -3.0:
-        assert entry["pooled_error_auroc_high"] < 0.5  # pooled, the very same signal points the wrong way
+        assert entry["pooled_error_auroc"].high < 0.5  # pooled, the very same signal points the wrong way
 
 
 def test_the_adjusted_auroc_is_the_mean_placement_of_errors_among_the_right_answers_called_alike():
@@ -115,61 +119,59 @@ def test_a_class_with_too_few_errors_is_absent_and_the_other_speaks_alone():
     error[np.flatnonzero((called == 0) & (error == 1))[FEWEST - 1 :]] = 0
     entry = detected(error, signal, called, rival=-signal)
     assert entry["rests_on"] == "called_positive"
-    assert "error_auroc" not in entry["called_negative"]
-    reason = entry["called_negative"]["error_auroc_absent"]
+    reason = entry["called_negative"]["error_auroc"].absent
+    assert entry["called_negative"]["error_auroc"] == Estimate(absent=reason)
     assert reason.startswith(f"{int(error[called == 0].sum())} errors and ")
     assert reason.endswith("right answers among cases called negative: at least 20 of each are needed")
-    assert entry["adjusted_error_auroc"] == entry["called_positive"]["error_auroc"]
-    assert entry["gain_over_margin"] == pytest.approx(2 * entry["adjusted_error_auroc"] - 1)
+    assert entry["adjusted_error_auroc"].value == entry["called_positive"]["error_auroc"].value
+    assert entry["gain_over_margin"].value == pytest.approx(2 * entry["adjusted_error_auroc"].value - 1)
     one = detected(error, signal, np.ones(600))
     assert (one["rests_on"], one["called_negative"]["n"]) == ("called_positive", 0)
-    assert one["adjusted_error_auroc"] == one["pooled_error_auroc"]
+    assert one["adjusted_error_auroc"].value == one["pooled_error_auroc"].value
 
 
 def test_a_perfect_detector_has_the_interval_of_its_few_errors():
     error, _, called = mixture(shift=0.0, strength=0.0, n=1000)
     entry = detected(error, error, called)
-    assert entry["adjusted_error_auroc"] == entry["adjusted_error_auroc_high"] == 1
-    lows = [entry[name]["error_auroc_low"] for name in ("called_positive", "called_negative")]
-    assert min(lows) < entry["adjusted_error_auroc_low"] < max(lows) < 1
+    assert entry["adjusted_error_auroc"].value == entry["adjusted_error_auroc"].high == 1
+    lows = [entry[name]["error_auroc"].low for name in ("called_positive", "called_negative")]
+    assert min(lows) < entry["adjusted_error_auroc"].low < max(lows) < 1
 
 
 def test_figures_are_scikit_learns_and_p_values_statsmodels():
     error, logit, fit = world()
     rng = np.random.default_rng(2)
     signals = {name: rng.normal(size=N) + strength * error for name, strength in (("a", 0), ("b", 0.2), ("c", 0.3))}
-    found = judged(signals)
+    found = compared(signals)
     called = logit > 0
     for name, signal in signals.items():
         margin = adjusted_auroc(error[~fit], -np.abs(logit[~fit]), called[~fit])
         for key, label in (("called_positive", True), ("called_negative", False)):
             here = ~fit & (called == label)
             expected = roc_auc_score(error[here], signal[here])
-            assert found[name][key]["error_auroc"] == pytest.approx(expected, rel=1e-12)
-        assert found[name]["pooled_error_auroc"] == pytest.approx(roc_auc_score(error[~fit], signal[~fit]), rel=1e-12)
+            assert found[name][key]["error_auroc"].value == pytest.approx(expected, rel=1e-12)
+        pooled = roc_auc_score(error[~fit], signal[~fit])
+        assert found[name]["pooled_error_auroc"].value == pytest.approx(pooled, rel=1e-12)
         precision = average_precision_score(error[~fit], signal[~fit])
-        assert found[name]["pooled_average_precision"] == pytest.approx(precision, rel=1e-12)
-        gain = found[name]["adjusted_error_auroc"] - margin
-        assert found[name]["gain_over_margin"] == pytest.approx(gain, rel=1e-9)
-    keys = ("adjusted_error_auroc", "gain_over_margin", "likelihood_gain_given_confidence")
-    for key in (f"{name}_p_value" for name in keys):
-        expected = multipletests([entry[key] for entry in found.values()], method="holm")[1]
-        np.testing.assert_allclose([entry[f"{key}_holm"] for entry in found.values()], expected)
+        assert found[name]["pooled_average_precision"].value == pytest.approx(precision, rel=1e-12)
+        gain = found[name]["adjusted_error_auroc"].value - margin
+        assert found[name]["gain_over_margin"].value == pytest.approx(gain, rel=1e-9)
+    for name in ("adjusted_error_auroc", "gain_over_margin", "likelihood_gain_given_confidence"):
+        expected = multipletests([entry[name].p_value for entry in found.values()], method="holm")[1]
+        np.testing.assert_allclose([entry[name].p_value_holm for entry in found.values()], expected)
 
 
 def test_a_signal_named_twice_is_one_test_and_the_margin_in_disguise_none():
     error, logit, _ = world()
     rng = np.random.default_rng(2)
     a, b = (rng.normal(size=N) + 0.25 * error for _ in range(2))
-    twice = judged({"a": a, "again": np.exp(a), "b": b, "doubt": 5 - np.abs(logit)})
-    assert twice["a"]["adjusted_error_auroc_p_value_holm"] == twice["again"]["adjusted_error_auroc_p_value_holm"]
-    distinct = [twice[name]["adjusted_error_auroc_p_value"] for name in ("a", "b", "doubt")]
-    adjusted = [twice[name]["adjusted_error_auroc_p_value_holm"] for name in ("a", "b", "doubt")]
-    np.testing.assert_allclose(adjusted, multipletests(distinct, method="holm")[1])
-    gains = [twice[name]["gain_over_margin_p_value"] for name in ("a", "b")]
-    adjusted = [twice[name]["gain_over_margin_p_value_holm"] for name in ("a", "b")]
-    np.testing.assert_allclose(adjusted, multipletests(gains, method="holm")[1])
-    assert "gain_over_margin_p_value_holm" not in twice["doubt"]
+    twice = compared({"a": a, "again": np.exp(a), "b": b, "doubt": 5 - np.abs(logit)})
+    assert twice["a"]["adjusted_error_auroc"].p_value_holm == twice["again"]["adjusted_error_auroc"].p_value_holm
+    for figure, family in (("adjusted_error_auroc", ("a", "b", "doubt")), ("gain_over_margin", ("a", "b"))):
+        distinct = [twice[name][figure] for name in family]
+        expected = multipletests([one.p_value for one in distinct], method="holm")[1]
+        np.testing.assert_allclose([one.p_value_holm for one in distinct], expected)
+    assert twice["doubt"]["gain_over_margin"].p_value_holm is None
     assert twice["doubt"]["over_margin"] == "no worthwhile gain"
 
 
@@ -180,11 +182,12 @@ def test_better_than_the_margin_needs_a_worthwhile_gain_and_not_only_a_sure_one(
     error = (rng.random(n) < expit(-np.abs(logit))).astype(float)
     hair = -np.abs(logit) + 0.03 * error  # AUROC above the margin's by about 0.01
     much = -np.abs(logit) + 1.0 * error
-    arguments = {"called": logit > 0, "fit": np.arange(n) < 400, "test": np.arange(n) >= 400, "groups": np.arange(n)}
+    arguments = {"called": logit > 0, "fit": np.arange(n) < 400, "test": np.arange(n) >= 400}
     signals = {"hair": hair, "much": much, "against": -much, "noise": rng.random(n)}
-    found = judge(error, logit, signals, **arguments, n_resamples=200, rng=rng)
-    assert 0 < found["hair"]["gain_over_margin_low"] < found["hair"]["gain_over_margin_high"] < 0.02
-    assert found["hair"]["gain_over_margin_p_value_holm"] < 0.05
+    found = detectors(error, logit, signals, **arguments, resampler=Resampler(np.arange(n), 200, rng))
+    gain = found["hair"]["gain_over_margin"]
+    assert 0 < gain.low < gain.high < 0.02
+    assert gain.p_value_holm < 0.05
     answers = {name: entry["over_margin"] for name, entry in found.items()}
     assert answers == {"hair": "no worthwhile gain", "much": "better", "against": "worse", "noise": "worse"}
 
@@ -211,8 +214,8 @@ def test_the_named_class_is_known_before_the_signal():
     called = (np.arange(N) % 2).astype(float)
     error = (rng.random(N) < np.where(called == 1, 0.5, 0.1)).astype(float)
     logit = np.where(called == 1, 1, -1) * rng.uniform(0.5, 2, N)
-    entry = judged({"echo": called + rng.normal(0, 0.1, N)}, error=error, logit=logit, called=called)["echo"]
-    assert entry["pooled_error_auroc"] > 0.7
+    entry = compared({"echo": called + rng.normal(0, 0.1, N)}, error=error, logit=logit, called=called)["echo"]
+    assert entry["pooled_error_auroc"].value > 0.7
     assert entry["finds_errors"] == entry["adds_to_confidence"] == "not supported"
 
 
@@ -229,33 +232,32 @@ def test_separated_errors_have_a_finite_answer():
     assert np.isfinite(given_confidence(error, logit, error, called=logit > 0, fit=fit).both).all()
 
 
-def test_a_signal_is_judged_where_there_is_one():
+def test_a_signal_is_measured_where_there_is_one():
     error, _, fit = world()
     signal = np.where(np.arange(N) < 600, np.random.default_rng(5).random(N), np.nan)
-    entry = judged({"half": signal})["half"]
+    entry = compared({"half": signal})["half"]
     assert entry["n"] == (~fit[:600]).sum()
     assert entry["n_errors"] == error[:600][~fit[:600]].sum()
-    nothing = judged({"none": np.full(N, np.nan)})["none"]
+    nothing = compared({"none": np.full(N, np.nan)})["none"]
     assert (nothing["n"], nothing["finds_errors"]) == (0, "cannot be tested")
-    assert nothing["adjusted_error_auroc_absent"] == "no test case has this signal"
+    assert nothing["adjusted_error_auroc"] == Estimate(absent="no test case has this signal")
 
 
-def test_too_few_errors_are_said():
+def test_too_few_errors_are_named():
     error, _, fit = world()
     signal = np.random.default_rng(5).random(N)
     few = np.where(fit, 0.0, error)
     few[np.flatnonzero(fit)[:19]] = 1
-    entry = judged({"s": signal}, error=few)["s"]
-    assert entry["given_confidence_absent"] == (
-        "19 errors and 381 right answers to fit on: at least 20 of each are needed"
-    )
+    entry = compared({"s": signal}, error=few)["s"]
+    reason = "19 errors and 381 right answers to fit on: at least 20 of each are needed"
+    assert entry["given_confidence"] == Estimate(absent=reason)
     assert "finds_errors" in entry
     few = np.where(fit, error, 0.0)
     few[np.flatnonzero(~fit)[:38:2]] = 1
-    entry = judged({"s": signal}, error=few, called=np.arange(N) % 2)["s"]
+    entry = compared({"s": signal}, error=few, called=np.arange(N) % 2)["s"]
     answers = ("finds_errors", "over_margin", "adds_to_confidence")
     assert [entry[name] for name in answers] == ["cannot be tested"] * 3
-    assert "errors and" in entry["adjusted_error_auroc_absent"]
+    assert "errors and" in entry["adjusted_error_auroc"].absent
     assert not [key for key in entry if key.startswith(("pooled", "gain"))]
 
 
@@ -282,5 +284,5 @@ def test_bad_input_is_named(changed, message):
 @pytest.mark.parametrize("name", ["fit", "test", "groups", "s"])
 def test_arrays_that_do_not_fit_together_are_named(name):
     changed = {} if name == "s" else {name: np.ones(N - 1, bool)}
-    with pytest.raises(ValueError, match=rf"{name} must hold one value a case \(1200\), found shape \(1199,\)"):
-        judged({"s": np.ones(N - (name == "s"))}, **changed)
+    with pytest.raises(ValueError, match=rf"{name} must hold one value per case \(1200\), found shape \(1199,\)"):
+        compared({"s": np.ones(N - (name == "s"))}, **changed)

@@ -8,17 +8,21 @@ from skimage.metrics import structural_similarity as skimage_ssim
 from skimage.transform import resize, rotate
 from torch.nn import functional
 
+from tmv_lib.calibration.calibrators import Calibrator
 from tmv_lib.explanations.attribution import Explained
 from tmv_lib.stability import perturbations
 from tmv_lib.stability import similarity as stability
 from tmv_lib.stability.answer import (
+    KEPT,
+    Answer,
     StabilityParams,
     by_change,
-    errors_found,
+    compare,
+    find_errors,
     flipped_and_moved,
-    gallery,
-    most_and_least_stable,
+    instability,
 )
+from tmv_lib.stability.gallery import gallery, most_and_least_stable
 from tmv_lib.stability.similarity import MEASURES, centre_shift, structural_similarity, top_overlap
 from tmv_lib.statistics.ranking import rank_correlation
 from tmv_lib.uncertainty import detection
@@ -371,9 +375,9 @@ def test_flipped_and_moved_by_hand():
         found[f"answer_{answer}_reason_{reason}"] for answer in ("kept", "flipped") for reason in ("kept", "moved")
     ]
     assert [cell["n"] for cell in cells] == [15, 15, 15, 15]
-    assert [cell["share"] for cell in cells] == [0.25] * 4
-    assert [cell["error_rate"] for cell in cells] == [0.2] * 4
-    assert found["moved_rate_flipped_minus_kept"] == 0
+    assert [cell["share"].value for cell in cells] == [0.25] * 4
+    assert [cell["error_rate"].value for cell in cells] == [0.2] * 4
+    assert found["moved_rate_flipped_minus_kept"].value == 0
     assert len(rows) == 4
 
 
@@ -383,9 +387,9 @@ def test_every_cell_counts_once_and_the_difference_is_that_of_the_rates():
         found[f"answer_{answer}_reason_{reason}"] for answer in ("kept", "flipped") for reason in ("kept", "moved")
     ]
     assert sum(cell["n"] for cell in cells) == found["n"] == 60
-    assert sum(cell["share"] for cell in cells) == pytest.approx(1)
-    difference = found["moved_rate_where_answer_flipped"] - found["moved_rate_where_answer_kept"]
-    assert found["moved_rate_flipped_minus_kept"] == pytest.approx(difference)
+    assert sum(cell["share"].value for cell in cells) == pytest.approx(1)
+    flipped, kept = (found[f"moved_rate_where_answer_{answer}"].value for answer in ("flipped", "kept"))
+    assert found["moved_rate_flipped_minus_kept"].value == pytest.approx(flipped - kept)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
@@ -393,7 +397,7 @@ def test_constant_maps_alone_move_nowhere(split):
     cases = made_cases()
     cases.loc[cases["split"] == split, "instability"] = np.nan
     found, rows = flipped_and_moved(cases, PARAMS, np.random.default_rng(0))
-    assert "moved_above_absent" in found
+    assert found["moved_above"].absent == "validation or test holds no map that is not constant"
     assert found["constant_maps"] == (60 if split == "test" else 0)
     assert rows == []
 
@@ -402,16 +406,16 @@ def test_the_claim_is_tested():
     cases = made_cases(400)
     for measure in stability.SIMILARITIES:
         cases[measure] = np.where(cases["error"] == 1, 0.2, 0.8) + 0.05 * np.random.default_rng(1).normal(size=400)
-    found, rows = errors_found(cases, PARAMS, np.random.default_rng(0))
+    found, rows = find_errors(cases, PARAMS, np.random.default_rng(0))
     claim = found["claim"]
     assert (claim["measure"], claim["answer"]) == ("rank_correlation", "supported")
     assert claim["over_margin"] == "better"
-    assert found["rank_correlation"]["adjusted_error_auroc"] == 1
+    assert found["rank_correlation"]["adjusted_error_auroc"].value == 1
     assert found["centre_shift"]["finds_errors"] == "not supported"
-    drawn = [(row["row"], row["series"]) for row in rows]
+    shown = [(row["measure"], row["series"]) for row in rows]
     named = [f", {name.replace('_', ' ')}" for name in found["margin"] if name in detection.NAMED]
-    there = [label for label in named if ("margin", label) in drawn]
-    assert drawn == [(measure, label) for measure in ("margin", *MEASURES) for label in there]
+    there = [label for label in named if ("margin", label) in shown]
+    assert shown == [(measure, label) for measure in ("margin", *MEASURES) for label in there]
     assert there
 
 
@@ -422,29 +426,29 @@ def test_instability_of_one_named_class_is_no_claim_about_errors():
     cases["error"] = (rng.random(1200) < np.where(called, 0.45, 0.1)).astype(int)
     for measure in stability.SIMILARITIES:
         cases[measure] = np.where(called, 0.3, 0.8) + 0.05 * rng.normal(size=1200)
-    found, _ = errors_found(cases, PARAMS, rng)
-    assert found["rank_correlation"]["pooled_error_auroc_low"] > 0.6
+    found, _ = find_errors(cases, PARAMS, rng)
+    assert found["rank_correlation"]["pooled_error_auroc"].low > 0.6
     assert found["rank_correlation"]["rests_on"] == "both"
     assert found["claim"]["answer"] == "not supported"
 
 
 def test_a_claim_without_errors_is_not_tested():
-    found, rows = errors_found(made_cases().assign(error=0), PARAMS, np.random.default_rng(0))
+    found, rows = find_errors(made_cases().assign(error=0), PARAMS, np.random.default_rng(0))
     assert found["claim"]["answer"] == found["claim"]["over_margin"] == "cannot be tested"
     assert "0 errors and " in found["claim"]["reason"]
     assert rows == []
 
 
 def test_what_is_added_to_the_confidence_is_learned_from_logits_that_other_patients_calibrated():
-    cases, logits, original = made_cases(400), [], detection.judge
+    cases, logits, original = made_cases(400), [], detection.detectors
 
-    def judge(error, logit, *args, **options):
+    def detectors(error, logit, *args, **options):
         logits.append(np.asarray(logit))
         return original(error, logit, *args, **options)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(detection, "judge", judge)
-        errors_found(cases.assign(cross_fitted_logit=cases["logit"] / 2), PARAMS, np.random.default_rng(0))
+        patched.setattr(detection, "detectors", detectors)
+        find_errors(cases.assign(cross_fitted_logit=cases["logit"] / 2), PARAMS, np.random.default_rng(0))
     np.testing.assert_array_equal(logits[0], cases["logit"] / 2)
 
 
@@ -453,18 +457,31 @@ def test_maps_come_back_case_by_case_under_each_change():
     maps: list[np.ndarray] = []
 
     def explain(levels: np.ndarray) -> Explained:
-        seen = brightness_as_map(levels)
-        maps.append(seen.maps)
-        return seen
+        explained = brightness_as_map(levels)
+        maps.append(explained.maps)
+        return explained
 
     compared = stability.stability(explain, images, changes, target=np.ones(5, int), batch_size=2)
     before = brightness_as_map(images.astype(np.float32) / 255)
-    found = by_change(compared, [seen for k, seen in enumerate(maps) if k % 3], changes)
+    found = by_change(compared, [of_batch for k, of_batch in enumerate(maps) if k % 3], changes)
     for name, change in changes.items():
         alone = brightness_as_map(change.apply(images.astype(np.float32) / 255))
         np.testing.assert_allclose(found[name].maps, alone.maps, atol=1e-6)
         np.testing.assert_allclose(found[name].logit, alone.logit, atol=1e-6)
         assert not np.allclose(found[name].maps, before.maps)
+
+
+def test_a_new_image_is_as_unstable_as_it_was_among_the_cases():
+    images = np.random.default_rng(0).integers(0, 256, (120, 16, 16), dtype=np.uint8)
+    images[7] = 128  # a constant map is like nothing
+    own = brightness_as_map(images.astype(np.float32) / 255)
+    calibrator, cases = Calibrator("identity", {}), made_cases().drop(columns=[*KEPT, *MEASURES], errors="ignore")
+    known = "net", cases, images, brightness_as_map, own, own, calibrator, PERTURBATIONS, PARAMS
+    expected = compare(*known, np.random.default_rng(0)).cases["instability"]
+    new = Explained(own.logit[5:9], own.maps[5:9])
+    found = instability(brightness_as_map, images[5:9], new, PERTURBATIONS)
+    np.testing.assert_allclose(found, expected[5:9], atol=1e-6)
+    assert np.isnan(found).tolist() == [False, False, True, False]
 
 
 def test_the_gallery_shows_the_extremes_of_right_and_wrong():
@@ -487,7 +504,7 @@ def test_no_case_is_shown_twice(n_wrong):
 
 def test_a_gallery_without_cases_says_so():
     cases = made_cases().assign(instability=np.nan)
-    pictures = gallery(np.zeros((120, 64, 64)), cases, cases, {}, {}, "net")
+    pictures = gallery("net", np.zeros((120, 64, 64)), Answer({}, cases, pd.DataFrame(), {}, {}), {})
     for picture in pictures.values():
         assert "no such case" in picture.texts[0].get_text()
 

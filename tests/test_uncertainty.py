@@ -7,7 +7,6 @@ from scipy.stats import entropy, norm
 from sklearn.covariance import LedoitWolf
 from torch import nn
 
-from tmv_lib.calibration.calibrators import recalibrated
 from tmv_lib.network import classifier
 from tmv_lib.uncertainty.distance import mahalanobis_distance, nearest_neighbour_distance
 from tmv_lib.uncertainty.entropy import dropout_limit, entropy_decomposition, mc_dropout_probs, model_share, quadrant
@@ -62,7 +61,7 @@ def test_order_of_members_is_immaterial(rng):
 
 
 class SameMask(nn.Module):
-    """Dropout that keeps the same features of every case, as long as it is told so."""
+    """Dropout that keeps the features it is given, the same of every case."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -86,10 +85,10 @@ def test_passes_on_saved_features_are_full_passes_of_the_network(rng, architectu
     masks = torch.from_numpy(np.random.default_rng(4).random((passes, features.shape[1])) >= rate)
     model.dropout = SameMask(rate)
     batch = classifier.normalise(classifier.as_levels(images, torch.device("cpu")))
-    for kept, seen in zip(masks, probs):
+    for kept, of_pass in zip(masks, probs):
         model.dropout.kept = kept
         with torch.no_grad():
-            np.testing.assert_allclose(seen, torch.sigmoid(model(batch)).numpy(), rtol=1e-5)
+            np.testing.assert_allclose(of_pass, torch.sigmoid(model(batch)).numpy(), rtol=1e-5)
     assert np.ptp(probs, axis=0).min() > 0
 
 
@@ -229,23 +228,6 @@ def test_distance_of_a_case_does_not_depend_on_the_others(rng, distance):
     )
 
 
-def test_recalibrated_gives_each_known_case_its_own_calibrated_probability(rng):
-    raw = rng.random(50)
-    calibrated = raw**2
-    np.testing.assert_array_equal(recalibrated(raw, raw=raw, calibrated=calibrated), calibrated)
-    np.testing.assert_array_equal(recalibrated(raw, raw=raw, calibrated=raw), raw)
-    passes = rng.random((3, 40))
-    assert recalibrated(passes, raw=raw, calibrated=calibrated).shape == passes.shape
-    apart = recalibrated([0.0, 1.0], raw=raw, calibrated=calibrated)
-    np.testing.assert_array_equal(apart, [calibrated.min(), calibrated.max()])
-
-
-def test_recalibrated_never_reverses_a_ranking(rng):
-    raw, passes = rng.random(30), np.sort(rng.random(200))
-    steps = np.round(raw, 1)  # as isotonic regression leaves them
-    assert (np.diff(recalibrated(passes, raw=raw, calibrated=steps)) >= 0).all()
-
-
 def test_quadrants_by_hand():
     found = quadrant([0, 1, 0, 1], [0.9, 1.0, 0.5, 0.899], confident=0.9)
     assert found.tolist() == ["confident_right", "confident_error", "doubtful_right", "doubtful_error"]
@@ -331,15 +313,6 @@ def test_bad_reference(rng, change, words):
     arguments = {"features": np.ones((2, 3)), "reference": rng.normal(size=(6, 3)), "label": np.arange(6) % 2} | change
     with pytest.raises(ValueError, match=words):
         mahalanobis_distance(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("y_prob", "raw", "calibrated"),
-    [([np.nan], [0.1], [0.2]), ([1.1], [0.1], [0.2]), ([0.5], [0.1, 0.2], [0.2]), ([0.5], [0.1], [-0.1])],
-)
-def test_bad_calibration(y_prob, raw, calibrated):
-    with pytest.raises(ValueError, match="must"):
-        recalibrated(y_prob, raw=raw, calibrated=calibrated)
 
 
 @pytest.mark.parametrize(
