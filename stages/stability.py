@@ -50,10 +50,9 @@ def main() -> None:
     ids = everyone["image_id"].to_numpy()
     rows = [one.compared.assign(image_id=ids[one.compared["case"]], member=name) for name, one in answers.items()]
     write_csv("data/stability/logits.csv", pd.concat(rows)[LOGITS])
-    for plot, (row, value) in PLOTS.items():
-        table = pd.concat(one.plots[plot] for one in answers.values())
-        columns = ["series", row, value, "low", "high"]
-        write_csv(f"plots/stability/{plot}.csv", table.reindex(columns=columns), digits=6)
+    for plot, columns in PLOTS.items():
+        table = pd.concat(one.plots[plot] for one in answers.values()).reindex(columns=["series", *columns, "low", "high"])
+        write_csv(f"plots/stability/{plot}.csv", table, digits=6)
     write_metrics("metrics/stability.json", {"stability": {name: one.metrics for name, one in answers.items()}})
 
 
