@@ -76,7 +76,7 @@ referral-rates: $(BIN)/.installed  ## what do referrals of 18 and 35 % save, as 
 public-predictions: $(BIN)/.installed  ## the verdict on others' predictions: make public-predictions FOLDER=<folder>; docs/verdicts.md
 	OMP_NUM_THREADS=1 python -m studies.public_predictions "$(FOLDER)"
 
-foreign: $(BIN)/.installed  ## what becomes of photographs, other organs, spoiled films? docs/foreign.csv; needs `make repro`; FOLDERS="<folder of images> ..."
+foreign: $(BIN)/.installed-dev  ## what becomes of photographs, other organs, spoiled films? docs/foreign.csv; needs `make repro`; FOLDERS="<folder of images> ..."
 	python -m studies.foreign $(FOLDERS)
 
 $(BIN)/.installed: requirements.txt
