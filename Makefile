@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
-	foreign validate-taxonomy predict evaluate answers promises fresh-phantoms public-predictions referral-rates
+	architecture foreign validate-taxonomy predict evaluate answers promises fresh-phantoms public-predictions referral-rates
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -45,6 +45,9 @@ test-demo: $(BIN)/.installed-test-demo  ## the viewer in a real browser; `make t
 
 bench: $(BIN)/.installed-bench  ## ours beside its peers: docs/speed.md; fails where a bound is missed
 	python -m benchmarks
+
+architecture: $(BIN)/.installed  ## the picture of docs/architecture.md, drawn from the imports
+	python -m studies.architecture
 
 shuffled-labels: $(BIN)/.installed  ## do maps change when there was nothing to learn? docs/shuffled_labels.csv; needs `make repro`
 	python -m studies.shuffled_labels

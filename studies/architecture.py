@@ -18,13 +18,16 @@ PICTURE = ROOT / "docs/architecture.svg"
 FLOORS = (
     ("stages", "commands", "demo"),
     ("card", "prediction"),
-    ("failures", "site", "deferral", "stability", "reading"),
-    ("uncertainty", "explanations"),
-    ("data", "network", "calibration"),
-    ("pipeline",),
-    ("statistics", "phantom"),
+    ("failures", "site", "stability"),
+    ("reading", "deferral", "uncertainty", "explanations"),
+    ("data", "calibration", "network"),
+    ("phantom", "pipeline", "statistics"),
 )
 EVERYBODY = ("pipeline", "statistics")  # everybody imports these: no arrow is drawn
+NOTES = {
+    0: "each stage imports the wing of its question, commands and demo what they show",
+    5: "every wing imports pipeline and statistics",
+}
 
 
 def wings() -> dict[str, set[str]]:
@@ -46,10 +49,10 @@ def says(name: str) -> str:
 
 def arrows() -> list[tuple[str, str]]:
     """Who imports whom, less what another path of imports shows already."""
-    imports = {name: of - set(EVERYBODY) for name, of in wings().items()}
+    imports = {name: of - set(EVERYBODY) for name, of in wings().items() if name not in FLOORS[0]}
 
     def reached(name: str) -> set[str]:
-        return set().union(*({other} | reached(other) for other in imports[name])) if imports[name] else set()
+        return set().union(*({other} | reached(other) for other in imports[name]))
 
     return [
         (name, other)
@@ -74,12 +77,15 @@ def draw(path: Path) -> None:
             "",
             xy=(to_x, to_y + (0 if level else 0.28)),
             xytext=(x, y - (0 if level else 0.28)),
+            zorder=0,  # behind the boxes that it passes
             arrowprops={"arrowstyle": "->", "color": "#7a8794", "shrinkA": 34 * level, "shrinkB": 34 * level},
         )
     for name, (x, y) in place.items():
         box = FancyBboxPatch((x - 0.72, y - 0.25), 1.44, 0.5, boxstyle="round,pad=0.03", fc="#eef3f8", ec="#34495e")
         axis.add_patch(box)
         axis.text(x, y, name, ha="center", va="center", fontsize=10)
+    for level, note in NOTES.items():
+        axis.text(5, -1.3 * level - 0.5, note, ha="center", va="center", fontsize=8.5, color="#566573", style="italic")
     axis.set(xlim=(0, 10), ylim=(-1.3 * len(FLOORS) + 0.8, 0.5))
     axis.axis("off")
     with whole(path) as temporary:

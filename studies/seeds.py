@@ -204,20 +204,23 @@ def picture(table: pd.DataFrame, members: list[str]) -> Figure:
     ]
     rows = pd.concat(parts, ignore_index=True).astype({"low": float, "high": float})
     rows = rows.assign(seed=lambda rows: rows["seed"].astype(str))
-    rows["of"] = np.where(rows["member"].isin(members), "members", "difference")
-    drawing = plt.figure(figsize=(3 * len(shown), 4.6))
-    (
-        so.Plot(rows, x="value", y="member", color="seed")
-        .facet(col="measure", row="of", order={"row": ["members", "difference"]})
-        .share(x=False, y="row")
-        .add(so.Range(linewidth=2, alpha=0.4), so.Dodge(), xmin="low", xmax="high", orient="y", legend=False)
-        .add(so.Dot(pointsize=5), so.Dodge(), orient="y")
-        .label(x="", y="", title="{}".format, color="training seed")
-        .theme(sns.axes_style("whitegrid"))
-        .on(drawing)
-        .plot()
-    )
-    drawing.suptitle("Dots: training seeds. Bars: 95 % over patients, of one training", fontsize=10, y=1.02)
+    drawing = plt.figure(figsize=(3 * len(shown), 4.6), layout="constrained")
+    drawing.suptitle("Dots: training seeds, a colour each. Bars: 95 % over patients, of one training", fontsize=10)
+    above, below = drawing.subfigures(2, height_ratios=[2, 1.2])
+    for part, names, title in ((above, members, str), (below, [pair(members)], lambda _: "")):
+        (
+            so.Plot(rows[rows["member"].isin(names)], x="value", y="member", color="seed")
+            .facet(col="measure")
+            .share(x=False)
+            .add(so.Range(linewidth=2, alpha=0.4), so.Dodge(), xmin="low", xmax="high", orient="y", legend=False)
+            .add(so.Dot(pointsize=5), so.Dodge(), orient="y", legend=False)
+            .label(x="", y="", title=title)
+            .theme(sns.axes_style("whitegrid") | {"xtick.labelsize": 8})
+            .on(part)
+            .plot()
+        )
+    for axis in below.axes:
+        axis.axvline(0, color="0.4", linewidth=0.8, linestyle="--")
     return drawing
 
 

@@ -2,46 +2,20 @@
 
 import ast
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
+
+from studies import architecture
 
 ROOT = Path(__file__).parents[1]
 STAGES = sorted((ROOT / "stages").glob("[!_]*.py"))
 PRODUCT = sorted(path for folder in ("stages", "tmv_lib", "commands", "demo") for path in (ROOT / folder).rglob("*.py"))
 PRODUCT = [path for path in PRODUCT if "tests" not in path.parts]
-# Each wing may import those of its own floor and of the floors below.
-FLOORS = (
-    {"statistics", "phantom"},
-    {"pipeline"},
-    {"data", "network", "calibration"},
-    {"site", "reading", "uncertainty", "explanations", "stability", "failures", "deferral"},
-    {"card", "prediction"},
-)
 
 
 def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
-
-
-@cache
-def imported_wings(path: Path) -> set[str]:
-    """Wings that a module imports, whole modules or names of them."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tmv_lib."):
-            found.add(node.module.split(".")[1])
-    return found
-
-
-@cache
-def wings() -> dict[str, set[str]]:
-    """What each wing imports of the others."""
-    found: dict[str, set[str]] = {}
-    for path in (ROOT / "tmv_lib").glob("*/*.py"):
-        found.setdefault(path.parent.name, set()).update(imported_wings(path))
-    return {wing: of - {wing} for wing, of in found.items()}
 
 
 @pytest.mark.parametrize("path", STAGES, ids=named)
@@ -60,21 +34,19 @@ def test_no_module_and_no_function_is_long(path):
             assert lines <= 50, f"{node.name} has a body of {lines} lines"
 
 
-def test_every_wing_stands_on_a_floor():
-    assert set(wings()) == set().union(*FLOORS)
-
-
-def test_imports_run_downwards():
-    below: set[str] = set()
-    for floor in FLOORS:
-        below |= floor
+def test_imports_run_downwards_and_no_two_wings_import_each_other():
+    imports, below = architecture.wings(), set[str]()
+    assert set(imports) == set().union(*architecture.FLOORS)
+    for floor in reversed(architecture.FLOORS):
+        below |= set(floor)
         for wing in floor:
-            assert wings()[wing] <= below, wing
+            assert imports[wing] <= below, wing
+    assert [(a, b) for a in imports for b in imports[a] if a in imports[b]] == []
 
 
-def test_no_two_wings_import_each_other():
-    of = wings()
-    assert [(a, b) for a in of for b in of[a] if a in of[b]] == []
+def test_the_picture_of_the_house_is_that_of_the_code(tmp_path):
+    architecture.draw(tmp_path / "drawn.svg")
+    assert (tmp_path / "drawn.svg").read_bytes() == architecture.PICTURE.read_bytes()
 
 
 def test_only_those_who_may_know_paths():
