@@ -19,9 +19,11 @@ from threadpoolctl import threadpool_info
 from commands import answers
 from tmv_lib.deferral import doubt
 from tmv_lib.deferral import policy as fitted_policy
-from tmv_lib.deferral.answer import gather
+from tmv_lib.deferral.answer import gather, signal_columns
 from tmv_lib.failures import taxonomy
-from tmv_lib.site.answer import SiteParams, blamed, prevalence
+from tmv_lib.pipeline import record
+from tmv_lib.site.answer import Places, SiteParams, prevalence
+from tmv_lib.site.calibrated import blame
 
 ROOT = Path(__file__).parents[1]
 MEMBERS = ("densenet121", "net", "net_2")  # one name inside another
