@@ -1,7 +1,7 @@
 """What does the system on disk say of new images?
 
-Run by `make predict IMAGES=<folder or CSV> OUT=<file>.csv` in a project that has run. It writes a row an image to OUT,
-a row a patient to `<OUT>_patients.csv`, and what is to be said of all of them together to `<OUT>_batch.json`.
+Run by `make predict IMAGES=<folder or CSV> OUT=<file>.csv` in a project that has run. It writes a row per image to OUT,
+a row per patient to `<OUT>_patients.csv`, and what is to be said of all of them together to `<OUT>_batch.json`.
 """
 
 import argparse
@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from scipy.special import expit, logit
 from tqdm import tqdm
 
+from tmv_lib.data.answer import PrepareParams
 from tmv_lib.data.unlabelled import load_unlabelled
 from tmv_lib.pipeline.files import write_csv
 from tmv_lib.pipeline.metrics import write_metrics
+from tmv_lib.pipeline.params import read
 from tmv_lib.pipeline.stage import run
+from tmv_lib.prediction import likeness
 from tmv_lib.prediction import system as prediction
 
 ANSWERS = {0: "negative", 1: "positive"}
@@ -36,12 +38,12 @@ def main() -> None:
     if given.out.suffix != ".csv":
         raise ValueError(f"{given.out}: the file to write must end in .csv")
     system = prediction.load()
-    source = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["prepare"]
+    source = read("params.yaml", "prepare", PrepareParams)
     batch = load_unlabelled(
         given.images,
         size=system.size,
         how=system.how,
-        patient=source["folder"]["patient"] if source["source"] == "folder" else None,
+        patient=source.folder.patient if source.source == "folder" else None,
         progress=partial(tqdm, desc="reading"),
     )
     print("scoring cases on record again, to see whether this is still the same system", file=sys.stderr)
@@ -49,19 +51,19 @@ def main() -> None:
     scored = prediction.score(system, batch.images, progress=partial(tqdm, desc="scoring"))
     readable = batch.cases["problem"] == ""
     print("comparing the batch with the cases calibrated on", file=sys.stderr)
-    alike = prediction.likeness(system, scored, batch.cases.loc[readable, "patient_id"])
+    alike = likeness.compare(system, scored, batch.cases.loc[readable, "patient_id"])
     images = of_images(batch.cases, scored.cases)
     patients = of_patients(images)
     write_metrics(given.out.with_name(f"{given.out.stem}_batch.json"), of_batch(images, patients, alike))
     write_csv(given.out.with_name(f"{given.out.stem}_patients.csv"), patients)
     write_csv(given.out, images)
-    print(told(images, patients, alike))
+    print(summary(images, patients, alike))
     for row in batch.cases[~readable].itertuples():
         print(f"could not be read: {row.problem}", file=sys.stderr)
 
 
 def of_images(cases: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
-    """A row an image, read or not: its answer, and what the answer rests on.
+    """A row per image, read or not: its answer, and what the answer rests on.
 
     What cannot be read, or is unlike the training images, goes to a doctor.
     """
@@ -71,7 +73,7 @@ def of_images(cases: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
     answer = table["decision"].map(ANSWERS).where(~table["deferred"], DOCTOR)
     reason = table["reason"].where(readable, "the image could not be read: " + table["problem"])
     members = [name for name in table if str(name).startswith("y_prob_")]
-    first = ["image_id", "patient_id", "answer", "reason", "y_prob", *members, "kappa", "decision", "deferred"]
+    first = ["image_id", "patient_id", "answer", "reason", "y_prob", *members, "certainty", "decision", "deferred"]
     table = table.assign(answer=answer, reason=reason, deferred=table["deferred"].astype(int))
     table["decision"] = table["decision"].astype("Int64")
     flags = table[["out_of_distribution", "oddity", "not_measured"]]
@@ -81,7 +83,7 @@ def of_images(cases: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_patients(images: pd.DataFrame) -> pd.DataFrame:
-    """A row a patient, over all images of the patient.
+    """A row per patient, over all images of the patient.
 
     One image that goes to a doctor takes its patient along; otherwise one positive image makes a positive patient. The
     probability is that of the mean log odds, as `calibration` has it of patients; the certainty that of the least
@@ -98,7 +100,7 @@ def of_patients(images: pd.DataFrame) -> pd.DataFrame:
                 "answer": answer,
                 "reason": "; ".join(reasons),
                 "y_prob": expit(z.mean()) if len(z) else np.nan,
-                "kappa": rows["kappa"].min(),
+                "certainty": rows["certainty"].min(),
                 "n_images": len(rows),
                 "n_to_a_doctor": int((rows["answer"] == DOCTOR).sum()),
                 "n_positive": int((rows["answer"] == "positive").sum()),
@@ -110,7 +112,7 @@ def of_patients(images: pd.DataFrame) -> pd.DataFrame:
     return images.groupby("patient_id", sort=False)[list(images.columns)].apply(one).reset_index()
 
 
-def of_batch(images: pd.DataFrame, patients: pd.DataFrame, alike: prediction.Likeness) -> dict[str, Any]:
+def of_batch(images: pd.DataFrame, patients: pd.DataFrame, alike: likeness.Likeness) -> dict[str, Any]:
     """How many of what, and whether they look like the cases calibrated on."""
     found: dict[str, Any] = {"n_unreadable": int(images["y_prob"].isna().sum())}
     for name, rows in (("images", images), ("patients", patients)):
@@ -120,7 +122,7 @@ def of_batch(images: pd.DataFrame, patients: pd.DataFrame, alike: prediction.Lik
     return found | {"likeness": {name: test._asdict() for name, test in alike.tests.items()} | {"words": alike.words}}
 
 
-def told(images: pd.DataFrame, patients: pd.DataFrame, alike: prediction.Likeness) -> str:
+def summary(images: pd.DataFrame, patients: pd.DataFrame, alike: likeness.Likeness) -> str:
     """The batch in a few lines."""
     lines = []
     for name, rows in (("images", images), ("patients", patients)):

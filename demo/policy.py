@@ -85,7 +85,7 @@ def learned(cases: Collection, at_run: Knobs) -> bool:
     """Whether the run decided by a learned certainty and not by the plain one, which follows from the probability."""
     usual = cases.table[~cases.table["out_of_distribution"]]
     plain = costs.certainty(usual["y_prob"], **at_run.prices.errors)
-    return bool(np.abs(plain - usual["kappa"]).max() > ROUNDING)
+    return bool(np.abs(plain - usual["certainty"]).max() > ROUNDING)
 
 
 def point(cases: Collection, at: Knobs) -> Point:
@@ -98,10 +98,10 @@ def point(cases: Collection, at: Knobs) -> Point:
         clipped = logit(np.clip(y_prob, 1e-9, 1 - 1e-9))
         y_prob = expit(at_prevalence(clipped, source=run.prevalence, target=at.prevalence))
     same = at.prices.errors == run.prices.errors and at.prevalence == run.prevalence
-    kappa = table["kappa"].to_numpy() if same else costs.certainty(y_prob, **at.prices.errors)
-    kappa = np.where(table["out_of_distribution"], costs.NEVER, kappa)
+    certainty = table["certainty"].to_numpy() if same else costs.certainty(y_prob, **at.prices.errors)
+    certainty = np.where(table["out_of_distribution"], costs.NEVER, certainty)
     decision = costs.cheapest_decision(y_prob, **at.prices.errors)
-    deferred = costs.decide(kappa, threshold=at.threshold)
+    deferred = costs.decide(certainty, threshold=at.threshold)
     prices = at.prices.of(y_true)
     missed, alarmed = (y_true == 1) & (decision == 0), (y_true == 0) & (decision == 1)
     return Point(
@@ -113,7 +113,7 @@ def point(cases: Collection, at: Knobs) -> Point:
         reader_alarmed=float(weights[deferred & (y_true == 0)].sum()) * (1 - at.reader_specificity),
         cost=float(costs.failure_cost(y_true, decision, deferred=deferred, weights=weights, **prices)),
         cost_deciding_all=float(costs.failure_cost(y_true, decision, weights=weights, **prices)),
-        curve=pd.DataFrame(selective.risk_coverage_curve(missed | alarmed, kappa, weights=weights)._asdict()),
+        curve=pd.DataFrame(selective.risk_coverage_curve(missed | alarmed, certainty, weights=weights)._asdict()),
     )
 
 

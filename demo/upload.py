@@ -97,15 +97,15 @@ def judge(system: Any, cases: Collection, image: np.ndarray) -> Judged:
     if said["deferred"]:
         return Judged([Section(title, [f"**{DEFERRED}**", f"The reason: {said['reason']}."])], pixels, [])
     overlays = []
-    for name, reader in system.readers.items():
+    for name, network in system.networks.items():
         target = 1 if said["decision"] == 1 else -1
-        own = reader.explain(pixels[None]).maps[0] * target
+        own = network.explain(pixels[None]).maps[0] * target
         overlays.append(Overlay(name, names.called(target > 0), own, None, verdict(cases.disk, name)))
-    rows = [(name, f"{of_hundred(float(said[f'y_prob_{name}']))} of 100") for name in system.readers]
-    doubt = this_unsure(cases.table.assign(doubt=1 - cases.table["kappa"]), "doubt", 1 - float(said["kappa"]))
+    rows = [(name, f"{of_hundred(float(said[f'y_prob_{name}']))} of 100") for name in system.networks]
+    doubt = this_unsure(cases.table.assign(doubt=1 - cases.table["certainty"]), "doubt", 1 - float(said["certainty"]))
     lines = [
         f"{answer(cases, float(said['y_prob']), int(said['decision']))} Nobody has checked it.",
-        f"Certainty {said['kappa']:.2f} of 1: {doubt}",
+        f"Certainty {said['certainty']:.2f} of 1: {doubt}",
     ]
     return Judged(
         [Section("The system's answer", lines, table=pd.DataFrame(rows, columns=["network", "calibrated"]))],

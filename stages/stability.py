@@ -16,7 +16,7 @@ from tmv_lib.stability.gallery import gallery
 from tmv_lib.stability.perturbations import mild
 
 # What a row of each diagram is, and its figure.
-PLOTS = {
+PLOTS: dict[str, tuple[str, str]] = {
     "similarity": ("perturbation", "similarity"),
     "flipped_and_moved": ("cell", "error_rate"),
     "detectors": ("measure", "auroc"),
@@ -51,7 +51,9 @@ def main() -> None:
     rows = [one.compared.assign(image_id=ids[one.compared["case"]], member=name) for name, one in answers.items()]
     write_csv("data/stability/logits.csv", pd.concat(rows)[LOGITS])
     for plot, columns in PLOTS.items():
-        table = pd.concat(one.plots[plot] for one in answers.values()).reindex(columns=["series", *columns, "low", "high"])
+        table = pd.concat(one.plots[plot] for one in answers.values()).reindex(
+            columns=["series", *columns, "low", "high"]
+        )
         write_csv(f"plots/stability/{plot}.csv", table, digits=6)
     write_metrics("metrics/stability.json", {"stability": {name: one.metrics for name, one in answers.items()}})
 

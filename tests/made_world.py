@@ -84,14 +84,14 @@ def decide(root: Path, y_prob: np.ndarray, later: pd.Series) -> None:
     """What `ensemble` and `failures` leave, from the calibrated probabilities of the cases outside train."""
     knobs = section(root, "deferral")
     prices = {"cost_fn": knobs["cost"]["false_negative"], "cost_fp": knobs["cost"]["false_positive"]}
-    kappa = costs.certainty(y_prob, **prices)
+    certainty = costs.certainty(y_prob, **prices)
     threshold = costs.chow_threshold(knobs["cost"]["review"], **prices)
-    deferred = costs.decide(kappa, threshold=threshold)
+    deferred = costs.decide(certainty, threshold=threshold)
     (root / "data/ensemble").mkdir()
     (root / "data/ensemble/policy.json").write_text(json.dumps({"threshold": threshold}), encoding="utf-8")
     reason = np.where(deferred, "members disagree", "")
     decision = costs.cheapest_decision(y_prob, **prices)
-    table = later.to_frame().assign(y_prob=y_prob, kappa=kappa, decision=decision, out_of_distribution=False)
+    table = later.to_frame().assign(y_prob=y_prob, certainty=certainty, decision=decision, out_of_distribution=False)
     table = table.assign(deferred=deferred, reason=reason)
     write_csv(root / "data/ensemble/cases.csv", table)
     cases = pd.read_csv(root / "data/prepare/cases.csv").set_index("image_id").loc[later]

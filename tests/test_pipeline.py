@@ -19,6 +19,7 @@ from scipy.special import expit, logit
 from stages import ensemble
 from tmv_lib.deferral import costs, doubt, policy
 from tmv_lib.phantom.plan import plan_cases
+from tmv_lib.prediction import likeness
 from tmv_lib.prediction import system as prediction
 from tmv_lib.statistics.estimate import Resampler, difference
 from tmv_lib.statistics.ranking import auroc
@@ -158,7 +159,7 @@ def test_a_threshold_change_reruns_one_stage_and_defers_a_superset(project):
     assert [line for line in printed.splitlines() if line.startswith("Running stage")] == ["Running stage 'ensemble':"]
     after = cases_of(project)
     assert (after["deferred"] >= before["deferred"]).all()
-    assert (after["deferred"] == (after["kappa"] < 0.9)).all()
+    assert (after["deferred"] == (after["certainty"] < 0.9)).all()
     assert "deferral.threshold" in run(project, "dvc", "metrics", "diff")
     run(project, "git", "checkout", "--quiet", "--", ".")
     run(project, "dvc", "checkout")
@@ -243,12 +244,12 @@ def test_an_image_is_judged_as_the_test_split_was_by_every_doubt(scratch, monkey
     cases, images = of_test(scratch)
     scored = prediction.score(system, images[::-1]).cases[::-1].reset_index(drop=True)
     said = cases_of(scratch).loc[cases["image_id"]].reset_index()
-    for name in ("y_prob", "kappa"):
+    for name in ("y_prob", "certainty"):
         np.testing.assert_allclose(scored[name], said[name], atol=1e-5)
     for name in ("decision", "deferred", "reason", "out_of_distribution"):
         assert scored[name].tolist() == said[name].fillna("").tolist()
     plain = costs.certainty(scored["y_prob"], **system.policy.prices)
-    assert (scored["kappa"] < plain - 0.01).any()  # the doubt has told on some
+    assert (scored["certainty"] < plain - 0.01).any()  # the doubt has told on some
 
 
 def test_a_system_that_is_no_longer_that_of_the_run_is_told(scratch, monkeypatch):
@@ -271,11 +272,11 @@ def test_calibrated_at_a_site_an_image_is_read_by_the_update_from_all_its_cases(
     scored = prediction.score(system, images).cases
     calibrated = pd.read_csv("data/calibration/cases.csv").set_index("image_id").loc[cases["image_id"]]
     measured = json.loads(Path("metrics/site.json").read_text(encoding="utf-8"))["site"]
-    for name in system.readers:
+    for name in system.networks:
         update = measured[name]["update"]
         by_hand = expit(update["intercept"] + update["slope"] * calibrated[f"logit_{name}"])
         np.testing.assert_allclose(scored[f"y_prob_{name}"], by_hand, atol=1e-5)
-    deciding = pd.DataFrame({name: logit(scored[f"y_prob_{name}"]) for name in system.readers})
+    deciding = pd.DataFrame({name: logit(scored[f"y_prob_{name}"]) for name in system.networks})
     np.testing.assert_allclose(scored["y_prob"], policy.probability(system.policy, deciding), atol=1e-6)
     # The policy was made with updates from the other patients: near, but not these.
     cross_fitted = cases_of(scratch).loc[cases["image_id"], "y_prob"].to_numpy()
@@ -287,17 +288,17 @@ def test_a_batch_that_looks_different_is_said_to_and_no_more(project):
     outcomes = {}
     for name, batch in {"as it is": images, "inverted": 255 - images}.items():
         scored = prediction.score(system, batch)
-        outcomes[name] = prediction.likeness(system, scored, cases["patient_id"])
+        outcomes[name] = likeness.compare(system, scored, cases["patient_id"])
     patient, names = pd.factorize(cases["patient_id"])
     assert (
         f"No difference from the cases calibrated on was shown in {len(names)} patients" in outcomes["as it is"].words
     )
     assert outcomes["inverted"].words.startswith(f"Looks different, harm unknown: these {len(names)} patients")
     assert all("one in twenty is called different" in outcome.words for outcome in outcomes.values())
-    few = prediction.likeness(system, scored, names[np.minimum(patient, 18)])
+    few = likeness.compare(system, scored, names[np.minimum(patient, 18)])
     assert few.words.startswith("Too few to say whether they look like the cases calibrated on: 19 patients")
     known = pd.read_csv(project / "data/prepare/cases.csv", dtype=str).query("split == 'val'")["patient_id"].iloc[0]
-    mixed = prediction.likeness(system, scored, cases["patient_id"].where(cases.index > 0, known))
+    mixed = likeness.compare(system, scored, cases["patient_id"].where(cases.index > 0, known))
     assert "Too few" not in mixed.words  # a patient calibrated on is left out of the comparison
 
 

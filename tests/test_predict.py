@@ -7,13 +7,13 @@ from scipy.special import expit, logit
 
 from commands.predict import of_batch, of_images, of_patients
 from tmv_lib.deferral.costs import NEVER
-from tmv_lib.prediction.system import Likeness
+from tmv_lib.prediction.likeness import Likeness
 from tmv_lib.site.shift import Shift
 
 
 def scored(**columns):
     n = len(columns["y_prob"])
-    base = {"kappa": 0.9, "decision": 1, "deferred": False, "reason": "", "not_measured": ""}
+    base = {"certainty": 0.9, "decision": 1, "deferred": False, "reason": "", "not_measured": ""}
     usual = {"oddity": 0.5, "out_of_distribution": False}
     return pd.DataFrame({"logit_net": np.zeros(n), "y_prob_net": columns["y_prob"], **base, **usual, **columns})
 
@@ -24,7 +24,7 @@ def images():
     cases.loc[3, "problem"] = "d: torn"
     found = scored(
         y_prob=[0.9, 0.1, 0.8, 0.05],
-        kappa=[0.8, 0.7, 0.9, 0.2],
+        certainty=[0.8, 0.7, 0.9, 0.2],
         decision=[1, 0, 1, 0],
         deferred=[False, False, False, True],
         reason=["", "", "", "members disagree; unstable explanation"],
@@ -35,7 +35,7 @@ def images():
 def test_what_cannot_be_read_goes_to_a_doctor_with_the_reason(images):
     assert images["answer"].tolist() == ["positive", "negative", "positive", "to a doctor", "to a doctor"]
     assert images.loc[3, "reason"] == "the image could not be read: d: torn"
-    assert images.loc[3, ["y_prob", "kappa", "decision"]].isna().all()
+    assert images.loc[3, ["y_prob", "certainty", "decision"]].isna().all()
     assert images["deferred"].tolist() == [0, 0, 0, 1, 1]
     assert images.loc[4, "decision"] == 0  # what it would have said
     assert images["image_id"].tolist() == list("abcde")
@@ -45,7 +45,7 @@ def test_what_is_unlike_the_training_images_is_never_decided():
     cases = pd.DataFrame({"image_id": ["usual", "odd"], "patient_id": ["1", "2"], "problem": ""})
     found = scored(
         y_prob=[0.9, 0.999],
-        kappa=[0.9, NEVER],
+        certainty=[0.9, NEVER],
         oddity=[0.5, 0.002],
         out_of_distribution=[False, True],
         deferred=[False, True],
@@ -64,7 +64,7 @@ def test_one_image_takes_its_patient_to_a_doctor_and_one_positive_makes_a_positi
     patients = of_patients(images).set_index("patient_id")
     assert patients["answer"].to_dict() == {"1": "positive", "2": "to a doctor", "3": "to a doctor"}
     assert patients.loc["1", "y_prob"] == pytest.approx(expit((logit(0.9) + logit(0.1)) / 2))
-    assert patients["kappa"].tolist() == [0.7, 0.9, 0.2]
+    assert patients["certainty"].tolist() == [0.7, 0.9, 0.2]
     assert patients["n_images"].tolist() == [2, 2, 1]
     assert patients.loc["2", "y_prob"] == pytest.approx(0.8)  # of the image that could be read
     shuffled = of_patients(images.sample(frac=1, random_state=0)).set_index("patient_id").loc[patients.index]
