@@ -227,8 +227,9 @@ def subgroups(ensemble: Figures | None) -> Section:
     found = ensemble["deferral"]
     groups = _groups(found)
     table = [["", "n", "decided", "wrong where decided", "deferral and the gap"]]
-    risks = {name: one.estimate("selective_risk").value for name, one in groups.items()}
-    ordered = sorted(groups, key=lambda name: (name not in CLASSES, -(-1 if risks[name] is None else risks[name])))
+    values = {name: one.estimate("selective_risk").value for name, one in groups.items()}
+    risks = {name: -1 if value is None else value for name, value in values.items()}
+    ordered = sorted(groups, key=lambda name: (name not in CLASSES, -risks[name]))
     for name in ordered[:MOST_SUBGROUPS]:
         one = groups[name]
         rates = (share(one.estimate(key)) for key in ("coverage", "selective_risk"))
