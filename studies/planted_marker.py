@@ -12,16 +12,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
 from tmv_lib.explanations import regions
-from tmv_lib.explanations.attribution import explainer, reader, target_layer
-from tmv_lib.network import classifier, training
+from tmv_lib.explanations.attribution import explainer, target_layer
+from tmv_lib.network import training
+from tmv_lib.network.answer import start
+from tmv_lib.network.classifier import Classifier, predict
+from tmv_lib.network.training import Augmentation, TrainParams
 from tmv_lib.phantom.plan import plan_cases
 from tmv_lib.phantom.radiograph import render
 from tmv_lib.pipeline.files import write_csv
-from tmv_lib.statistics.estimate import figure, mean
+from tmv_lib.statistics.estimate import Estimate, Resampler, mean
 from tmv_lib.statistics.ranking import auroc
 
 SIZE, SHARE = 112, 0.15
@@ -43,7 +45,7 @@ def main() -> None:
     rows = []
     for name, world in WORLDS.items():
         asked = ask(world, patients={"train": 900, "val": 110, "cal": 10, "test": 270}, epochs=6, seed=0)
-        rows += [{"network": name} | row for row in judged(asked, np.random.default_rng(0))]
+        rows += [{"network": name} | row for row in figures(asked, np.random.default_rng(0))]
     write_csv("docs/planted_marker.csv", pd.DataFrame(rows))
 
 
@@ -57,9 +59,9 @@ def ask(world: dict[str, Any], *, patients: dict[str, int], epochs: int, seed: i
     test = (plan["split"] == "test").to_numpy()
     cases, images = plan[test].reset_index(drop=True), phantom.images[test]
     options: dict[str, Any] = {"batch_size": 32, "precision": "float32"}
-    seen = explainer(model, layer=target_layer(model, size=SIZE), method="grad_cam", progress=iter, **options)(images)
+    seen = explainer(model, layer=target_layer(model, size=SIZE), method="grad_cam", **options)(images)
     typical = np.median(images, axis=0).astype(np.uint8)
-    hidden = reader(model, progress=iter, **options)(regions.hide_border(images, typical, share=SHARE))
+    hidden = predict(model, regions.hide_border(images, typical, share=SHARE), **options).logit
     maps = seen.maps * np.where(seen.logit > 0, 1, -1)[:, None, None]
     columns = regions.shares(maps, {"masks": phantom.masks[test]}, share=SHARE, positive=seen.logit > 0)
     levels = regions.chance({"masks": phantom.masks[test]}, share=SHARE, n=len(cases))
@@ -68,25 +70,27 @@ def ask(world: dict[str, Any], *, patients: dict[str, int], epochs: int, seed: i
     return Asked(cases, columns | {"logit": seen.logit, "border_flips": flips}, chance)
 
 
-def trained(plan: pd.DataFrame, images: np.ndarray, *, epochs: int, seed: int) -> classifier.Classifier:
+def trained(plan: pd.DataFrame, images: np.ndarray, *, epochs: int, seed: int) -> Classifier:
     """A ResNet-18 from nothing, its epoch chosen on validation."""
     fit, val = ((plan["split"] == split).to_numpy() for split in ("train", "val"))
     y_true = plan["y_true"].to_numpy()
-    torch.manual_seed(seed)
-    model = classifier.build("resnet18", weights="none", dropout=0.0).to(memory_format=torch.channels_last)
+    params = TrainParams(
+        epochs=epochs,
+        batch_size=32,
+        learning_rate=0.001,
+        weight_decay=0.01,
+        positive_weight="none",
+        patience=epochs,
+        precision="float32",
+        augmentation=Augmentation(rotation=3, translation=0.03, scale=0.05, brightness=0.05, contrast=0.1),
+    )
+    model = start("resnet18", weights="none", dropout=0.0, seed=seed)
     with TemporaryDirectory() as folder:
         training.fit(
             model,
             (images[fit], y_true[fit]),
             (images[val], y_true[val]),
-            positive_weight=1.0,
-            augmentation=training.Augmentation(rotation=3, translation=0.03, scale=0.05, brightness=0.05, contrast=0.1),
-            epochs=epochs,
-            batch_size=32,
-            learning_rate=0.001,
-            weight_decay=0.01,
-            patience=epochs,
-            precision="float32",
+            params,
             seed=seed,
             checkpoint=Path(folder) / "marker.pt",
             report=print,
@@ -95,20 +99,23 @@ def trained(plan: pd.DataFrame, images: np.ndarray, *, epochs: int, seed: int) -
     return model.eval()
 
 
-def judged(asked: Asked, rng: np.random.Generator) -> list[dict[str, Any]]:
+def figures(asked: Asked, rng: np.random.Generator) -> list[dict[str, Any]]:
     """A row a figure, with its interval over patients and what chance would give."""
-    groups = asked.cases["patient_id"].to_numpy()
-    resampling: dict[str, Any] = {"n_resamples": 1000, "rng": rng}
+    resampler = Resampler(asked.cases["patient_id"].to_numpy(), 1000, rng)
     rows: list[dict[str, Any]] = []
     for name in ("y_true", "marker"):
-        truth = asked.cases[name].to_numpy()
-        found = figure("value", auroc, truth, asked.columns["logit"], groups=groups, **resampling)
-        rows.append({"figure": f"auroc of {name}"} | found | {"chance": 0.5})
+        found = resampler.estimate(auroc, asked.cases[name].to_numpy(), asked.columns["logit"])
+        rows.append(row(f"auroc of {name}", found, 0.5))
     for name in ("border_flips", "border", "finding", "pointing"):
         there = ~np.isnan(asked.columns[name])
-        found = figure("value", mean, asked.columns[name][there], groups=groups[there], **resampling)
-        rows.append({"figure": name} | found | {"chance": asked.chance.get(name)})
+        found = resampler.among(there).estimate(mean, asked.columns[name][there])
+        rows.append(row(name, found, asked.chance.get(name)))
     return rows
+
+
+def row(name: str, found: Estimate, chance: float | None) -> dict[str, Any]:
+    """A figure as a row, beside what chance would give."""
+    return {"figure": name, "value": found.value, "value_low": found.low, "value_high": found.high, "chance": chance}
 
 
 if __name__ == "__main__":

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -16,7 +17,7 @@ from studies import shuffled_labels
 from tmv_lib.explanations import attribution, map_verdict
 from tmv_lib.explanations import attribution as explanations
 from tmv_lib.explanations.answer import ExplanationsParams, Material, by_marker, where_it_looks
-from tmv_lib.explanations.attribution import Explained, explain, explainer, reader, target_layer
+from tmv_lib.explanations.attribution import Explained, explain, explainer, target_layer
 from tmv_lib.explanations.faithfulness import area, deletion_and_insertion, random_order
 from tmv_lib.explanations.regions import (
     border,
@@ -33,9 +34,10 @@ from tmv_lib.explanations.regions import (
     pointing_game,
     shares,
 )
-from tmv_lib.explanations.sanity import agreement, cascade, completeness, judged, random_pairs
+from tmv_lib.explanations.sanity import agreement, cascade, compare_level, completeness, random_pairs
 from tmv_lib.network import classifier
 from tmv_lib.pipeline.params import Member
+from tmv_lib.statistics.estimate import Estimate, Resampler
 
 METHODS = get_args(attribution.Method)
 # The last map, before the mean over cells.
@@ -204,13 +206,13 @@ def complete(model: classifier.Classifier, *, layer: str, method: attribution.Me
 @pytest.mark.parametrize("method", ["grad_cam", "hires_cam"])
 def test_behind_the_last_map_there_is_the_mean_and_the_head_alone(any_network, method):
     model, layer = any_network
-    found = complete(model, layer=layer, method=method)["completeness"]
+    found = complete(model, layer=layer, method=method)
     assert found["mean_effect"] > 0.01
     assert found["largest_gap"] < 1e-5 * max(1, found["mean_effect"])
 
 
 def test_a_path_ends_where_the_logit_is(resnet):
-    found = complete(resnet, layer="body.layer2", method="integrated_gradients")["completeness"]
+    found = complete(resnet, layer="body.layer2", method="integrated_gradients")
     assert found["largest_gap"] < 0.05 * found["mean_effect"]
 
 
@@ -224,7 +226,7 @@ def test_a_path_ends_where_the_logit_is(resnet):
 def test_no_sum_is_claimed_where_none_is_promised(resnet, layer, method, reason):
     images = levels_of(2)
     found = completeness(resnet, images, np.zeros(2), np.zeros((2, 7, 7)), layer=layer, method=method)
-    assert reason in found["completeness_absent"]
+    assert reason in found.absent
 
 
 # Bad input.
@@ -295,25 +297,25 @@ def test_reading_is_explaining_without_the_map(resnet):
     images = levels_of(5)
     options = {"batch_size": 2, "precision": "float32"}
     seen = explainer(resnet, layer="body.layer3", **options)(images)
-    np.testing.assert_allclose(reader(resnet, **options)(images), seen.logit, atol=1e-6)
-    as_levels = images.astype(np.float32) / 255
-    np.testing.assert_allclose(reader(resnet, **options)(as_levels), seen.logit, atol=1e-6)
+    for levels in (images, images.astype(np.float32) / 255):
+        np.testing.assert_allclose(classifier.predict(resnet, levels, **options).logit, seen.logit, atol=1e-6)
 
 
 def test_trained_and_untrained(resnet, tmp_path):
     classifier.save_weights(resnet, tmp_path / "weights.safetensors")
     member = Member(architecture="resnet18", weights="none", dropout=0.3, train=True, seed=1)
     before = torch.random.get_rng_state()
-    pairs = [
-        attribution.trained_and_untrained(member, tmp_path / "weights.safetensors", seed=seed) for seed in (0, 0, 1)
-    ]
+    trained = attribution.load_trained(member, tmp_path / "weights.safetensors")
+    draws = ((0, 0), (0, 0), (1, 0), (0, 2))
+    untrained = [attribution.untrained(member, draw, seed=seed).head.weight.cpu() for seed, draw in draws]
     assert torch.equal(torch.random.get_rng_state(), before)
-    for trained, _ in pairs:
-        assert all(torch.equal(value.cpu(), resnet.state_dict()[key]) for key, value in trained.state_dict().items())
-    first, again, other = (untrained.head.weight for _, untrained in pairs)
+    assert all(torch.equal(value.cpu(), resnet.state_dict()[key]) for key, value in trained.state_dict().items())
+    first, again, other_seed, other_draw = untrained
     assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert not torch.equal(first.cpu(), resnet.head.weight)
+    for other in (other_seed, other_draw, resnet.head.weight):
+        assert not torch.equal(first, other)
+    with pytest.raises(ValueError, match=r"nowhere: no such file; `make repro` trains the members"):
+        attribution.load_trained(member, "nowhere")
 
 
 def test_the_cascade_ends_in_the_untrained_network(resnet):
@@ -365,41 +367,41 @@ def test_a_level_passes_below_random_pairs(level, passes):
     rng = np.random.default_rng(0)
     reference, similarity = 0.3 + 0.1 * rng.normal(size=50), level + 0.1 * rng.normal(size=50)
     similarity[0] = np.nan
-    found = judged(similarity, reference, groups=np.arange(50), n_resamples=200, rng=rng)
+    found = compare_level(similarity, reference, Resampler(np.arange(50), 200, rng))
     assert found["passes"] == passes
     assert found["constant_maps"] == 1
-    assert found["above_random_pairs"] == pytest.approx(np.mean(similarity[1:] - reference[1:]))
+    assert found["above_random_pairs"].value == pytest.approx(np.mean(similarity[1:] - reference[1:]))
 
 
 def test_constant_maps_alone_are_not_judged():
     nothing = np.full(5, np.nan)
-    found = judged(nothing, np.ones(5), groups=np.arange(5), n_resamples=100, rng=np.random.default_rng(0))
+    found = compare_level(nothing, np.ones(5), Resampler(np.arange(5), 100, np.random.default_rng(0)))
     assert found["constant_maps"] == 5
     assert "passes" not in found
-    assert "no such case" in found["similarity_absent"]
+    assert "no such case" in found["similarity"].absent
 
 
 def test_maps_that_never_change_do_not_pass():
     # Not even where every case has the same map, so that random pairs are as alike.
     for reference in (np.ones((5, 12)), np.full((5, 12), 0.2)):
-        found = judged(np.ones((3, 12)), reference, groups=np.arange(12), n_resamples=100, rng=np.random.default_rng(0))
+        found = compare_level(np.ones((3, 12)), reference, Resampler(np.arange(12), 100, np.random.default_rng(0)))
         assert found["passes"] == "no"
         assert found["similarity_spread"] == 0
 
 
 def test_a_difference_of_no_case_is_undecided():
     similarity = np.full(12, 0.3)
-    found = judged(similarity, similarity, groups=np.arange(12), n_resamples=100, rng=np.random.default_rng(0))
+    found = compare_level(similarity, similarity, Resampler(np.arange(12), 100, np.random.default_rng(0)))
     assert found["passes"] == "undecided"
-    assert found["above_random_pairs_low"] <= 0 < found["above_random_pairs_high"]
+    assert found["above_random_pairs"].low <= 0 < found["above_random_pairs"].high
 
 
 def test_draws_are_averaged_and_one_that_turns_maps_over_does_not_excuse_another():
     rng = np.random.default_rng(0)
     reference = 0.2 + 0.05 * rng.normal(size=(5, 40))
     draws = np.array([0.8, -0.8, 0.0])[:, None] + 0.05 * rng.normal(size=(3, 40))
-    found = judged(draws, reference, groups=np.arange(40), n_resamples=200, rng=rng)
-    assert found["similarity"] == pytest.approx(draws.mean())
+    found = compare_level(draws, reference, Resampler(np.arange(40), 200, rng))
+    assert found["similarity"].value == pytest.approx(draws.mean())
     assert found["similarity_spread"] == pytest.approx(np.ptp(draws.mean(1)))
     assert found["passes"] == "no, mirrored"
 
@@ -605,7 +607,8 @@ def test_who_reads_the_marker_is_caught(planted, method, channel, caught):
     assert says.tolist() == [True] * 20 + [False] * 30
     maps = seen.maps * np.where(says, 1, -1)[:, None, None]
     found = shares(maps, {"masks": finding}, share=0.15, positive=says)
-    hidden = reader(model, **options)(hide_border(images, np.median(images, 0).astype(np.uint8), share=0.15))
+    bare = hide_border(images, np.median(images, 0).astype(np.uint8), share=0.15)
+    hidden = classifier.predict(model, bare, **options).logit
     flipped = (hidden > 0) != says
     assert flipped.tolist() == [caught] * 20 + [False] * 30
     assert ((found["border"][:20] > 0.9) == caught).all()
@@ -637,11 +640,13 @@ def test_who_reads_the_marker_is_misled_by_it_and_mended_by_another_border(plant
     donors = clear_donors(
         y_true, np.arange(50), y_true - 0.5, asked=everybody, among=clear, number=4, rng=np.random.default_rng(0)
     )
-    read = reader(reads(channel), batch_size=16, precision="float32")
+    model = reads(channel)
 
     def found() -> dict[str, np.ndarray]:
-        said = interchange(lambda mixed: expit(read(mixed)), images, donors, share=0.15)
-        return border_to_blame(said, y_true)
+        def probability(mixed: np.ndarray) -> np.ndarray:
+            return expit(classifier.predict(model, mixed, batch_size=16, precision="float32").logit)
+
+        return border_to_blame(interchange(probability, images, donors, share=0.15), y_true)
 
     np.testing.assert_array_equal(found()["border_misleads"], np.where(conflict & caught, 1.0, 0.0))
     np.testing.assert_array_equal(found()["border_mends"], np.where(faint & (not caught), 0.0, 1.0))
@@ -658,14 +663,14 @@ def test_figures_and_their_chance_rest_on_the_same_cases():
     positive = np.array([True, True, False, False])  # the large finding is not named
     columns = shares(maps, {"lungs": lungs, "masks": finding}, share=0.15, positive=positive)
     columns |= {"border_flips": np.zeros(4, bool)}
-    material = Material(cases, np.zeros((4, 56, 56)), np.zeros((56, 56)), {"lungs": lungs, "masks": finding})
+    material = Material(cases, np.zeros((4, 56, 56)), {"lungs": lungs, "masks": finding}, np.zeros((56, 56)))
     options = (material, (7, 7), section(), np.random.default_rng(0))
     found = where_it_looks(columns, *options)
     assert found["finding"]["chance"] == pytest.approx(1 / 49)
-    assert found["finding"]["energy"] == pytest.approx(found["finding"]["chance"])
+    assert found["finding"]["energy"].value == pytest.approx(found["finding"]["chance"])
     assert found["finding"]["ceiling"] == 1
     none = where_it_looks(columns | {"finding": np.full(4, np.nan), "pointing": np.full(4, np.nan)}, *options)
-    assert none["finding_absent"] == none["pointing_absent"] == "no finding of the test split is named on a map"
+    assert none["finding"].absent == none["pointing"].absent == "no finding of the test split is named on a map"
 
 
 def test_markers_are_told_apart_among_those_named_positive():
@@ -674,25 +679,25 @@ def test_markers_are_told_apart_among_those_named_positive():
     columns = {"border": np.full(40, 0.3), "border_flips": (cases["marker"] == 1).to_numpy() & positive}
     columns["border_flips"][1::2] = True  # not named positive: must not count
     found = by_marker(columns, cases, positive, section(), np.random.default_rng(0))
-    assert [found[kind]["flip_rate"] for kind in ("with_marker", "without_marker")] == [1, 0]
+    assert [found[kind]["flip_rate"].value for kind in ("with_marker", "without_marker")] == [1, 0]
     assert found["with_marker"]["n"] == found["without_marker"]["n"] == 10
 
 
-GOOD = {"deletion_area_minus_random_high": -0.01, "insertion_area_minus_random_low": 0.01}
+DELETION, INSERTION = Estimate(-0.02, -0.03, -0.01), Estimate(0.02, 0.01, 0.03)
 
 
 @pytest.mark.parametrize(
-    ("passes", "changed", "reasons"),
+    ("passes", "deletion", "insertion", "reasons"),
     [
-        ("yes", {}, ""),
-        ("yes", {"deletion_area_minus_random_high": 0.01}, "deletion"),
-        ("yes", {"insertion_area_minus_random_low": -0.01}, "insertion"),
-        ("no, mirrored", {"deletion_area_minus_random_high": 0.0}, "no_dependence deletion"),
-        ("undecided", {}, "dependence_undecided"),
+        ("yes", DELETION, INSERTION, ""),
+        ("yes", replace(DELETION, high=0.01), INSERTION, "deletion"),
+        ("yes", DELETION, replace(INSERTION, low=-0.01), "insertion"),
+        ("no, mirrored", replace(DELETION, high=0.0), INSERTION, "no_dependence deletion"),
+        ("undecided", DELETION, INSERTION, "dependence_undecided"),
     ],
 )
-def test_the_verdict_is_the_gate(passes, changed, reasons):
-    found = map_verdict.judge({"untrained": {"passes": passes}}, GOOD | changed)
+def test_the_verdict_is_the_gate(passes, deletion, insertion, reasons):
+    found = map_verdict.judge({"passes": passes}, deletion, insertion)
     assert found == {"usable": not reasons, "because_of": reasons}
     said = map_verdict.sentence(found)
     assert said.startswith("These maps deserve a look" if found["usable"] else "Do not use these maps")
@@ -700,15 +705,15 @@ def test_the_verdict_is_the_gate(passes, changed, reasons):
 
 
 def test_what_was_not_measured_is_not_usable():
-    nothing = map_verdict.judge({"untrained": {}}, {})
+    absent = Estimate(absent="there is no such case")
+    nothing = map_verdict.judge({}, absent, absent)
     assert nothing == {"usable": False, "because_of": "dependence_undecided deletion insertion"}
 
 
 def shuffled_table(cases: pd.DataFrame, second: np.ndarray, maps: np.ndarray) -> pd.DataFrame:
     logit = np.random.default_rng(1).normal(4 * cases["y_true"] - 2.0)
-    material = Material(cases, np.zeros((60, 8, 8)), np.zeros((8, 8)), {})
     explained = {"own": Explained(logit, maps), "shuffled": Explained(np.zeros(60), second)}
-    return shuffled_labels.compared(explained, material, "net", section()).set_index(["network", "figure"])
+    return shuffled_labels.compared(explained, cases, {}, "net", section()).set_index(["network", "figure"])
 
 
 def test_the_study_of_shuffled_labels_tells_which_maps_depend_on_labels():
