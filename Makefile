@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
-	foreign validate-taxonomy predict evaluate answers promises fresh-phantoms public-predictions referral-rates
+	architecture foreign validate-taxonomy predict evaluate answers promises fresh-phantoms public-predictions referral-rates
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -46,6 +46,9 @@ test-demo: $(BIN)/.installed-test-demo  ## the viewer in a real browser; `make t
 bench: $(BIN)/.installed-bench  ## ours beside its peers: docs/speed.md; fails where a bound is missed
 	python -m benchmarks
 
+architecture: $(BIN)/.installed  ## the picture of docs/architecture.md, drawn from the imports
+	python -m studies.architecture
+
 shuffled-labels: $(BIN)/.installed  ## do maps change when there was nothing to learn? docs/shuffled_labels.csv; needs `make repro`
 	python -m studies.shuffled_labels
 
@@ -76,7 +79,7 @@ referral-rates: $(BIN)/.installed  ## what do referrals of 18 and 35 % save, as 
 public-predictions: $(BIN)/.installed  ## the verdict on others' predictions: make public-predictions FOLDER=<folder>; docs/verdicts.md
 	OMP_NUM_THREADS=1 python -m studies.public_predictions "$(FOLDER)"
 
-foreign: $(BIN)/.installed  ## what becomes of photographs, other organs, spoiled films? docs/foreign.csv; needs `make repro`; FOLDERS="<folder of images> ..."
+foreign: $(BIN)/.installed-dev  ## what becomes of photographs, other organs, spoiled films? docs/foreign.csv; needs `make repro`; FOLDERS="<folder of images> ..."
 	python -m studies.foreign $(FOLDERS)
 
 $(BIN)/.installed: requirements.txt

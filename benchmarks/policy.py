@@ -44,14 +44,14 @@ def cases(n: int) -> tuple[np.ndarray, FloatArray, np.ndarray, FloatArray]:
 
 def million() -> Iterator[tuple[str, partial]]:
     """Curve, metrics and certificate, each with what it is called."""
-    y_true, y_prob, error, kappa = cases(1_000_000)
-    yield "`risk_coverage_curve`", partial(selective.risk_coverage_curve, error, kappa)
+    y_true, y_prob, error, certainty = cases(1_000_000)
+    yield "`risk_coverage_curve`", partial(selective.risk_coverage_curve, error, certainty)
     for area in (selective.aurc, selective.eaurc, selective.augrc):
-        yield f"`{area.__name__}`", partial(area, error, kappa)
+        yield f"`{area.__name__}`", partial(area, error, certainty)
     thresholds, costs = np.linspace(0, 1, 101), COSTS | {"review": 0.25}
-    sweep = partial(deferral.threshold_sweep, y_true, y_prob, kappa, thresholds=thresholds, **costs)
+    sweep = partial(deferral.threshold_sweep, y_true, y_prob, certainty, thresholds=thresholds, **costs)
     yield "`threshold_sweep`, 101 thresholds", sweep
-    yield "`certify_ltt`", partial(selective.certify_ltt, error, kappa, grid=GRID, **LIMITS)
+    yield "`certify_ltt`", partial(selective.certify_ltt, error, certainty, grid=GRID, **LIMITS)
 
 
 def experiment() -> float:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Measured, side_by_side
-from tmv_lib.explanations.attribution import explainer, reader, target_layer
-from tmv_lib.network.classifier import available_device, build
+from tmv_lib.explanations.attribution import explainer, target_layer
+from tmv_lib.network.classifier import available_device, build, predict
 from tmv_lib.stability import similarity
 from tmv_lib.stability.perturbations import mild
 
@@ -21,7 +21,7 @@ def measure() -> Iterator[Measured]:
     model = build("densenet121", weights="none", dropout=0.2)
     model = model.to(available_device()).to(memory_format=torch.channels_last)
     options: dict[str, Any] = {"batch_size": BATCH, "precision": "float32"}
-    explain, read = explainer(model, layer=target_layer(model, size=SIDE), **options), reader(model, **options)
+    explain = explainer(model, layer=target_layer(model, size=SIDE), **options)
     sizes = {"rotation": 5.0, "translation": 0.03, "brightness": 0.1, "contrast": 1.2, "noise": 0.03, "blur": 0.7}
     changes = mild(sizes, seed=0)
     levels = images.astype(np.float32) / 255.0
@@ -29,7 +29,7 @@ def measure() -> Iterator[Measured]:
     original, target = explain(images), np.ones(IMAGES, dtype=int)
     whole, passes = side_by_side(
         lambda: similarity.stability(explain, images, changes, target=target, original=original, batch_size=BATCH),
-        lambda: np.concatenate([read(seen) for seen in changed]),
+        lambda: np.concatenate([predict(model, seen, **options).logit for seen in changed]),
         repeats=3,
     )
     what = f"DenseNet-121, {IMAGES} images of {SIDE} px under {len(changes)} changes"

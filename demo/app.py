@@ -5,7 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from demo import cases, evidence, maps, pictures, policy, upload
+from demo import cases, evidence, maps, pictures, policy, tally, upload
 from demo.disk import Disk
 from demo.page import NOT_CLINICAL, Picture, Section
 
@@ -180,7 +180,7 @@ def question(known: cases.Collection, number: int) -> bool:
         st.button("Reveal what the system says", type="primary", key="reveal", on_click=reveal)
         st.caption("You need not: go on to the next case, or reveal without an answer, which counts for nobody.")
     if blind:
-        st.markdown(cases.tally(known, answers.items()).words)
+        st.markdown(tally.tally(known, answers.items()).words)
     return number in revealed
 
 

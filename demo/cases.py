@@ -1,8 +1,7 @@
-"""What is known of each case, in words: the queues, the cases nobody may know beforehand, the reveal and the tally."""
+"""What is known of each case, in words: the queues, the cases nobody may know beforehand, and the reveal."""
 
-from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,8 +31,6 @@ USED = (
     "params.yaml",
 )
 RANDOM = "random"
-
-Answer = Literal["yes", "no", "cannot tell"]
 
 
 class Names(NamedTuple):
@@ -373,44 +370,3 @@ def _neighbours(cases: Collection, number: int) -> Section:
     if found[-1].counter_example:
         lines.append("The last one is the nearest that bears the other label.")
     return Section(title, lines, shown)
-
-
-class Tally(NamedTuple):
-    """Decided cases of the random queue that the reader answered before the reveal."""
-
-    n: int
-    reader_right: int
-    model_right: int
-    cannot_tell: int
-    deferred: int
-
-    @property
-    def words(self) -> str:
-        """The tally in a sentence."""
-        if not self.n + self.cannot_tell + self.deferred:
-            return "You against the model: nothing answered yet."
-        said = (
-            f"You against the model: you were right in {self.reader_right} of {self.n},"
-            f" it in {self.model_right} of {self.n}."
-        )
-        if self.cannot_tell:
-            said += f" You could not tell in {self.cannot_tell} more."
-        if self.deferred:
-            said += f" It left {self.deferred} to you, which nobody scores."
-        return said
-
-
-def tally(cases: Collection, answers: Iterable[tuple[int, Answer]]) -> Tally:
-    """Count what the reader answered before each reveal, (number, answer), against the labels."""
-    counted = dict.fromkeys(("n", "reader_right", "model_right", "cannot_tell", "deferred"), 0)
-    for number, answer in answers:
-        case = cases.table.loc[number]
-        if case["deferred"]:
-            counted["deferred"] += 1
-        elif answer == "cannot tell":
-            counted["cannot_tell"] += 1
-        else:
-            counted["n"] += 1
-            counted["reader_right"] += int((answer == "yes") == bool(case["y_true"]))
-            counted["model_right"] += int(not case["wrong"])
-    return Tally(**counted)

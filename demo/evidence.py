@@ -1,8 +1,7 @@
-"""Each question, its answer in one sentence from the metrics, its plots, and what it does not show."""
+"""Each question, its answer from the metrics, its plots, and what it does not show."""
 
 import json
 import subprocess
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +10,11 @@ import pandas as pd
 
 from demo.disk import NOT_MEASURED, Disk, figure
 from demo.page import Picture
+from tmv_lib.card.answers import answer
+from tmv_lib.card.answers import questions as asked
 from tmv_lib.deferral import guarantee, verdict
-from tmv_lib.explanations import map_verdict
 from tmv_lib.pipeline import diagrams
+from tmv_lib.pipeline.record import read_metrics
 
 Figures = dict[str, tuple[str, ...]]  # what a figure is called, and where it stands in the metrics
 
@@ -40,154 +41,6 @@ class Evidence(NamedTuple):
     answer: str
     figures: dict[str, float | None]
     limit: str
-
-
-class Said:
-    """Figures of one metrics file in words; what is not there is said to be not measured."""
-
-    def __init__(self, found: dict[str, Any]) -> None:
-        self.found = found
-
-    def number(self, *keys: str, form: str = ".2f") -> str:
-        """A figure, with its interval where it has one."""
-        value, *ends = (figure(self.found, *keys[:-1], f"{keys[-1]}{end}") for end in ("", "_low", "_high"))
-        if not _is_number(value):
-            return NOT_MEASURED
-        if not all(_is_number(end) for end in ends):
-            return f"{value:{form}}"
-        return f"{value:{form}} ({ends[0]:{form}} to {ends[1]:{form}})"
-
-    def words(self, *keys: str) -> str:
-        """A sentence without its full stop."""
-        value = figure(self.found, *keys)
-        return value.rstrip(".") if isinstance(value, str) else NOT_MEASURED
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _prepare(said: Said, members: list[str]) -> str:
-    problems = figure(said.found, "prepare", "problems")
-    if not isinstance(problems, dict):
-        return f"Problems found in the data: {NOT_MEASURED}."
-    found = [
-        f"{name.replace('_', ' ')} {next(iter(entry.values()))}"
-        for name, entry in problems.items()
-        if isinstance(entry, dict) and entry and next(iter(entry.values()))
-    ]
-    n = said.number("prepare", "splits", "test", "images", form="d")
-    return f"Problems found: {', '.join(found) or 'none'}; {n} test images."
-
-
-def _calibration(said: Said, members: list[str]) -> str:
-    parts = []
-    for name in members:
-        ece = ("calibration", name, "after", "positive_class_ece_uniform")
-        parts.append(
-            f"{name} is off by {said.number(*ece, 'ece')} on average (chance alone {said.number(*ece, 'noise_floor')})"
-        )
-    return f"After calibration {'; '.join(parts)}."
-
-
-def _site(said: Said, members: list[str]) -> str:
-    return f"{said.words('site', 'shift', 'words')}."
-
-
-def _baseline(said: Said, members: list[str]) -> str:
-    half = ("baseline", "at_half")
-    return (
-        f"AUROC {said.number('baseline', 'auroc')}; at even odds sensitivity {said.number(*half, 'sensitivity')},"
-        f" specificity {said.number(*half, 'specificity')}."
-    )
-
-
-def _diversity(said: Said, members: list[str]) -> str:
-    together = ("diversity", "together")
-    both, first, second = (
-        said.number(*together, key, form="d") for key in ("double_fault", "only_first_wrong", "only_second_wrong")
-    )
-    counted = f"Both are wrong in {both} cases, only the first in {first}, only the second in {second}."
-    return f"{counted} {said.words('diversity', 'claim')}."
-
-
-def _uncertainty(said: Said, members: list[str]) -> str:
-    parts = []
-    for name in members:
-        mistakes = ("uncertainty", name, "quadrants", "confident_error")
-        parts.append(
-            f"{name} makes {said.number(*mistakes, 'n', form='d')} confident mistakes, of which dropout doubts"
-            f" {said.number(*mistakes, 'doubted_by_dropout', form='d')}"
-        )
-    return f"{'; '.join(parts)}."
-
-
-def _explanations(said: Said, members: list[str]) -> str:
-    judged = {name: figure(said.found, "explanations", name, "verdict") for name in members}
-    return " ".join(
-        f"{name}: {map_verdict.sentence(one) if one else f'{NOT_MEASURED}.'}" for name, one in judged.items()
-    )
-
-
-def _stability(said: Said, members: list[str]) -> str:
-    parts = []
-    for name in members:
-        both = said.number("stability", name, "flipped_and_moved", "answer_flipped_reason_moved", "share")
-        claimed = _claimed(said, "stability", name, "errors")
-        parts.append(f"{name}: answer and reason both move in a share of {both}. {claimed}")
-    return " ".join(parts)
-
-
-def _claimed(said: Said, *errors: str) -> str:
-    """Whether unstable explanations find errors among cases called alike, class by class, and against the margin."""
-    claim = figure(said.found, *errors, "claim")
-    if not isinstance(claim, dict):
-        return f"Whether unstable explanations go with errors: {NOT_MEASURED}."
-    entry = (*errors, str(claim.get("measure")))
-    within = []
-    for label in ("positive", "negative"):
-        few = figure(said.found, *entry, f"called_{label}", "error_auroc_absent")
-        size = (
-            "too few errors to say"
-            if isinstance(few, str)
-            else f"AUROC {said.number(*entry, f'called_{label}', 'error_auroc')}"
-        )
-        within.append(f"Do unstable explanations go with errors among cases it calls {label}: {size}.")
-    adjusted = said.number(*entry, "adjusted_error_auroc")
-    gain = said.number(*entry, "gain_over_margin", form=".3f")
-    return (
-        f"{' '.join(within)} Adjusted for the answer {adjusted}: {said.words(*errors, 'claim', 'answer')}."
-        f" Against the plain margin: {said.words(*errors, 'claim', 'over_margin')} ({gain})."
-    )
-
-
-def _failures(said: Said, members: list[str]) -> str:
-    own = ("failures", "ensemble")
-    found = figure(said.found, *own)
-    if not isinstance(found, dict):
-        return f"Kinds of mistakes: {NOT_MEASURED}."
-    kinds = [
-        f"{name} {entry['n']}" for name, entry in found.items() if isinstance(entry, dict) and "accuracy_gain" in entry
-    ]
-    return f"{said.number(*own, 'n_errors', form='d')} errors of the ensemble at even odds: {', '.join(kinds)}."
-
-
-def _ensemble(said: Said, members: list[str]) -> str:
-    return " ".join([*verdict.sentences(said.found["verdict"]), *guarantee.sentences(said.found["guarantee"])])
-
-
-ANSWERS: dict[str, Callable[[Said, list[str]], str]] = {
-    "prepare": _prepare,
-    "calibration": _calibration,
-    "site": _site,
-    "baseline": _baseline,
-    "diversity": _diversity,
-    "uncertainty": _uncertainty,
-    "explanations": _explanations,
-    "stability": _stability,
-    "failures": _failures,
-    "ensemble": _ensemble,
-}
 
 
 def _figures(members: list[str]) -> dict[str, Figures]:
@@ -220,28 +73,30 @@ def _figures(members: list[str]) -> dict[str, Figures]:
 
 
 def judgement(disk: Disk) -> list[str]:
-    """The verdict on the policy, in sentences; empty where `ensemble` has not run."""
-    found = disk.metrics("ensemble")
-    return verdict.sentences(found["verdict"]) if "verdict" in found else []
+    """The verdict on the policy and what is promised of it, in sentences; empty where `ensemble` has not run."""
+    found = read_metrics("ensemble", root=disk.root)
+    return [] if found is None else [*verdict.sentences(found["verdict"]), *guarantee.sentences(found["guarantee"])]
 
 
 def questions(disk: Disk) -> list[Evidence]:
-    """Every question of `dvc.yaml` that this page can answer, in its order."""
-    stages, members = disk.yaml("dvc.yaml").get("stages", {}), disk.members()
-    wanted = _figures(members)
+    """Every question of `dvc.yaml` with an answer, in its order."""
+    wanted = _figures(disk.members())
     found = []
-    for stage, entry in stages.items():
-        if stage not in ANSWERS:
-            continue
+    for stage, question in asked(disk.root).items():
         metrics = disk.metrics(stage)
-        answer = (
-            ANSWERS[stage](Said(metrics), members)
-            if metrics
-            else f"{NOT_MEASURED.capitalize()}: run `dvc repro {stage}`."
-        )
         numbers = {name: figure(metrics, *keys) for name, keys in wanted[stage].items()}
-        found.append(Evidence(stage, entry["desc"], answer, numbers, LIMITS[stage]))
+        found.append(Evidence(stage, question, _answer(disk, stage), numbers, LIMITS[stage]))
     return found
+
+
+def _answer(disk: Disk, stage: str) -> str:
+    try:
+        words = answer(stage, disk.root)
+    except ValueError as error:
+        return f"The answer cannot be given. {error}"
+    if stage == "ensemble" and disk.metrics(stage):
+        words = " ".join([words, *judgement(disk)[1:]])
+    return words[0].upper() + words[1:]
 
 
 class Plot(NamedTuple):
@@ -314,8 +169,8 @@ def _ends(part: pd.DataFrame, x: str, y: str) -> str:
 
 def revisions(disk: Disk) -> list[str]:
     """Git revisions with other metrics to compare with: the last commits that changed them, as "hash subject"."""
-    told = _git(disk, "log", "-20", "--format=%h %s", "--", "metrics")
-    return told.splitlines() if told else []
+    logged = _git(disk, "log", "-20", "--format=%h %s", "--", "metrics")
+    return logged.splitlines() if logged else []
 
 
 def compared(disk: Disk, revision: str) -> pd.DataFrame | None:
@@ -325,9 +180,9 @@ def compared(disk: Disk, revision: str) -> pd.DataFrame | None:
         return None
     wanted, rows = _figures(disk.members()), []
     for evidence in questions(disk):
-        told = _git(disk, "show", f"{commit.strip()}:metrics/{evidence.stage}.json")
+        shown = _git(disk, "show", f"{commit.strip()}:metrics/{evidence.stage}.json")
         try:
-            there = json.loads(told) if told else {}
+            there = json.loads(shown) if shown else {}
         except ValueError:
             there = {}
         for name, value in evidence.figures.items():
@@ -336,6 +191,10 @@ def compared(disk: Disk, revision: str) -> pd.DataFrame | None:
             change = f"{value - other:+.3g}" if both else ""
             rows.append((evidence.stage, name, _shown(value), _shown(other), change))
     return pd.DataFrame(rows, columns=["stage", "figure", "here", "there", "change"])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _shown(value: Any) -> str:

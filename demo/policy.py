@@ -8,12 +8,13 @@ from scipy.special import expit, logit
 
 from demo.cases import Collection
 from demo.disk import NOT_MEASURED, figure
-from demo.evidence import Said
 from demo.page import Picture
 from tmv_lib.calibration.prevalence import at_prevalence, prevalence_weights
+from tmv_lib.card.words import number, share
 from tmv_lib.deferral import costs, selective
 from tmv_lib.deferral.costs import Prices
 from tmv_lib.pipeline import diagrams
+from tmv_lib.pipeline.record import read_metrics
 
 ROUNDING = 1e-6  # certainties are stored with eight digits
 
@@ -129,7 +130,7 @@ def sentences(cases: Collection, at: Knobs) -> list[str]:
         + ("(nobody is decided)" if found.risk is None else f"{found.risk:.1%}")
         + f"; errors left {found.missed + found.alarmed:.0f} of {found.n:.0f} test images.",
         f"Failure cost per case {found.cost:.3f}; deciding every case {found.cost_deciding_all:.3f}.",
-        f"The policy's price: {at.prices.verdict()}.",
+        f"The policy's price: {can_pay(at.prices)}.",
     ]
     if found.reader_missed + found.reader_alarmed > 0:
         lines.append(
@@ -147,14 +148,24 @@ def sentences(cases: Collection, at: Knobs) -> list[str]:
 
 def measured(cases: Collection) -> str:
     """What the stage itself measured at the point of the run, with intervals."""
-    said = Said(cases.disk.metrics("ensemble"))
-    if not said.found:
+    found = read_metrics("ensemble", root=cases.disk.root)
+    if found is None:
         return f"At the point of the run: {NOT_MEASURED} (`dvc repro ensemble`)."
+    coverage, risk, cost = (found["deferral"].estimate(key) for key in ("coverage", "selective_risk", "failure_cost"))
     return (
-        "Measured at the point of the run, with 95 % intervals:"
-        f" coverage {said.number('deferral', 'coverage', form='.1%')},"
-        f" wrong among the decided {said.number('deferral', 'selective_risk', form='.1%')}, failure cost per case"
-        f" {said.number('deferral', 'failure_cost', form='.3f')}."
+        f"Measured at the point of the run, with 95 % intervals: coverage {share(coverage)}, wrong among the decided"
+        f" {share(risk)}, failure cost per case {number(cost)}."
+    )
+
+
+def can_pay(prices: Prices) -> str:
+    """Whether deferral can pay at these prices."""
+    if prices.chow_threshold > 0:
+        return f"deferral can pay: with true probabilities it does below a certainty of {prices.chow_threshold:.2f}"
+    return (
+        f"deferral never pays: a review costs {prices.review:g}, an automatic decision is expected to cost at most"
+        f" {costs.chow_review_price(0, **prices.errors):.3g}, and the doctor reads with sensitivity"
+        f" {prices.sensitivity:g}, specificity {prices.specificity:g}"
     )
 
 

@@ -1,5 +1,7 @@
 """Does ResNet-50 err on different images?"""
 
+from typing import Any
+
 import pandas as pd
 
 from tmv_lib.pipeline.files import write_csv
@@ -17,7 +19,7 @@ def main() -> None:
     pair = {name: of_member(cases, name) for name in (first, second)}
 
     both = together(pair, params)
-    metrics = {"first": first, "second": second, "claim": claim(both, first, second)}
+    metrics: dict[str, Any] = {"first": first, "second": second, "claim": claim(both, first, second)}
     metrics |= {second: performance(pair[second], params), "together": both}
 
     curves = [roc(name, of_split(rows, "test")) for name, rows in pair.items()]

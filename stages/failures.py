@@ -30,7 +30,7 @@ def main() -> None:
     shipped = by_calibration["as_shipped"]
     if truth := record.read_planted_truth():
         repairs = {name: record.read_repairs(name) for name in members}
-        shipped["cause"] = evidence.oracle(shipped, *truth, repairs, calibrators)
+        shipped["cause"] = evidence.oracle(shipped, truth[0], repairs, calibrators)
     errors = {name: answer.sort_errors(one) for name, one in by_calibration.items()}
     metrics, shares = answer.count(errors, shipped, params, rng)
     metrics["ensemble"]["subgroups"] = answer.subgroups(shipped, record.read_case_table(), params, rng)

@@ -48,7 +48,7 @@ def main() -> None:
     write_csv("plots/site/learning_curve.csv", bands, digits=6)
     write_csv("plots/site/reliability.csv", answer.reliability(cases, members, logits), digits=6)
     write_csv("plots/site/logits.csv", answer.logit_distributions(places, first), digits=6)
-    metrics = {"labels_from": "test" if places.local is places.test else "local", "shift": looks}
+    metrics: dict[str, Any] = {"labels_from": "test" if places.local is places.test else "local", "shift": looks}
     metrics |= {"local_patients_left_out": places.left_out} if places.left_out else {}
     metrics |= {"prevalence": prevalence, **calibrated, "learning_curve": learned, "certificate": certificate}
     write_metrics("metrics/site.json", {"site": metrics})

@@ -1,26 +1,21 @@
 """Does the reason survive a change that does not matter?"""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from tmv_lib.calibration.calibrators import read_calibrators
 from tmv_lib.explanations import attribution
-from tmv_lib.explanations.attribution import Explained
 from tmv_lib.pipeline import pictures, record
 from tmv_lib.pipeline.files import write_csv, write_npy
 from tmv_lib.pipeline.metrics import write_metrics
 from tmv_lib.pipeline.params import read, read_members
 from tmv_lib.pipeline.stage import run
-from tmv_lib.stability.answer import KEPT, StabilityParams, compare, decide
+from tmv_lib.stability.answer import KEPT, PLOTS, StabilityParams, compare, decide
 from tmv_lib.stability.gallery import gallery
 from tmv_lib.stability.perturbations import mild
 
-# What a row of each diagram is, and its figure.
-PLOTS: dict[str, tuple[str, str]] = {
-    "similarity": ("perturbation", "similarity"),
-    "flipped_and_moved": ("cell", "error_rate"),
-    "detectors": ("measure", "auroc"),
-}
 LOGITS = ["image_id", "member", "perturbation", "logit", "rank_correlation"]
 
 
@@ -33,10 +28,11 @@ def main() -> None:
     rng, answers = np.random.default_rng(params.seed), {}
     for name, member in members.items():
         trained = attribution.load_trained(member, record.weights(name))
-        options = {"batch_size": params.batch_size, "precision": precision, **layers[name]}
+        options: dict[str, Any] = {"batch_size": params.batch_size, "precision": precision, **layers[name]}
         explain = attribution.explainer(trained, **options)
-        logits = everyone[f"score_{name}"], record.read_untrained_logits(name, everyone["image_id"])
-        own, blank = (Explained(np.asarray(z), maps) for z, maps in zip(logits, record.read_maps(name), strict=True))
+        maps, blank_maps = record.read_maps(name)
+        own = attribution.Explained(everyone[f"score_{name}"].to_numpy(), maps)
+        blank = attribution.Explained(record.read_untrained_logits(name, everyone["image_id"]), blank_maps)
         cases = decide(everyone, name)
         answer = compare(name, cases, images, explain, own, blank, calibrators[name], changes, params, rng)
         stacked = np.stack([answer.explained[change].maps for change in changes], axis=1)
@@ -45,8 +41,8 @@ def main() -> None:
             pictures.save(picture, f"plots/stability/gallery/{name}_{kind}.png")
         answers[name] = answer
 
-    columns = [one.cases[KEPT].add_suffix(f"_{name}") for name, one in answers.items()]
-    write_csv("data/stability/cases.csv", pd.concat([everyone[["image_id"]], *columns], axis=1))
+    signals = [one.cases[KEPT].add_suffix(f"_{name}") for name, one in answers.items()]
+    write_csv("data/stability/cases.csv", pd.concat([everyone[["image_id"]], *signals], axis=1))
     ids = everyone["image_id"].to_numpy()
     rows = [one.compared.assign(image_id=ids[one.compared["case"]], member=name) for name, one in answers.items()]
     write_csv("data/stability/logits.csv", pd.concat(rows)[LOGITS])

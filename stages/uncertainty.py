@@ -33,14 +33,15 @@ def main() -> None:
         images["foreign"] = np.load("data/prepare/foreign.npy")
         with naming(record.CASES):
             unlike = find_unlike(cases, pd.concat(signals, axis=1), foreign, images, params)
+    if unlike.pixels is not None:
         write_pixel_detectors("data/uncertainty/pixels.npz", unlike.pixels)
         write_csv("data/uncertainty/usual.csv", unlike.usual)
     write_csv("data/uncertainty/cases.csv", pd.concat([cases[["image_id"]], between, *signals, unlike.columns], axis=1))
-    tests = [one.test.assign(member=name) for name, one in answers.items()]
-    write_csv("data/uncertainty/quadrants.csv", worst_first(pd.concat(tests)))
-    curves = [one.plots["convergence"] for one in answers.values() if "convergence" in one.plots]
+    tests = pd.concat(one.test.assign(member=name) for name, one in answers.items())
+    write_csv("data/uncertainty/quadrants.csv", worst_first(tests))
     none = pd.DataFrame(columns=["passes", "value", "series"])
-    write_csv("plots/uncertainty/convergence.csv", pd.concat(curves or [none]), digits=6)
+    curves = [one.plots.get("convergence", none) for one in answers.values()]
+    write_csv("plots/uncertainty/convergence.csv", pd.concat(curves), digits=6)
     rows = [of.assign(series=name + of["series"]) for name, one in answers.items() for of in [one.plots["detectors"]]]
     write_csv("plots/uncertainty/detectors.csv", pd.concat(rows), digits=6)
     write_csv("plots/uncertainty/out_of_distribution.csv", shares_refused(unlike.metrics), digits=6)
@@ -52,8 +53,7 @@ def read_network(name: str, member: Member, train: pd.DataFrame, cases: pd.DataF
     """What `train` and `stability` left of one member's network."""
     own, reference = (record.read_features(name, rows["image_id"]) for rows in (cases, train))
     changed, y_true = record.read_changed(name, cases["image_id"]), train["y_true"].to_numpy()
-    head = record.read_head(name)
-    return Network(own, reference, y_true, head, member.dropout, changed, *record.read_foreign(name))
+    return Network(own, reference, y_true, record.read_head(name), member.dropout, changed, *record.read_foreign(name))
 
 
 if __name__ == "__main__":

@@ -1,36 +1,52 @@
-"""The picture of docs/architecture.md, drawn from the imports of the code.
+"""The picture docs/architecture.svg, drawn from the imports of the code.
 
-Run by `make architecture`; writes docs/architecture.svg. A test draws it again and compares.
+Run by `python -m studies.architecture`. A test draws it again and compares.
 """
 
 import ast
+from html import escape
 from pathlib import Path
-
-import matplotlib
-import matplotlib.pyplot as plt
-from matplotlib.patches import FancyBboxPatch
+from textwrap import wrap
 
 from tmv_lib.pipeline.files import whole
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs/architecture.svg"
-# From the top; a wing imports from its own floor and from those below. What stands on no floor is not drawn.
-FLOORS = (
-    ("stages", "commands", "demo"),
-    ("card", "prediction"),
-    ("failures", "site", "deferral", "stability", "reading"),
-    ("uncertainty", "explanations"),
-    ("data", "network", "calibration"),
-    ("pipeline",),
-    ("statistics", "phantom"),
-)
-EVERYBODY = ("pipeline", "statistics")  # everybody imports these: no arrow is drawn
+FOLDERS = {  # beside the library; they import any wing, no arrow is drawn
+    "stages": "One script per question: read, ask, write.",
+    "commands": "What a person runs on a finished run.",
+    "demo": "The viewer of a finished run.",
+}
+EVERYBODY = ("pipeline", "statistics")  # nearly every wing imports these, no arrow is drawn
+# Column, 0 to 9, and floor from the top: a wing imports from below, and on its own floor from the right.
+PLACES = {
+    "card": (0.1, 0),
+    "prediction": (4.7, 0),
+    "stability": (1.25, 1),
+    "failures": (6.35, 1),
+    "site": (8.2, 1),
+    "explanations": (0.2, 2),
+    "uncertainty": (2.5, 2),
+    "reading": (4.3, 2),
+    "deferral": (7.5, 2),
+    "network": (0.2, 3),
+    "calibration": (3.4, 3),
+    "data": (6.35, 3),
+    "phantom": (8.2, 3),
+}
+COLUMN, FLOOR, WIDTH, HEIGHT = 116, 128, 190, 76  # pixels
+HEAD = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1152 726" font-family="sans-serif">
+<title>Which wing imports which</title>
+<marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">
+<path d="M0 0 8 4 0 8z" fill="#5d6d7e"/></marker>
+<rect width="100%" height="100%" fill="#fff"/>
+"""
 
 
 def wings() -> dict[str, set[str]]:
     """What each wing, and each folder beside the library, imports of the other wings."""
     found: dict[str, set[str]] = {}
-    for path in [*ROOT.glob("tmv_lib/*/*.py"), *(p for name in FLOORS[0] for p in ROOT.glob(f"{name}/*.py"))]:
+    for path in [*ROOT.glob("tmv_lib/*/*.py"), *(path for name in FOLDERS for path in ROOT.glob(f"{name}/*.py"))]:
         imports = found.setdefault(path.parent.name, set())
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tmv_lib."):
@@ -38,54 +54,62 @@ def wings() -> dict[str, set[str]]:
     return {name: imports - {name} for name, imports in found.items()}
 
 
-def says(name: str) -> str:
-    """What a wing is about: the docstring of its package."""
-    path = ROOT / f"tmv_lib/{name}/__init__.py"
-    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "" if path.is_file() else ""
-
-
 def arrows() -> list[tuple[str, str]]:
-    """Who imports whom, less what another path of imports shows already."""
-    imports = {name: of - set(EVERYBODY) for name, of in wings().items()}
+    """Which wing imports which, less what another path of imports shows already."""
+    imports = {name: of - set(EVERYBODY) for name, of in wings().items() if name not in FOLDERS}
 
     def reached(name: str) -> set[str]:
-        return set().union(*({other} | reached(other) for other in imports[name])) if imports[name] else set()
+        return imports[name].union(*map(reached, imports[name]))
 
-    return [
-        (name, other)
-        for name, of in imports.items()
-        for other in sorted(of)
-        if not any(other in reached(third) for third in of - {other})
-    ]
+    return sorted(
+        (name, other) for name, of in imports.items() for other in of if not any(other in reached(by) for by in of)
+    )
 
 
-def draw(path: Path) -> None:
-    """Wings on their floors, and an arrow from each to the wings that it imports."""
-    matplotlib.rcParams["svg.hashsalt"] = "tmv"
-    figure, axis = plt.subplots(figsize=(9.5, 7.2))
-    place = {}
-    for level, floor in enumerate(FLOORS):
-        for k, name in enumerate(floor):
-            place[name] = ((k + 0.5) / len(floor) * 10, -1.3 * level)
+def drawn() -> str:
+    """The picture: a box with its question for every wing, and an arrow to each wing that it imports."""
+    parts = [_note(0, "import any wing below"), _note(5, "imported by nearly every wing above")]
     for name, other in arrows():
-        (x, y), (to_x, to_y) = place[name], place[other]
-        level = y == to_y
-        axis.annotate(
-            "",
-            xy=(to_x, to_y + (0 if level else 0.28)),
-            xytext=(x, y - (0 if level else 0.28)),
-            arrowprops={"arrowstyle": "->", "color": "#7a8794", "shrinkA": 34 * level, "shrinkB": 34 * level},
-        )
-    for name, (x, y) in place.items():
-        box = FancyBboxPatch((x - 0.72, y - 0.25), 1.44, 0.5, boxstyle="round,pad=0.03", fc="#eef3f8", ec="#34495e")
-        axis.add_patch(box)
-        axis.text(x, y, name, ha="center", va="center", fontsize=10)
-    axis.set(xlim=(0, 10), ylim=(-1.3 * len(FLOORS) + 0.8, 0.5))
-    axis.axis("off")
-    with whole(path) as temporary:
-        figure.savefig(temporary, format="svg", bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
+        (x, y), (to_x, to_y) = (_corner(*PLACES[wing]) for wing in (name, other))
+        if y == to_y:
+            ends = x + WIDTH, y + HEIGHT / 2, to_x, y + HEIGHT / 2
+        else:
+            ends = x + WIDTH / 2, y + HEIGHT, to_x + WIDTH / 2, to_y
+        line = '<line x1="{:.0f}" y1="{:.0f}" x2="{:.0f}" y2="{:.0f}" stroke="#5d6d7e" marker-end="url(#tip)"/>'
+        parts.append(line.format(*ends))
+    for name, (column, floor) in PLACES.items():
+        parts.append(_box(name, _question(name), *_corner(column, floor), WIDTH))
+    for k, (name, text) in enumerate(FOLDERS.items()):
+        parts.append(_box(name, text, *_corner(0.1 + 3.29 * k, -1), 3.16 * COLUMN, height=48))
+    for k, name in enumerate(EVERYBODY):
+        parts.append(_box(name, _question(name), *_corner(0.1 + 4.93 * k, 4), 4.81 * COLUMN, height=48))
+    return HEAD + "\n".join(parts) + "\n</svg>\n"
+
+
+def _corner(column: float, floor: int) -> tuple[float, float]:
+    return column * COLUMN, FLOOR * (floor + 1) + 8
+
+
+def _question(name: str) -> str:
+    """What a wing is about: the docstring of its package."""
+    return str(ast.get_docstring(ast.parse((ROOT / f"tmv_lib/{name}/__init__.py").read_text(encoding="utf-8"))))
+
+
+def _box(name: str, text: str, x: float, y: float, width: float, *, height: int = HEIGHT) -> str:
+    middle = f"{x + width / 2:.0f}"
+    lines = "".join(f'<tspan x="{middle}" dy="14">{escape(line)}</tspan>' for line in wrap(text, int(width / 6.2)))
+    return (
+        f'<rect x="{x:.0f}" y="{y:.0f}" width="{width:.0f}" height="{height}" fill="#eef3f8" stroke="#34495e"/>\n'
+        f'<text x="{middle}" y="{y + 21:.0f}" text-anchor="middle" font-size="11">'
+        f'<tspan font-size="15" font-weight="bold">{name}</tspan>{lines}</text>'
+    )
+
+
+def _note(floor: int, text: str) -> str:
+    y = FLOOR * floor + (76 if floor == 0 else -4)
+    return f'<text x="{9.8 * COLUMN:.0f}" y="{y}" text-anchor="end" font-size="11" fill="#5d6d7e">{text}</text>'
 
 
 if __name__ == "__main__":
-    draw(PICTURE)
+    with whole(PICTURE) as temporary:
+        temporary.write_text(drawn(), encoding="utf-8")

@@ -44,7 +44,7 @@ from tmv_lib.statistics.classification import (
     sensitivity,
     specificity,
 )
-from tmv_lib.statistics.estimate import difference, gain, mean
+from tmv_lib.statistics.estimate import difference, mean
 from tmv_lib.statistics.ranking import auroc, average_precision
 from tmv_lib.statistics.resampling import bootstrap
 from tmv_lib.statistics.tests import Z_95
@@ -216,7 +216,7 @@ def figures() -> list[Figure]:
         ("discrimination", discrimination, probable, "none"),
         ("pooled_error_auroc", auroc, doubted, "error"),
         ("pooled_average_precision", average_precision, doubted, "error none"),
-        ("pooled_gain_over_margin", gain, rivals, "error"),
+        ("pooled_gain_over_margin", partial(difference, auroc), rivals, "error"),
         ("aurc", aurc, kept, "error none"),
         ("augrc", augrc, kept, "error none"),
         ("mean_similarity", mean, lambda c: (c.similarity,), "none"),

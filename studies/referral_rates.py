@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
+from studies.rows import columns
 from tmv_lib.deferral import combination, costs, evaluation, policy
-from tmv_lib.deferral.answer import DeferralParams, gather
+from tmv_lib.deferral.answer import DeferralParams
+from tmv_lib.pipeline import record
 from tmv_lib.pipeline.params import named_members, read
-from tmv_lib.pipeline.record import read_calibrations
 from tmv_lib.statistics.arrays import FloatArray
-from tmv_lib.statistics.estimate import figure
+from tmv_lib.statistics.estimate import Resampler
 
 RATES = (0.0, 0.18, 0.35)  # the last two are those of the reference study
 
@@ -26,10 +27,12 @@ RATES = (0.0, 0.18, 0.35)  # the last two are those of the reference study
 def main() -> None:
     prices = read("params.yaml", "deferral", DeferralParams).prices
     members = named_members("params.yaml")
-    cases, _ = gather(list(members), networks=None not in members.values())
+    cases = record.outside_train(record.read_cases(members))
+    unlike = {"uncertainty": ["out_of_distribution"]}
+    cases = record.read_signal_columns(cases, unlike)
     here = (cases["split"] == "test").to_numpy()
     way = policy.read_policy("data/ensemble/policy.json")
-    rows, calibrations = [], read_calibrations(cases, list(members), site="data/site/cases.csv")
+    rows, calibrations = [], record.read_calibrations(cases, list(members))
     alone = expit(calibrations["as_shipped"].to_numpy()[here, 0])
     for name, logits in calibrations.items():
         y_prob = combination.combine(logits.to_numpy()[here], way=way.combine, stack=way.stack)
@@ -49,7 +52,7 @@ def saved(
         threshold=0,
         prices=prices.errors,
     )
-    referred = evaluation.least_certain(table["kappa"].to_numpy()) <= round(rate * len(cases))
+    referred = evaluation.least_certain(table["certainty"].to_numpy()) <= round(rate * len(cases))
     error = partial(costs.error_cost, **prices.errors)
     cost = np.where(referred, prices.of(y_true)["review"], error(y_true=y_true, y_pred=table["decision"]))
     rival = error(y_true=y_true, y_pred=(alone > 0.5).astype(int))
@@ -58,8 +61,8 @@ def saved(
         w = np.ones(len(cost)) if weights is None else weights
         return 1 - (w @ cost) / (w @ rival)
 
-    resampling: dict[str, Any] = {"groups": groups, "n_resamples": 2000, "rng": np.random.default_rng(0)}
-    return {"referred": rate, "cost": cost.mean()} | figure("reduction", reduction, cost, rival, **resampling)
+    estimate = Resampler(groups, 2000, np.random.default_rng(0)).estimate(reduction, cost, rival)
+    return {"referred": rate, "cost": cost.mean()} | columns("reduction", estimate)
 
 
 if __name__ == "__main__":

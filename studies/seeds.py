@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
+import seaborn.objects as so
 import yaml
 from matplotlib.figure import Figure
 from scipy.special import expit
@@ -22,11 +24,12 @@ from tqdm import tqdm
 
 from studies import copies
 from studies.copies import dvc
+from studies.rows import columns
 from tmv_lib.calibration.errors import expected_calibration_error
 from tmv_lib.pipeline.files import join, read_csv, whole, write_csv
 from tmv_lib.pipeline.pictures import save
 from tmv_lib.statistics.classification import accuracy, brier_score, logistic_miscalibration, negative_log_likelihood
-from tmv_lib.statistics.estimate import difference, figure
+from tmv_lib.statistics.estimate import Resampler, difference
 from tmv_lib.statistics.ranking import auroc
 from tmv_lib.statistics.tests import Z_95
 
@@ -137,17 +140,14 @@ def measured(test: pd.DataFrame, members: list[str], *, n_resamples: int, rng: n
         row: dict[str, Any] = {"member": member}
         for name, (metric, takes, fixed, _) in MEASURES.items():
             arrays = [test[f"{takes}_{one}"].to_numpy() for one in (members[:2] if paired else [member])]
-            row |= figure(
-                name,
+            estimate = Resampler(groups, n_resamples, rng).estimate(
                 partial(difference, metric) if paired else metric,
                 y_true,
                 *arrays,
                 interval=name not in (PAIRED_WITHOUT if paired else ALONE_WITHOUT),
-                groups=groups,
                 stratify=y_true if fixed == "class" else None,
-                n_resamples=n_resamples,
-                rng=rng,
             )
+            row |= columns(name, estimate)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -196,21 +196,31 @@ def versus(table: pd.DataFrame, members: list[str]) -> pd.DataFrame:
 def picture(table: pd.DataFrame, members: list[str]) -> Figure:
     """Each seed a dot with its interval over patients as a bar: the members above, their difference below."""
     shown = {"auroc": "AUROC", "accuracy": "Accuracy", "nll": "NLL (nats)", "ece": "ECE, no interval"}
-    drawing, axes = plt.subplots(2, len(shown), figsize=(3 * len(shown), 4.6), height_ratios=[2, 1.2])
-    for column, (name, label) in enumerate(shown.items()):
-        for axis, rows in zip(axes[:, column], (members, [pair(members)])):
-            for row, member in enumerate(rows):
-                seeds = table[table["member"] == member]
-                height = row + np.linspace(-0.25, 0.25, len(seeds))
-                if f"{name}_low" in seeds and seeds[f"{name}_low"].notna().all():
-                    axis.hlines(height, seeds[f"{name}_low"], seeds[f"{name}_high"], color="0.7", linewidth=2)
-                axis.plot(seeds[name], height, "o", color=f"C{row}" if rows is members else "0.2", markersize=4)
-            axis.set(yticks=range(len(rows)), yticklabels=rows if column == 0 else [], ylim=(len(rows) - 0.5, -0.5))
-            axis.tick_params(labelsize=8)
-        axes[0, column].set_title(label, fontsize=10)
-        axes[1, column].axvline(0, color="0.4", linewidth=0.8, linestyle="--")
-    drawing.suptitle("Dots: training seeds. Bars: 95 % over patients, of one training", fontsize=10)
-    drawing.tight_layout()
+    parts = [
+        table[["member", "seed"]].assign(
+            measure=label, value=table[name], low=table.get(f"{name}_low"), high=table.get(f"{name}_high")
+        )
+        for name, label in shown.items()
+    ]
+    rows = pd.concat(parts, ignore_index=True).astype({"low": float, "high": float})
+    rows = rows.assign(seed=lambda rows: rows["seed"].astype(str))
+    drawing = plt.figure(figsize=(3 * len(shown), 4.6), layout="constrained")
+    drawing.suptitle("Dots: training seeds, a colour each. Bars: 95 % over patients, of one training", fontsize=10)
+    above, below = drawing.subfigures(2, height_ratios=[2, 1.2])
+    for part, names, title in ((above, members, str), (below, [pair(members)], lambda _: "")):
+        (
+            so.Plot(rows[rows["member"].isin(names)], x="value", y="member", color="seed")
+            .facet(col="measure")
+            .share(x=False)
+            .add(so.Range(linewidth=2, alpha=0.4), so.Dodge(), xmin="low", xmax="high", orient="y", legend=False)
+            .add(so.Dot(pointsize=5), so.Dodge(), orient="y", legend=False)
+            .label(x="", y="", title=title)
+            .theme(sns.axes_style("whitegrid") | {"xtick.labelsize": 8})
+            .on(part)
+            .plot()
+        )
+    for axis in below.axes:
+        axis.axvline(0, color="0.4", linewidth=0.8, linestyle="--")
     return drawing
 
 

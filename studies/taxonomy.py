@@ -19,9 +19,10 @@ import yaml
 from tqdm import tqdm
 
 from studies.copies import dvc, lay_out
+from studies.rows import columns
 from tmv_lib.failures import agreement, taxonomy
 from tmv_lib.pipeline.files import read_csv, whole, write_csv
-from tmv_lib.statistics.estimate import figure, mean
+from tmv_lib.statistics.estimate import Estimate, Resampler, mean
 
 FOLDER = Path(".studies/taxonomy")
 SCORE = Path("tmv_lib/failures/taxonomy.json")
@@ -85,7 +86,7 @@ def main() -> None:
     absent = planted_at_zero(without.join(taxonomy.sort_errors(without, score=score)), **resampling)
     known = found[found["cause"] != "undetermined"]
     groups = known["patient_id"].to_numpy()
-    signals = agreement.told_apart(taxonomy.all_signals(known), known["cause"], groups=groups, **resampling)
+    signals = agreement.discriminate(taxonomy.all_signals(known), known["cause"], groups=groups, **resampling)
     write_csv("docs/taxonomy.csv", table)
     with whole("docs/taxonomy.md") as temporary:
         temporary.write_text(page(table, found, score, absent, signals), encoding="utf-8")
@@ -127,20 +128,19 @@ def errors_of(seeds: list[int], *, splits: list[str]) -> pd.DataFrame:
 def shuffled(errors: pd.DataFrame, score: taxonomy.Score, rng: np.random.Generator) -> pd.DataFrame:
     """The errors sorted by the evidence of other errors: agreement must be that of chance."""
     evidence = errors[list(taxonomy.EVIDENCE)].iloc[rng.permutation(len(errors))].reset_index(drop=True)
-    told = taxonomy.sort_errors(evidence, score=score)
-    return errors.drop(columns=list(taxonomy.EVIDENCE)).join(evidence).join(told)
+    kinds = taxonomy.sort_errors(evidence, score=score)
+    return errors.drop(columns=list(taxonomy.EVIDENCE)).join(evidence).join(kinds)
 
 
-def measured(found: pd.DataFrame, **resampling: Any) -> dict[str, Any]:
+def measured(errors: pd.DataFrame, **resampling: Any) -> dict[str, Any]:
     """Agreement with the oracle, a row of the table."""
-    told = agreement.agreement(found, **resampling)
-    row: dict[str, Any] = {"n_errors": len(found), "mended_by_no_repair": told["mended_by_no_repair"]}
-    row["decided"] = told["n_decided"] / told["n"] if told["n"] else np.nan
-    row |= {name: value for name, value in told.items() if name.startswith("kappa")}
-    for kind in taxonomy.KINDS[:4]:
-        row[f"n {kind}"] = told[kind]["n"]
-        recall = {name: value for name, value in told[kind].items() if name.startswith("recall")}
-        row |= {name.replace("recall", f"recall of {kind}"): value for name, value in recall.items()}
+    agreed = agreement.agreement(errors, **resampling)
+    row: dict[str, Any] = {"n_errors": len(errors), "mended_by_no_repair": agreed["mended_by_no_repair"]}
+    row["decided"] = agreed["n_decided"] / agreed["n"] if agreed["n"] else np.nan
+    for name in ("kappa", "kappa_where_it_decides"):
+        row |= columns(name, agreed[name])
+    for kind in taxonomy.REPAIRABLE:
+        row |= {f"n {kind}": agreed[kind]["n"]} | columns(f"recall of {kind}", agreed[kind]["recall"])
     return row
 
 
@@ -153,7 +153,8 @@ def planted_at_zero(found: pd.DataFrame, **resampling: Any) -> pd.DataFrame:
         row: dict[str, Any] = {"kind": kind, "seed": seed, "n_errors": len(here)}
         row["n_mended"] = int((here["cause"] == kind).sum())
         for name, column in (("most_likely", "best"), ("decided", "kind")):
-            row |= figure(name, mean, (here[column] == kind).to_numpy(dtype=float), groups=groups, **resampling)
+            share = Resampler(groups, **resampling).estimate(mean, (here[column] == kind).to_numpy(dtype=float))
+            row |= columns(name, share)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -168,7 +169,7 @@ def page(
             return "no figure"
         return f"{row[name]:.2f} ({row[name + '_low']:.2f} to {row[name + '_high']:.2f})"
 
-    columns = ["kappa", "kappa_where_it_decides", *(f"recall of {k}" for k in taxonomy.KINDS[:4])]
+    columns = ["kappa", "kappa_where_it_decides", *(f"recall of {k}" for k in taxonomy.REPAIRABLE)]
     head = ["phantom", "errors", "decided", *(name.replace("_", " ") for name in columns)]
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for _, row in table.iterrows():
@@ -250,16 +251,19 @@ def matrix(crossed: pd.DataFrame) -> list[str]:
 
 def signal_table(signals: dict[str, Any], *, read: list[str]) -> list[str]:
     """A row a signal, marked where the score does not read it."""
-    kinds = taxonomy.KINDS[:4]
+    kinds = taxonomy.REPAIRABLE
     lines = [f"| signal | {' | '.join(kinds)} |", f"|{' --- |' * (len(kinds) + 1)}"]
     for name, of_signal in signals.items():
-        cells = []
-        for entry in (of_signal[kind] for kind in kinds):
-            interval = f" ({entry['auroc_low']:.2f} to {entry['auroc_high']:.2f})" if "auroc_low" in entry else ""
-            cells.append(f"{entry['auroc']:.2f}{interval}" if "auroc" in entry else "no figure")
+        cells = [_cell(of_signal[kind]["auroc"]) for kind in kinds]
         beside = "" if name in read else " (not read)"
         lines.append(f"| {name.replace('_', ' ')}{beside} | {' | '.join(cells)} |")
     return lines
+
+
+def _cell(auroc: Estimate) -> str:
+    if auroc.value is None:
+        return "no figure"
+    return f"{auroc.value:.2f}" + ("" if auroc.low is None else f" ({auroc.low:.2f} to {auroc.high:.2f})")
 
 
 if __name__ == "__main__":

@@ -288,8 +288,8 @@ def test_patch_oddity_is_the_distance_to_the_nearest_patch_of_a_normal():
 def sorted_world(n: int) -> tuple[pd.DataFrame, np.ndarray]:
     """Errors with a cause, a sorting that is right in four of five, and patients."""
     rng = np.random.default_rng(0)
-    cause = rng.choice(taxonomy.KINDS[:4], n, p=[0.1, 0.2, 0.2, 0.5])
-    best = np.where(rng.random(n) < 0.8, cause, rng.choice(taxonomy.KINDS[:4], n))
+    cause = rng.choice(taxonomy.REPAIRABLE, n, p=[0.1, 0.2, 0.2, 0.5])
+    best = np.where(rng.random(n) < 0.8, cause, rng.choice(taxonomy.REPAIRABLE, n))
     table = pd.DataFrame({"cause": cause, "best": best, "kind": best, "y_true": rng.integers(0, 2, n)})
     return table.assign(patient_id=np.arange(n).astype(str)), cause
 
@@ -299,8 +299,8 @@ def test_agreement_counts_what_mends_against_what_is_called():
     errors.loc[:9, "cause"] = "undetermined"
     found = agreement.agreement(errors, n_resamples=100, rng=np.random.default_rng(0))
     assert (found["n"], found["mended_by_no_repair"]) == (290, 10)
-    assert found["kappa"] == pytest.approx(cohen_kappa_score(cause[10:], errors["best"][10:]))
-    assert found["kappa_low"] < found["kappa"] < found["kappa_high"]
+    assert found["kappa"].value == pytest.approx(cohen_kappa_score(cause[10:], errors["best"][10:]))
+    assert found["kappa"].low < found["kappa"].value < found["kappa"].high
     crossed = agreement.confusion(errors, "best")
     assert crossed.to_numpy().sum() == 300
     for kind in taxonomy.KINDS:
@@ -327,7 +327,7 @@ def test_shuffled_kinds_have_the_distribution_of_no_agreement():
 
 def test_a_case_that_three_models_err_on_is_no_more_proof_than_one():
     rng = np.random.default_rng(2)
-    causes, kinds = (rng.choice(taxonomy.KINDS[:4], 20) for _ in range(2))
+    causes, kinds = (rng.choice(taxonomy.REPAIRABLE, 20) for _ in range(2))
     p_values = []
     for _ in range(200):
         kinds = rng.permutation(kinds)
@@ -359,20 +359,20 @@ def test_a_signal_that_knows_a_kind_tells_it_and_noise_does_not():
     signals = pd.DataFrame({"knows": (cause == "model blindness") * 2.0, "noise": rng.random(400), "gaps": np.nan})
     signals["gaps"] = signals["knows"].where(rng.random(400) < 0.5)
     groups = errors["patient_id"].to_numpy()
-    found = agreement.told_apart(signals, cause, groups=groups, n_resamples=100, rng=rng)
-    assert found["knows"]["model blindness"]["auroc"] == 1
-    assert found["knows"]["spurious feature"]["auroc"] < 0.5  # the others are low in it
-    for kind in taxonomy.KINDS[:4]:
-        low, high = (found["noise"][kind][f"auroc_{end}"] for end in ("low", "high"))
+    found = agreement.discriminate(signals, cause, groups=groups, n_resamples=100, rng=rng)
+    assert found["knows"]["model blindness"]["auroc"].value == 1
+    assert found["knows"]["spurious feature"]["auroc"].value < 0.5  # the others are low in it
+    for kind in taxonomy.REPAIRABLE:
+        _, low, high = found["noise"][kind]["auroc"].ends
         assert low < 0.5 < high
         assert found["gaps"][kind]["n"] < found["knows"][kind]["n"] == (cause == kind).sum()
-    few = agreement.told_apart(signals[:60], cause[:60], groups=groups[:60], n_resamples=100, rng=rng)
-    assert "auroc_low" not in few["noise"]["clinical ambiguity"]  # fewer than 20 patients
-    nobody = agreement.told_apart(
+    few = agreement.discriminate(signals[:60], cause[:60], groups=groups[:60], n_resamples=100, rng=rng)
+    assert few["noise"]["clinical ambiguity"]["auroc"].low is None  # fewer than 20 patients
+    nobody = agreement.discriminate(
         signals[cause != "model blindness"],
         cause[cause != "model blindness"],
         groups=groups[cause != "model blindness"],
         n_resamples=100,
         rng=rng,
     )
-    assert "auroc_absent" in nobody["noise"]["model blindness"]
+    assert nobody["noise"]["model blindness"]["auroc"].absent

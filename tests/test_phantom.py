@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from tmv_lib.phantom.plan import SEEN_FINDINGS, SPLITS, UNSEEN_FINDINGS, plan_cases, repaired
 from tmv_lib.phantom.radiograph import render
-from tmv_lib.statistics.estimate import difference, figure
+from tmv_lib.statistics.estimate import Resampler, difference
 from tmv_lib.statistics.ranking import auroc
 
 SIZE = 48
@@ -258,19 +258,11 @@ def test_no_reader_of_the_image_beats_the_ideal_observer_beyond_its_interval():
     train, test = ((cases["split"] == split).to_numpy() for split in ("train", "test"))
     model = HistGradientBoostingClassifier(random_state=0).fit(table[train], cases["y_true"][train])
     y_true, score = cases["y_true"].to_numpy()[test], model.predict_proba(table[test])[:, 1]
-    found = figure(
-        "above",
-        partial(difference, auroc),
-        y_true,
-        score,
-        cases["posterior"].to_numpy()[test],
-        groups=cases["patient_id"].to_numpy()[test],
-        stratify=y_true,
-        n_resamples=200,
-        rng=np.random.default_rng(0),
-    )
+    posterior, patients = cases["posterior"].to_numpy()[test], cases["patient_id"].to_numpy()[test]
+    resampler = Resampler(patients, 200, np.random.default_rng(0))
+    above = resampler.estimate(partial(difference, auroc), y_true, score, posterior, stratify=y_true)
     assert auroc(y_true, score) > 0.9
-    assert found["above_low"] <= 0
+    assert above.low <= 0
 
 
 def test_posterior_is_calibrated_and_bounds_every_observer():

@@ -21,7 +21,7 @@ from tmv_lib.deferral import costs, doubt, policy
 from tmv_lib.phantom.plan import plan_cases
 from tmv_lib.prediction import likeness
 from tmv_lib.prediction import system as prediction
-from tmv_lib.statistics.estimate import difference, figure
+from tmv_lib.statistics.estimate import Resampler, difference
 from tmv_lib.statistics.ranking import auroc
 
 ROOT = Path(__file__).parents[1]
@@ -134,10 +134,9 @@ def test_no_member_beats_the_ideal_observer_beyond_its_interval(project):
     for name in ("densenet121", "resnet50"):
         said = pd.read_csv(project / f"data/train/{name}/predictions.csv").set_index("image_id").loc[truth.index]
         arrays = (y_true, said["logit"].to_numpy(), truth["posterior"].to_numpy())
-        resampling = {"stratify": y_true, "n_resamples": 200, "rng": np.random.default_rng(0)}
-        patients = truth["patient_id"].to_numpy()
-        found = figure("above", partial(difference, auroc), *arrays, groups=patients, **resampling)
-        assert found["above_low"] <= 0
+        resampler = Resampler(truth["patient_id"].to_numpy(), 200, np.random.default_rng(0))
+        above = resampler.estimate(partial(difference, auroc), *arrays, stratify=y_true)
+        assert above.low <= 0
 
 
 def test_the_taxonomy_is_told_against_what_mends(project):

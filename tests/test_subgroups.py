@@ -7,6 +7,7 @@ from scipy.stats import norm
 from statsmodels.stats.proportion import confint_proportions_2indep, test_proportions_2indep
 
 from tmv_lib.data.subgroups import adjust_gaps, comparable, find, gap, standardised_gap, subgroup_columns
+from tmv_lib.statistics.estimate import Estimate
 
 test_proportions_2indep.__test__ = False  # it is statsmodels', not pytest's
 
@@ -89,8 +90,8 @@ def test_a_gap_that_is_only_the_mix_of_classes_is_none():
     error = np.concatenate([np.arange(m) < r * m for m, r in ((200, 0.4), (100, 0.1), (100, 0.4), (200, 0.1))])
     entry = gap(error, y_true, inside, groups=np.arange(600))
     assert error[inside].mean() - error[~inside].mean() == pytest.approx(0.1)
-    assert entry["gap"] == pytest.approx(0, abs=1e-12)
-    assert (entry["gap_p_value"], entry["gap_rests_on"]) == (pytest.approx(1), "both classes")
+    assert entry["gap"].value == pytest.approx(0, abs=1e-12)
+    assert (entry["gap"].p_value, entry["gap_rests_on"]) == (pytest.approx(1), "both classes")
 
 
 def test_a_gap_is_the_difference_of_rates_standardised_by_hand_and_in_resamples():
@@ -99,7 +100,7 @@ def test_a_gap_is_the_difference_of_rates_standardised_by_hand_and_in_resamples(
     inside, share = inside.astype(bool), y_true.mean()
     rates = {(c, s): error[(y_true == c) & (inside == s)].mean() for c in (0, 1) for s in (False, True)}
     expected = share * (rates[1, True] - rates[1, False]) + (1 - share) * (rates[0, True] - rates[0, False])
-    assert gap(error, y_true, inside, groups=np.arange(500))["gap"] == pytest.approx(expected)
+    assert gap(error, y_true, inside, groups=np.arange(500))["gap"].value == pytest.approx(expected)
     times = rng.integers(0, 3, (4, 500))
     repeated = [standardised_gap(*(np.repeat(of, t) for of in (error, y_true, inside)), [0, 1]) for t in times]
     np.testing.assert_allclose(standardised_gap(error, y_true, inside, [0, 1], weights=times), repeated)
@@ -111,12 +112,12 @@ def test_within_one_class_it_is_newcombes_interval_and_the_pooled_test(k_inside)
     inside = np.arange(200) < 60
     entry = gap(error, np.ones(200), inside, groups=np.arange(200))
     low, high = confint_proportions_2indep(k_inside, 60, 35, 140, method="newcomb")
-    assert (entry["gap_low"], entry["gap_high"]) == (pytest.approx(low), pytest.approx(high))
+    assert (entry["gap"].low, entry["gap"].high) == (pytest.approx(low), pytest.approx(high))
     pooled = (k_inside + 35) / 200
     z = (k_inside / 60 - 0.25) / np.sqrt(pooled * (1 - pooled) * (1 / 60 + 1 / 140))
-    assert entry["gap_p_value"] == pytest.approx(2 * norm.sf(abs(z)))
+    assert entry["gap"].p_value == pytest.approx(2 * norm.sf(abs(z)))
     score = test_proportions_2indep(k_inside, 60, 35, 140, method="score", correction=False)
-    assert entry["gap_p_value"] == pytest.approx(score.pvalue, rel=0.01)
+    assert entry["gap"].p_value == pytest.approx(score.pvalue, rel=0.01)
     assert entry["gap_rests_on"] == "positives"
 
 
@@ -126,7 +127,7 @@ def test_the_smallest_gap_is_found_in_four_of_five_samples():
     smallest = gap(rng.random(400) < 0.3, y_true, inside, groups=np.arange(400))["gap_smallest"]
     rate = 0.3 + smallest * np.where(inside, 0.5, -0.5)
     hits = [
-        gap(rng.random(400) < rate, y_true, inside, groups=np.arange(400))["gap_p_value"] < 0.05 for _ in range(400)
+        gap(rng.random(400) < rate, y_true, inside, groups=np.arange(400))["gap"].p_value < 0.05 for _ in range(400)
     ]
     assert np.mean(hits) == pytest.approx(0.8, abs=0.06)
 
@@ -136,8 +137,8 @@ def test_the_interval_covers_and_the_test_keeps_its_level_where_errors_are_rare(
     y_true, inside = (np.arange(400) % 5 < 2).astype(float), np.arange(400) % 4 == 0
     risk = np.where(y_true == 1, 0.15, 0.03)
     found = [gap(rng.random(400) < risk, y_true, inside, groups=np.arange(400)) for _ in range(400)]
-    assert np.mean([one["gap_low"] <= 0 <= one["gap_high"] for one in found]) > 0.93
-    assert np.mean([one["gap_p_value"] < 0.05 for one in found]) < 0.08
+    assert np.mean([one["gap"].low <= 0 <= one["gap"].high for one in found]) > 0.93
+    assert np.mean([one["gap"].p_value < 0.05 for one in found]) < 0.08
 
 
 def test_images_of_one_patient_are_no_more_than_the_patient():
@@ -145,7 +146,9 @@ def test_images_of_one_patient_are_no_more_than_the_patient():
     y_true, inside, error = (rng.integers(0, 2, 200) for _ in range(3))
     once = gap(error, y_true, inside.astype(bool), groups=np.arange(200))
     four = gap(*(np.repeat(of, 4) for of in (error, y_true, inside.astype(bool))), groups=np.repeat(np.arange(200), 4))
-    assert four == pytest.approx(once)
+    assert four["gap"].ends == pytest.approx(once["gap"].ends)
+    assert four["gap"].p_value == pytest.approx(once["gap"].p_value)
+    assert four["gap_smallest"] == pytest.approx(once["gap_smallest"])
 
 
 def test_too_few_patients_of_a_class_leave_the_other_or_nothing():
@@ -157,7 +160,7 @@ def test_too_few_patients_of_a_class_leave_the_other_or_nothing():
     assert gap(error, y_true, inside, groups=groups)["gap_rests_on"] == "negatives"
     inside[100 + 19 :] = False
     assert gap(error, y_true, inside, groups=groups) == {
-        "gap_absent": "no class has 20 patients inside this subgroup and as many outside"
+        "gap": Estimate(absent="no class has 20 patients inside this subgroup and as many outside")
     }
 
 
@@ -168,6 +171,6 @@ def test_a_subgroup_and_its_complement_are_one_test():
     found = {one.name: gap(error, y_true, one.inside, groups=table["patient_id"].to_numpy()) for one in named}
     adjust_gaps(found, named, y_true)
     for name in ("sex: 0", "sex: 1"):  # alone in its family; those that the truth defines have their own
-        assert found[name]["gap_p_value_holm"] == found[name]["gap_p_value"]
-    assert found["germ: virus"]["gap_p_value_holm"] == pytest.approx(found["germ: virus"]["gap_p_value"])
-    assert found["sex: 0"]["gap"] == pytest.approx(-found["sex: 1"]["gap"])
+        assert found[name]["gap"].p_value_holm == found[name]["gap"].p_value
+    assert found["germ: virus"]["gap"].p_value_holm == pytest.approx(found["germ: virus"]["gap"].p_value)
+    assert found["sex: 0"]["gap"].value == pytest.approx(-found["sex: 1"]["gap"].value)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from tmv_lib.card.words import NOT_MEASURED, few, number, plain, share
+from tmv_lib.card.words import NOT_MEASURED, counted, few, number, plain, share
 from tmv_lib.deferral import verdict
 from tmv_lib.explanations import map_verdict
 from tmv_lib.pipeline.record import Figures, read_metrics
@@ -28,15 +28,26 @@ LOOKS = {  # by `shift.name` of `site`
     " a difference shown, and more cases are needed to say how.",
 }
 BLAME = {  # of a miscalibration, by `<member>.interaction.blame` of `site`
-    "site": "calibration differs between source and site, and the site's labels reject the logit as shipped",
-    "home": "the source shows the same miscalibration",
-    "neither": "neither source nor site rejects the logit as shipped",
+    "site": "the probabilities are off at the site and not in the same way at the source",
+    "home": "the probabilities are off, and in the same way at the source",
+    "neither": "no miscalibration was shown at source or site",
     "unclear": "these labels do not say where a miscalibration comes from",
 }
+PROBLEMS = {  # of the audit, by key of `prepare`
+    "duplicate": "duplicates",
+    "near_duplicate": "near duplicates",
+    "duplicate_across_splits": "duplicates across splits",
+    "contradicting_label": "contradicting labels",
+    "patient_in_two_splits": "patients in two splits",
+    "blank": "blank images",
+    "unreadable": "unreadable files",
+    "ignored_label": "unusable labels",
+}
 CLAIM = {  # "the second ranks better, the first is better calibrated", by `claim` of `diversity`
-    "supported": "It ranks better and is calibrated worse, as in the study that this pipeline follows.",
-    "contradicted": "The study that this pipeline follows found the opposite.",
-    "not_supported": "That it ranks better and is calibrated worse was not shown.",
+    "supported": "The second ranks better and is calibrated worse, as in the study that this pipeline follows.",
+    "contradicted": "In the study that this pipeline follows the second ranked better and was calibrated worse; this run"
+    " contradicts it.",
+    "not_supported": "That the second ranks better and is calibrated worse was not shown.",
 }
 
 
@@ -66,9 +77,18 @@ def _prepare(figures: Figures) -> str:
     found = figures["prepare"]
     splits = [found["splits"][name] for name in found["splits"]]
     images, patients = (sum(split[key] for split in splits) for key in ("images", "patients"))
-    problems = {name: max(found["problems"][name].values()) for name in found["problems"]}
-    seen = few([f"{count} {plain(name)}" for name, count in problems.items() if count], most=9)
+    seen = few([text for text in problems(found["problems"]).values() if text], most=len(PROBLEMS))
     return f"{images:,} images of {patients:,} patients. The audit found {seen or 'no problem'}."
+
+
+def problems(found: Figures) -> dict[str, str]:
+    """What the audit looks for, in words, with how many there are of each; "" where it found none."""
+    texts = {}
+    for name in found:
+        unit = "files" if "files" in found[name] else "images"
+        count = found[name][unit]
+        texts[PROBLEMS[name]] = f"{PROBLEMS[name]} ({counted(count, unit)})" if count else ""
+    return texts
 
 
 def _calibration(figures: Figures) -> str:
@@ -88,10 +108,16 @@ def _calibration(figures: Figures) -> str:
 def _site(figures: Figures) -> str:
     site = figures["site"]
     known = site["shift"]["training_patients_at_the_site"]
-    warning = f" {known} of its patients stand in train, too: the networks know them." if known else ""
-    members = {name: one for name, one in members_of(site).items() if "interaction" in one}
-    blame = "; ".join(f"{name}: {BLAME[one['interaction']['blame']]}" for name, one in members.items())
-    return f"{LOOKS[site['shift']['name']]} Calibration there: {blame}.{warning}"
+    warning = ""
+    if known:
+        warning = f" The networks were trained on {counted(known, 'patients')} of the site."
+    blamed: dict[str, list[str]] = {}
+    for name, one in members_of(site).items():
+        if "interaction" in one:
+            blamed.setdefault(one["interaction"]["blame"], []).append(name)
+    blame = "; ".join(f"{BLAME[kind]} ({', '.join(names)})" for kind, names in blamed.items())
+    calibration = f" Calibration: {blame}." if blame else ""
+    return f"{LOOKS[site['shift']['name']]}{calibration}{warning}"
 
 
 def _baseline(figures: Figures) -> str:
@@ -99,8 +125,8 @@ def _baseline(figures: Figures) -> str:
     at_half = one["at_half"]
     rates = (f"{name} {share(at_half.estimate(name))}" for name in ("sensitivity", "specificity"))
     return (
-        f"{one['member']}: AUROC {number(one.estimate('auroc'))}; at p > 0.5 {' and '.join(rates)}, on {one['n']}"
-        f" images of {one['n_patients']} patients."
+        f"{one['member']}: AUROC {number(one.estimate('auroc'))}; at p > 0.5 {' and '.join(rates)}, on"
+        f" {counted(one['n'], 'images')} of {counted(one['n_patients'], 'patients')}."
     )
 
 
@@ -111,8 +137,8 @@ def _diversity(figures: Figures) -> str:
     better = together["ranks_better"]
     ranks = f"{better} ranks better" if better in pair else "neither is shown to rank better"
     return (
-        f"{pair[1]} answers otherwise than {pair[0]} on {share(together.estimate('disagreement_rate'))} of the images:"
-        f" {only} errors are made by one of them alone, {shared} by both; {ranks}. {CLAIM[both['claim']]}"
+        f"{pair[1]} disagrees with {pair[0]} on {share(together.estimate('disagreement_rate'))} of the images; one of"
+        f" them alone is wrong on {only}, both on {shared}; {ranks}. {CLAIM[both['claim']]}"
     )
 
 
@@ -122,8 +148,8 @@ def _uncertainty(figures: Figures) -> str:
         surest = member["quadrants"]["confident_error"]["n"]
         margin = number(member["margin"].estimate("adjusted_error_auroc"))
         parts.append(
-            f"{name}: the plain margin finds errors with an adjusted AUROC of {margin}, {better_than_margin(member)};"
-            f" {surest} of {member['n_errors']} errors are confident ones"
+            f"{name}: the plain margin finds errors with an adjusted AUROC of {margin}; {better_than_margin(member)};"
+            f" confident errors: {surest} of {member['n_errors']}"
         )
     return f"{'. '.join(parts)}."
 
@@ -137,13 +163,13 @@ def better_than_margin(member: Figures) -> str:
         if "gain_over_margin" in one  # not of the margin itself, and of no signal with too few errors
     }
     if not gains:
-        return "nothing could be compared with it"
-    better = [f"{plain(name)} ({number(gain)})" for name, (verdict, gain) in gains.items() if verdict == "better"]
+        return "nothing could be compared with the margin"
+    better = [f"{plain(name)} by {number(gain)}" for name, (verdict, gain) in gains.items() if verdict == "better"]
     if better:
-        return f"better is {few(better)}"
+        return f"better than the margin: {few(better)}"
     name, (verdict, gain) = max(gains.items(), key=lambda item: item[1][1].value or 0)
-    worth = "a worthwhile gain is not shown" if verdict == "not shown" else "no other signal is worth having"
-    return f"{worth} (the largest gain: {plain(name)}, {number(gain)})"
+    worth = "no worthwhile gain was shown" if verdict == "not shown" else "no other signal is worth having"
+    return f"{worth}; the largest is that of {plain(name)}, {number(gain)}"
 
 
 def _explanations(figures: Figures) -> str:
@@ -153,18 +179,19 @@ def _explanations(figures: Figures) -> str:
 
 def _stability(figures: Figures) -> str:
     members = members_of(figures["stability"])
-    return f"{'; '.join(f'{name}: {unstable_maps(one)}' for name, one in members.items())}."
+    claims = "; ".join(f"{unstable_maps(one)} for {name}" for name, one in members.items())
+    return f"That unstable maps go with errors is {claims}."
 
 
 def unstable_maps(member: Figures) -> str:
-    """Whether errors go with unstable maps, with the size, and the named class where it rests on one alone."""
+    """Whether "unstable maps go with errors" is supported, and the size, of one call where it rests on that alone."""
     claim = member["errors"]["claim"]
-    head = f'"unstable maps go with errors" is {claim["answer"]}'
     if "reason" in claim:
-        return f"{head} ({claim['reason']})"
+        return f"{claim['answer']} ({claim['reason']})"
     entry = member["errors"][claim["measure"]]
     alone = {"both": "", "called_positive": ", positive calls alone", "called_negative": ", negative calls alone"}
-    return f"{head} (adjusted AUROC {number(entry.estimate('adjusted_error_auroc'))}{alone[entry['rests_on']]})"
+    size = number(entry.estimate("adjusted_error_auroc"))
+    return f"{claim['answer']} with an adjusted AUROC of {size}{alone[entry['rests_on']]}"
 
 
 def _failures(figures: Figures) -> str:
@@ -172,8 +199,8 @@ def _failures(figures: Figures) -> str:
     if not own["n_errors"]:
         return "The ensemble makes no error on test."
     kinds = {name: one for name, one in kinds_of(own).items() if one["n"]}
-    parts = [f"{name} {one['n']} ({share(one.estimate('share'))})" for name, one in kinds.items()]
-    return f"Of the ensemble's {own['n_errors']} errors: {'; '.join(parts)}."
+    parts = [f"{one['n']} {name}, {share(one.estimate('share'))}" for name, one in kinds.items()]
+    return f"Of {counted(own['n_errors'], 'errors')} of the ensemble: {'; '.join(parts)}."
 
 
 def kinds_of(own: Figures) -> dict[str, Figures]:
@@ -187,7 +214,7 @@ def _ensemble(figures: Figures) -> str:
     coverage, risk = (share(deferral.estimate(name)) for name in ("coverage", "selective_risk"))
     return (
         f"It decides {coverage} of the cases, {risk} of them wrongly, and hands the rest to a doctor. That costs"
-        f" {number(deferral.estimate('failure_cost'))} per case, a doctor who reads every case"
+        f" {number(deferral.estimate('failure_cost'))} per case; a doctor who reads every case costs"
         f" {deferral['doctor_reads_all_cost']:.3f}. {head}"
     )
 

@@ -44,10 +44,11 @@ FILES: dict[str, list[str]] = {
 
 
 class Picture(NamedTuple):
-    """One image of a kind of failure: PNG as base64 text, and its caption."""
+    """One image of a kind of failure: PNG as base64 text, its caption, and the sheet of its kind beside the card."""
 
     png: str
     caption: str
+    sheet: str
 
 
 class Source(NamedTuple):
@@ -151,6 +152,7 @@ def examples(root: Path) -> list[Picture]:
             png(image),
             f"{error.kind}: {('negative', 'positive')[error.y_true]}, p {case.y_prob:.2f},"
             f" {'to a doctor' if case.deferred else 'decided'}",
+            f"../failures/cases/{error.kind.replace(' ', '_')}.png",
         )
         for error, image, case in zip(first.itertuples(), images, policy.itertuples(), strict=True)
     ]
@@ -193,8 +195,8 @@ def _flat(params: Mapping[str, Any], prefix: str = "") -> str:
     """Nested parameters by dotted name, in words."""
     parts = []
     for name, value in params.items():
-        if isinstance(value, Mapping) and value:
-            parts.append(_flat(value, f"{prefix}{name}."))
+        if isinstance(value, Mapping):
+            parts += [_flat(value, f"{prefix}{name}.")] if value else []
         else:
             text = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
             parts.append(f"{prefix}{name} {text}")

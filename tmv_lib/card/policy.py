@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from tmv_lib.card.facts import Facts
-from tmv_lib.card.words import NOT_MEASURED, few, number, share
+from tmv_lib.card.words import NOT_MEASURED, counted, few, number, share
 from tmv_lib.deferral import guarantee, verdict
 from tmv_lib.pipeline.record import Figures
 from tmv_lib.statistics.estimate import Estimate
@@ -13,8 +13,8 @@ Metrics = Mapping[str, Figures | None]
 Table = list[list[str]]
 
 OF_HUNDRED = {  # in the order in which they are drawn, with how they are told apart in grey
-    "positive_called_positive": ("positive, called so", "right"),
-    "negative_called_negative": ("negative, called so", "right"),
+    "positive_called_positive": ("positive, called positive", "right"),
+    "negative_called_negative": ("negative, called negative", "right"),
     "positive_called_negative": ("positive, missed", "missed"),
     "negative_called_positive": ("negative, called positive", "alarm"),
     "positive_deferred": ("positive, to a doctor", "doctor"),
@@ -167,15 +167,17 @@ def happens(ensemble: Figures | None, facts: Facts) -> Section:
         return "fewer than 1" if part == 0 and sum(counts[name] for name in names) else str(part)
 
     sick = sum(count for name, count in hundred.items() if name.startswith("positive"))
+    missed, alarms = together("positive_called_negative"), together("negative_called_positive")
     words = [
         f"At a certainty of {found['threshold']:.3g}, of 100 {facts.cases} like these ({sick} with {facts.positive}) it"
         f" hands {together('positive_deferred', 'negative_deferred')} to a doctor. It decides the others:"
         f" {together('positive_called_positive', 'negative_called_negative')} rightly,"
-        f" {together('positive_called_negative')} positives are missed, {together('negative_called_positive')}"
-        " negatives are called positive.",
-        f"Of the decided {share(found.estimate('selective_risk'))} are wrong; {found['errors_left']} errors are left of"
-        f" {found['errors_deciding_all']} that it makes deciding all {found['n']} images of {found['n_patients']}"
-        " patients.",
+        f" {missed} {'positive is' if missed == '1' else 'positives are'} missed, {alarms}"
+        f" {'negative is' if alarms == '1' else 'negatives are'} called positive.",
+        f"Of the decided cases {share(found.estimate('selective_risk'))} are wrong; of"
+        f" {counted(found['errors_deciding_all'], 'errors')} that it makes deciding all"
+        f" {counted(found['n'], 'images')} of {counted(found['n_patients'], 'patients')}, {found['errors_left']} are"
+        " left.",
     ]
     return Section("happens", "What happens", "ensemble", words)
 
@@ -227,8 +229,9 @@ def subgroups(ensemble: Figures | None) -> Section:
     found = ensemble["deferral"]
     groups = _groups(found)
     table = [["", "n", "decided", "wrong where decided", "deferral and the gap"]]
-    risks = {name: one.estimate("selective_risk").value for name, one in groups.items()}
-    ordered = sorted(groups, key=lambda name: (name not in CLASSES, -(-1 if risks[name] is None else risks[name])))
+    values = {name: one.estimate("selective_risk").value for name, one in groups.items()}
+    risks = {name: -1 if value is None else value for name, value in values.items()}
+    ordered = sorted(groups, key=lambda name: (name not in CLASSES, -risks[name]))
     for name in ordered[:MOST_SUBGROUPS]:
         one = groups[name]
         rates = (share(one.estimate(key)) for key in ("coverage", "selective_risk"))

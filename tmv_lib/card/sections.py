@@ -7,10 +7,10 @@ stage which has run does not have raises ValueError naming file and key.
 from collections.abc import Mapping
 
 from tmv_lib.card import policy
-from tmv_lib.card.answers import answer_of, better_than_margin, kinds_of, unstable_maps
+from tmv_lib.card.answers import answer_of, better_than_margin, kinds_of, problems, unstable_maps
 from tmv_lib.card.facts import Facts
 from tmv_lib.card.policy import Metrics, Section, not_measured
-from tmv_lib.card.words import NOT_MEASURED, few, number, plain, share, signed
+from tmv_lib.card.words import NOT_MEASURED, counted, few, number, plain, share, signed
 from tmv_lib.explanations import map_verdict
 from tmv_lib.pipeline.record import Figures
 
@@ -102,7 +102,9 @@ def _uncertainty(found: Figures | None, rows: list[str]) -> Section:
     title = "Does doubt find errors?"
     if found is None:
         return not_measured("uncertainty", title, "uncertainty", "Whether doubt finds errors")
-    table = [["", "margin finds errors, adjusted AUROC", "better than it", "confident errors", "strange ones refused"]]
+    table = [
+        ["", "margin finds errors, adjusted AUROC", "anything better?", "confident errors", "strange images refused"]
+    ]
     for name in rows:
         own = found["uncertainty"][name]
         surest = f"{own['quadrants']['confident_error']['n']} of {own['n_errors']}"
@@ -115,7 +117,9 @@ def _strange(found: Figures) -> str:
     if "absent" in found:
         return str(found["absent"])
     foreign = {plain(kind): found["foreign"][kind].estimate("refused").value for kind in found["foreign"]}
-    passed = ", ".join(f"{kind} {100 * part:.0f} %" for kind, part in foreign.items() if part is not None and part < 1)
+    passed = ", ".join(
+        f"{kind} ({100 * part:.0f} %)" for kind, part in foreign.items() if part is not None and part < 1
+    )
     return f"all but {passed}" if passed else "all"
 
 
@@ -131,7 +135,8 @@ def _explanations(metrics: Metrics, rows: list[str]) -> Section:
         unstable = NOT_MEASURED if stability is None else unstable_maps(stability["stability"][name])
         flips = share(maps.estimate("border_flip_rate"))
         table.append([name, map_verdict.sentence(maps["verdict"]), flips, unstable])
-    words = ["A map shows where the network looked, not where disease is."]
+    words = ["Border hidden, flips: answers that turn once the border of the image is hidden."]
+    words += ["A map shows where the network looked, not where disease is."]
     return Section("explanations", title, stages, words, [table])
 
 
@@ -178,14 +183,16 @@ def _data(prepare: Figures | None) -> Section:
     found = prepare["prepare"]
     splits = {name: found["splits"][name] for name in found["splits"]}
     counts = [
-        f"{name} {one['images']} images of {one['patients']} patients ({one['positives']} positive)"
+        f"{name} has {counted(one['images'], 'images')} of {counted(one['patients'], 'patients')}, {one['positives']:,}"
+        " positive"
         for name, one in splits.items()
     ]
-    problems = {name: max(found["problems"][name].values()) for name in found["problems"]}
-    seen = ", ".join(f"{plain(name)} {count}" for name, count in problems.items() if count)
-    clear = ", ".join(plain(name) for name, count in problems.items() if not count)
-    audit = f"found: {seen or 'no problem'}; looked for and not found: {clear or 'nothing'}"
-    return Section("data", "Data", "prepare", [f"Splits by patient: {'; '.join(counts)}.", f"Audit: {audit}."])
+    audit = problems(found["problems"])
+    words = [f"Splits by patient: {'; '.join(counts)}."]
+    words.append(f"The audit found {', '.join(text for text in audit.values() if text) or 'no problem'}.")
+    if clear := [name for name, text in audit.items() if not text]:
+        words.append(f"It looked for {', '.join(clear)} and found none.")
+    return Section("data", "Data", "prepare", words)
 
 
 def _people(facts: Facts) -> Section:

@@ -52,6 +52,15 @@ def few(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
+def counted(count: int, plural: str) -> str:
+    """A count of things whose plural ends in s.
+
+    >>> counted(1, "images"), counted(1860, "patients")
+    ('1 image', '1,860 patients')
+    """
+    return f"{count:,} {plural.removesuffix('s') if count == 1 else plural}"
+
+
 def plain(name: str) -> str:
     """A key as words.
 

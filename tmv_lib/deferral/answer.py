@@ -167,7 +167,8 @@ def fit(
         n_foldings=params.foldings,
         refer=lambda certainties: costs.decide(certainties, threshold=knobs.set_threshold(certainties)),
         review=prices.of(y_true)["review"][~foreign],
-        **prices.errors,
+        cost_fn=prices.cost_fn,
+        cost_fp=prices.cost_fp,
     )
     certainties = np.full(len(val), costs.NEVER)
     certainties[~foreign] = learned.certainty
@@ -176,8 +177,12 @@ def fit(
     baseline = costs.cheapest_decision(expit(out_of_fold[:, 0]), **prices.errors)
     weights = {kind: weight for kind, weight in learned.weights.items() if learned.used and weight > 0}
     stack = combination.fit_stack(y_true, out_of_fold).tolist()
-    used = {"threshold": threshold, "weights": weights, "ranges": doubt.weighed(ranges, weights)}
-    policy = FittedPolicy(members, knobs.calibration, way, stack, **prices.errors, **used)
+    used: dict[str, Any] = {
+        "threshold": threshold,
+        "weights": weights,
+        "ranges": doubt.weighed(ranges, weights),
+    } | prices.errors
+    policy = FittedPolicy(members, knobs.calibration, way, stack, **used)
     validation = val[["patient_id", "y_true"]].assign(baseline=baseline, **decisions.set_axis(val.index))
     return Fitted(choice, learned, policy, validation)
 

@@ -209,7 +209,8 @@ def predictive_values(cases: pd.DataFrame, prevalence: float, resampler: Resampl
             other = np.unique(resampler.groups[y_true == (1 - called if wrong == 0 else called)]).size
             most = float(wilson_interval(0, other)[1])
             end, right, wrong = ("low", right, most) if wrong == 0 else ("high", most, wrong)
-            estimate = replace(estimate, **{end: float(share * right / (share * right + (1 - share) * wrong))})
+            ends: dict[str, Any] = {end: float(share * right / (share * right + (1 - share) * wrong))}
+            estimate = replace(estimate, **ends)
         figures[name] = estimate
     return figures
 

@@ -90,10 +90,11 @@ def _compare(
 
 
 def _patients_needed(differences: list[Estimate], n_patients: int) -> int | Estimate:
-    if any(one.value >= 0 for one in differences):
+    ends = [one.ends for one in differences]
+    if any(value >= 0 for value, *_ in ends):
         return Estimate(absent="it saves nothing here against one of them: no number of such patients would do")
     # n (z_0.975 + z_0.8)^2 (standard error / difference)^2, the standard error read off the interval
-    ratios = [(one.high - one.low) / (2 * Z_95) / one.value for one in differences]
+    ratios = [(high - low) / (2 * Z_95) / value for value, low, high in ends]
     return int(np.ceil(n_patients * max(((Z_95 + POWER_80) * ratio) ** 2 for ratio in ratios)))
 
 
@@ -120,7 +121,7 @@ def sentences(verdict: Figures, *, cases: str = "cases", positive: str = "a posi
         head = f"Do not use it for {cases} like these, at these prices."
         if names == ["misses_most"]:
             missed = verdict.estimate("missed")
-            share, low, high = (percent(end) for end in (missed.value, missed.low, missed.high))
+            share, low, high = map(percent, missed.ends)
             why = (
                 f"It misses {share} of the positives ({low} to {high}), much as calling every case negative would. It"
                 f" costs {cost} per case, beside {_compared(against, NOBODY)}."

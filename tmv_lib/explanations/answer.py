@@ -116,8 +116,8 @@ def explain(
     columns, interchanged = look(member, material, own, donors, target, params)
     metrics: dict[str, Any] = {"method": params.method, "layer": member.layer, "grid": own.maps.shape[1]}
     metrics |= where_it_looks(columns, material, own.maps.shape[1:], params, rng)
-    if "marker" in cases:
-        metrics.setdefault("border", {}).update(by_marker(columns, cases, target > 0, params, rng))
+    if "marker" in cases and isinstance(metrics["border"], dict):  # else every map is empty
+        metrics["border"] |= by_marker(columns, cases, target > 0, params, rng)
     check = member.trained, images, own.logit, own.maps
     metrics["completeness"] = sanity.completeness(*check, layer=member.layer, method=params.method)
     some = cases.iloc[chosen]

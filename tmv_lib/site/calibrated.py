@@ -88,7 +88,7 @@ def calibrate_at_site(local: pd.DataFrame, test: pd.DataFrame, member: str, para
     require_ranking(local, member)
     taught = labelled(local, member)
     chosen = closed_test(taught.y_true, taught.logit, groups=taught.groups)
-    update = {"name": UPDATES[int(chosen.choice[0])]} | {
+    update: dict[str, Any] = {"name": UPDATES[int(chosen.choice[0])]} | {
         name: float(values[0]) for name, values in chosen._asdict().items() if name != "choice"
     }
     measured = partial(measure, y_true, resampler=Resampler(groups, params.resamples, rng))

@@ -20,6 +20,12 @@ from tmv_lib.uncertainty import detection
 
 AS_IS, UNTRAINED = "as it is", "untrained network"
 KEPT = ["instability", *MEASURES[1:], "flipped", "n_undefined"]
+# What a row of each diagram is, and its figure.
+PLOTS = {
+    "similarity": ("perturbation", "similarity"),
+    "flipped_and_moved": ("cell", "error_rate"),
+    "detectors": ("measure", "auroc"),
+}
 
 
 class StabilityParams(Params):
@@ -170,7 +176,7 @@ def flipped_and_moved(
     for answer, there in (("kept", ~flipped), ("flipped", flipped)):
         for reason, cell in (("kept", there & ~moved), ("moved", there & moved)):
             share = rate(np.ones(len(cell), dtype=bool), of=cell)
-            entry = {"n": int(cell.sum()), "share": share, "error_rate": rate(cell, of=error)}
+            entry: dict[str, Any] = {"n": int(cell.sum()), "share": share, "error_rate": rate(cell, of=error)}
             figures[f"answer_{answer}_reason_{reason}"] = entry
             labels = {"value": "error_rate", "cell": f"answer {answer}, reason {reason}"}
             rows += interval_rows(entry["error_rate"], **labels)

@@ -30,6 +30,13 @@ class Estimate:
     absent: str | None = None
     interval_absent: str | None = None
 
+    @property
+    def ends(self) -> tuple[float, float, float]:
+        """Value and both ends. Raises ValueError where one of them is absent."""
+        if self.value is None or self.low is None or self.high is None:
+            raise ValueError(f"no interval: {self.absent or self.interval_absent}")
+        return self.value, self.low, self.high
+
 
 class Resampler(NamedTuple):
     """Whose cases a figure rests on, and how these patients are resampled for its interval.
