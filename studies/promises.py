@@ -73,7 +73,7 @@ def sites(images: int, risk: float, rng: np.random.Generator, *, repeats: int = 
             {
                 "patient_id": np.repeat(np.arange(ACCEPTED), images),
                 "y_true": np.repeat(rng.random(ACCEPTED) < risk, images).astype(int),
-                "kappa": 1.0,
+                "certainty": 1.0,
                 "decision": 0,
                 "out_of_distribution": False,
             }

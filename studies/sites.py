@@ -24,7 +24,7 @@ from tmv_lib.phantom.plan import RECIPE, plan_cases
 from tmv_lib.phantom.radiograph import render
 from tmv_lib.pipeline.files import read_csv, read_rows, whole, write_csv
 from tmv_lib.pipeline.params import read, read_members
-from tmv_lib.site.answer import SiteParams, shifted
+from tmv_lib.site.answer import Places, SiteParams, compare_looks
 from tmv_lib.site.shift import feature_space
 from tmv_lib.site.updating import UPDATES, closed_test
 
@@ -100,9 +100,10 @@ def told(seed: int, phantom: dict[str, Any], site: SiteParams, look: Look, *, si
     for place, cases in later.merge(seen, on=PIXELS, validate="many_to_one").groupby("place"):
         here = cases["split"] == "test"
         members = [column.removeprefix("logit_") for column in seen if column.startswith("logit_")]
-        found, named = shifted(cases[~here], cases[here], members, site, np.random.default_rng(site.seed))
+        places = Places(cases[~here], cases[here], cases[here], 0)
+        found = compare_looks(places, members, site, np.random.default_rng(site.seed))
         right, change = SITES[place]
-        row: dict[str, Any] = {"seed": seed, "planted": planted(change), "right": right, "named": named}
+        row: dict[str, Any] = {"seed": seed, "planted": planted(change), "right": right, "named": found["name"]}
         for part in ("pooled", "negative", "positive"):
             row[f"auc_{part}"] = found[part]["features"]["observed"]
             row[f"p_{part}"] = min(test["p_value_holm"] for test in found[part].values())

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 from scipy.ndimage import gaussian_filter, shift
 
-from tmv_lib.data.audit import audit_images, blocks_explain, id_blocks, near_duplicates
+from tmv_lib.data.audit import audit_images, id_blocks, near_duplicates
 from tmv_lib.data.cases import NOTHING_UNREADABLE
+from tmv_lib.site.answer import file_numbers
 
 
 def pictures(n, *, size=64, seed=0):
@@ -262,17 +263,21 @@ def test_images_and_cases_must_be_equally_many():
 
 
 @pytest.mark.parametrize(
-    ("test", "shifted", "explain", "words"),
+    ("test", "name", "explain", "is_block"),
     [
-        (range(101, 141), ("y_true_0",), True, "that can explain the shift"),
-        (range(101, 141), ("y_true_1",), False, "but the classes that look different are others"),
-        (range(101, 141), (), False, "another time or place, but no shift was found"),
-        (range(1, 201, 5), ("y_true_0", "y_true_1"), False, "and do not explain the shift"),
-        (range(1, 201, 5), (), False, "no sign of another time or place."),
-        (range(1, 11), ("y_true_0",), False, "cannot tell"),
+        (range(101, 141), "negative_class", True, True),
+        (range(101, 141), "both_classes", True, True),
+        (range(101, 141), "positive_class", False, True),  # the class that looks different is another
+        (range(101, 141), "none", False, True),
+        (range(1, 201, 5), "both_classes", False, False),
+        (range(1, 201, 5), "none", False, False),
+        (range(1, 11), "negative_class", False, None),  # cannot tell
     ],
 )
-def test_blocks_explain_a_shift_of_their_class(test, shifted, explain, words):
-    found, said = blocks_explain(id_blocks(numbered(range(1, 201), test)), shifted=shifted)
-    assert found == explain
-    assert words in said
+@pytest.mark.parametrize("split", ["test", "local"])
+def test_blocks_explain_a_shift_of_their_class(test, name, explain, is_block, split):
+    found = file_numbers(numbered(range(1, 201), test).replace({"split": {"test": split}}), name)
+    assert found.pop("explain_the_shift") == explain
+    assert {label: block["is_block"] for label, block in found.items()} == (
+        {} if is_block is None else {"y_true_0": is_block}
+    )

@@ -6,7 +6,8 @@ import pytest
 from scipy.stats import ks_2samp
 from statsmodels.stats.multivariate import test_mvmean_2indep as hotelling
 
-from tmv_lib.site.shift import WORDS, domain_test, kolmogorov_smirnov, name_shift, prevalence_difference, share_distance
+from tmv_lib.card.answers import LOOKS
+from tmv_lib.site.shift import NAMES, domain_test, kolmogorov_smirnov, name_shift, prevalence_difference, share_distance
 from tmv_lib.statistics.estimate import adjust
 from tmv_lib.statistics.ranking import auroc
 
@@ -186,7 +187,8 @@ def test_a_p_value_at_the_level_does_not_reject():
 
 
 def test_no_sentence_claims_harm_or_likeness():
-    for name, words in WORDS.items():
+    assert tuple(LOOKS) == NAMES
+    for name, words in LOOKS.items():
         assert name == "none" or "harm unknown" in words
         assert not re.search(r"lapse|mend|false|does not look|do not look|looks like|same", words)
 

@@ -7,17 +7,18 @@ from scipy.special import expit
 from scipy.stats import chi2
 from sklearn.linear_model import LogisticRegression
 
+from tmv_lib.site.calibrated import estimate
 from tmv_lib.site.updating import (
     UPDATES,
     calibration_interaction,
     closed_test,
     cross_fitted_update,
-    interval,
     patient_counts,
     resampled_update,
 )
 from tmv_lib.site.updating import site_folds as fold_by_patient
 from tmv_lib.statistics.classification import negative_log_likelihood
+from tmv_lib.statistics.estimate import Estimate
 
 
 @pytest.fixture
@@ -161,12 +162,21 @@ def test_resampled_by_one_copy_each_is_the_procedure_itself(rng):
 
 
 def test_an_interval_that_a_resample_lacks_is_absent_with_its_reason():
-    def fails(*_, **__):
-        raise ValueError("one class only")
+    def fails_on_rows(*_, weights=None):
+        if weights is not None:
+            raise ValueError("one class only")
+        return 0.5
 
-    assert interval("nll", fails, [0, 1], np.zeros((2, 2)), np.ones((2, 2))) == {
-        "nll_interval_absent": "one class only"
-    }
+    found = estimate(fails_on_rows, np.zeros(2), np.zeros(2), np.zeros((2, 2)), np.ones((2, 2)))
+    assert found == Estimate(0.5, interval_absent="one class only")
+
+
+def test_an_interval_is_the_middle_95_percent_of_the_resampled_figures():
+    def first(_, logit, *, weights=None):
+        return logit[0] * (1 if weights is None else weights[0])
+
+    resampled, weights = np.arange(101.0)[:, None], np.full((101, 1), 2.0)
+    assert estimate(first, np.zeros(1), np.array([7.0]), resampled, weights) == Estimate(7.0, 5.0, 195.0)
 
 
 def test_a_million_cases_within_five_seconds(rng):
