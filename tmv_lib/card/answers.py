@@ -77,18 +77,22 @@ def _prepare(figures: Figures) -> str:
     found = figures["prepare"]
     splits = [found["splits"][name] for name in found["splits"]]
     images, patients = (sum(split[key] for split in splits) for key in ("images", "patients"))
-    seen = few([text for text in problems(found["problems"]).values() if text], most=len(PROBLEMS))
-    return f"{images:,} images of {patients:,} patients. The audit found {seen or 'no problem'}."
+    return f"{images:,} images of {patients:,} patients. {audit_of(found)[0]}"
 
 
-def problems(found: Figures) -> dict[str, str]:
-    """What the audit looks for, in words, with how many there are of each; "" where it found none."""
-    texts = {}
+def audit_of(prepare: Figures) -> list[str]:
+    """What the audit of the data found, and what it looked for without finding any."""
+    if "problems" not in prepare:  # of predictions alone
+        return ["Nobody has audited the images: only predictions are known."]
+    texts, found = {}, prepare["problems"]
     for name in found:
         unit = "files" if "files" in found[name] else "images"
         count = found[name][unit]
         texts[PROBLEMS[name]] = f"{PROBLEMS[name]} ({counted(count, unit)})" if count else ""
-    return texts
+    sentences = [f"The audit found {', '.join(text for text in texts.values() if text) or 'no problem'}."]
+    if clear := [name for name, text in texts.items() if not text]:
+        sentences.append(f"It looked for {', '.join(clear)} and found none.")
+    return sentences
 
 
 def _calibration(figures: Figures) -> str:

@@ -7,7 +7,7 @@ stage which has run does not have raises ValueError naming file and key.
 from collections.abc import Mapping
 
 from tmv_lib.card import policy
-from tmv_lib.card.answers import answer_of, better_than_margin, kinds_of, problems, unstable_maps
+from tmv_lib.card.answers import answer_of, audit_of, better_than_margin, kinds_of, unstable_maps
 from tmv_lib.card.facts import Facts
 from tmv_lib.card.policy import Metrics, Section, not_measured
 from tmv_lib.card.words import NOT_MEASURED, counted, few, number, plain, share, signed
@@ -187,11 +187,7 @@ def _data(prepare: Figures | None) -> Section:
         " positive"
         for name, one in splits.items()
     ]
-    audit = problems(found["problems"])
-    words = [f"Splits by patient: {'; '.join(counts)}."]
-    words.append(f"The audit found {', '.join(text for text in audit.values() if text) or 'no problem'}.")
-    if clear := [name for name, text in audit.items() if not text]:
-        words.append(f"It looked for {', '.join(clear)} and found none.")
+    words = [f"Splits by patient: {'; '.join(counts)}.", *audit_of(found)]
     return Section("data", "Data", "prepare", words)
 
 
