@@ -28,8 +28,8 @@ LOOKS = {  # by `shift.name` of `site`
     " a difference shown, and more cases are needed to say how.",
 }
 BLAME = {  # of a miscalibration, by `<member>.interaction.blame` of `site`
-    "site": "the probabilities are off at the site and not in the same way at the source",
-    "home": "the probabilities are off, and in the same way at the source",
+    "site": "the probabilities are off at the site, and otherwise than at the source",
+    "home": "the probabilities are off at the source already",
     "neither": "no miscalibration was shown at source or site",
     "unclear": "these labels do not say where a miscalibration comes from",
 }
@@ -45,8 +45,8 @@ PROBLEMS = {  # of the audit, by key of `prepare`
 }
 CLAIM = {  # "the second ranks better, the first is better calibrated", by `claim` of `diversity`
     "supported": "The second ranks better and is calibrated worse, as in the study that this pipeline follows.",
-    "contradicted": "In the study that this pipeline follows the second ranked better and was calibrated worse; this run"
-    " contradicts it.",
+    "contradicted": "In the study that this pipeline follows the second ranked better and was calibrated worse; this"
+    " run contradicts it.",
     "not_supported": "That the second ranks better and is calibrated worse was not shown.",
 }
 
@@ -87,7 +87,8 @@ def problems(found: Figures) -> dict[str, str]:
     for name in found:
         unit = "files" if "files" in found[name] else "images"
         count = found[name][unit]
-        texts[PROBLEMS[name]] = f"{PROBLEMS[name]} ({counted(count, unit)})" if count else ""
+        what = PROBLEMS.get(name, plain(name))
+        texts[what] = f"{what} ({counted(count, unit)})" if count else ""
     return texts
 
 
@@ -198,14 +199,14 @@ def _failures(figures: Figures) -> str:
     own = figures["failures"]["ensemble"]
     if not own["n_errors"]:
         return "The ensemble makes no error on test."
-    kinds = {name: one for name, one in kinds_of(own).items() if one["n"]}
-    parts = [f"{one['n']} {name}, {share(one.estimate('share'))}" for name, one in kinds.items()]
+    parts = [f"{one['n']} {name}, {share(one.estimate('share'))}" for name, one in kinds_of(own).items()]
     return f"Of {counted(own['n_errors'], 'errors')} of the ensemble: {'; '.join(parts)}."
 
 
 def kinds_of(own: Figures) -> dict[str, Figures]:
-    """The kinds of failure of one model."""
-    return {name: own[name] for name in own if isinstance(own[name], Figures) and "accuracy_gain" in own[name]}
+    """The kinds of failure that one model's errors are of."""
+    kinds = {name: own[name] for name in own["as_shipped"] if isinstance(own[name], Figures)}
+    return {name: one for name, one in kinds.items() if own["n_errors"] and one["n"]}
 
 
 def _ensemble(figures: Figures) -> str:
