@@ -170,7 +170,7 @@ def better_than_margin(member: Figures) -> str:
         return f"better than the margin: {few(better)}"
     name, (verdict, gain) = max(gains.items(), key=lambda item: item[1][1].value or 0)
     worth = "no worthwhile gain was shown" if verdict == "not shown" else "no other signal is worth having"
-    return f"{worth}; the largest is that of {plain(name)}, {number(gain)}"
+    return f"{worth}: {plain(name)} gains {number(gain)} at most"
 
 
 def _explanations(figures: Figures) -> str:
