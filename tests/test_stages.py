@@ -871,6 +871,14 @@ def test_the_card_is_read_from_the_metrics_that_there_are(answered, monkeypatch)
     assert all("0.988" in after and "0.988" not in text for after, text in zip(card(), before, strict=True))
     run_stages(answered, monkeypatch, "ensemble", threshold=0.6)
     assert all("its certainty in the case is 0.6 or more" in text for text in card())
+    own = told["calibration"]["net"]["before"]["positive_class_ece_uniform"]
+    own["error"] = own.pop("ece")
+    path.write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"metrics/calibration\.json calibration net before .*no metric 'ece'"):
+        run_stages(answered, monkeypatch, "ensemble")
+    path.unlink()
+    run_stages(answered, monkeypatch, "ensemble")
+    assert all("Calibration: not measured." in text for text in card())
 
 
 def test_promises_hang_on_nothing_but_the_seed(answered, monkeypatch):

@@ -28,8 +28,8 @@ LOOKS = {  # by `shift.name` of `site`
     " a difference shown, and more cases are needed to say how.",
 }
 BLAME = {  # of a miscalibration, by `<member>.interaction.blame` of `site`
-    "site": "the probabilities are off at the site and not in the same way at the source",
-    "home": "the probabilities are off, and in the same way at the source",
+    "site": "the probabilities are off at the site, and otherwise than at the source",
+    "home": "the probabilities are off at the source already",
     "neither": "no miscalibration was shown at source or site",
     "unclear": "these labels do not say where a miscalibration comes from",
 }
@@ -77,22 +77,22 @@ def _prepare(figures: Figures) -> str:
     found = figures["prepare"]
     splits = [found["splits"][name] for name in found["splits"]]
     images, patients = (sum(split[key] for split in splits) for key in ("images", "patients"))
-    return f"{images:,} images of {patients:,} patients. {audit_of(found)[0]}"
+    return f"{images:,} images of {patients:,} patients. {audit_of(found)}"
 
 
-def audit_of(prepare: Figures) -> list[str]:
+def audit_of(prepare: Figures) -> str:
     """What the audit of the data found, and what it looked for without finding any."""
     if "problems" not in prepare:  # of predictions alone
-        return ["Nobody has audited the images: only predictions are known."]
+        return "Nobody has audited the images: only predictions are known."
     texts, found = {}, prepare["problems"]
     for name in found:
         unit = "files" if "files" in found[name] else "images"
         count = found[name][unit]
-        texts[PROBLEMS[name]] = f"{PROBLEMS[name]} ({counted(count, unit)})" if count else ""
-    sentences = [f"The audit found {', '.join(text for text in texts.values() if text) or 'no problem'}."]
-    if clear := [name for name, text in texts.items() if not text]:
-        sentences.append(f"It looked for {', '.join(clear)} and found none.")
-    return sentences
+        what = PROBLEMS.get(name, plain(name))
+        texts[what] = f"{what} ({counted(count, unit)})" if count else ""
+    sentences = f"The audit found {', '.join(text for text in texts.values() if text) or 'no problem'}."
+    clear = [name for name, text in texts.items() if not text]
+    return sentences + (f" It looked for {', '.join(clear)} and found none." if clear else "")
 
 
 def _calibration(figures: Figures) -> str:
@@ -173,7 +173,7 @@ def better_than_margin(member: Figures) -> str:
         return f"better than the margin: {few(better)}"
     name, (verdict, gain) = max(gains.items(), key=lambda item: item[1][1].value or 0)
     worth = "no worthwhile gain was shown" if verdict == "not shown" else "no other signal is worth having"
-    return f"{worth}; the largest is that of {plain(name)}, {number(gain)}"
+    return f"{worth}: {plain(name)} gains {number(gain)} at most"
 
 
 def _explanations(figures: Figures) -> str:
@@ -202,14 +202,14 @@ def _failures(figures: Figures) -> str:
     own = figures["failures"]["ensemble"]
     if not own["n_errors"]:
         return "The ensemble makes no error on test."
-    kinds = {name: one for name, one in kinds_of(own).items() if one["n"]}
-    parts = [f"{one['n']} {name}, {share(one.estimate('share'))}" for name, one in kinds.items()]
+    parts = [f"{one['n']} {name}, {share(one.estimate('share'))}" for name, one in kinds_of(own).items()]
     return f"Of {counted(own['n_errors'], 'errors')} of the ensemble: {'; '.join(parts)}."
 
 
 def kinds_of(own: Figures) -> dict[str, Figures]:
-    """The kinds of failure of one model."""
-    return {name: own[name] for name in own if isinstance(own[name], Figures) and "accuracy_gain" in own[name]}
+    """The kinds of failure that one model's errors are of."""
+    kinds = {name: own[name] for name in own["as_shipped"] if isinstance(own[name], Figures)}
+    return {name: one for name, one in kinds.items() if own["n_errors"] and one["n"]}
 
 
 def _ensemble(figures: Figures) -> str:

@@ -135,7 +135,8 @@ def in_words(member: Member | None) -> str:
     """What a member is; None where there is no network to ask."""
     if member is None:
         return "known by its predictions alone"
-    origin = f"{'trained here' if member.train else 'taken as it is'} from weights {member.weights}"
+    weights = "random weights" if member.weights == "none" else f"weights {member.weights}"
+    origin = f"{'trained here' if member.train else 'taken as it is'} from {weights}"
     return f"{member.architecture}, {origin}, dropout {member.dropout:g}, seed {member.seed}"
 
 

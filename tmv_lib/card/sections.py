@@ -102,9 +102,7 @@ def _uncertainty(found: Figures | None, rows: list[str]) -> Section:
     title = "Does doubt find errors?"
     if found is None:
         return not_measured("uncertainty", title, "uncertainty", "Whether doubt finds errors")
-    table = [
-        ["", "margin finds errors, adjusted AUROC", "anything better?", "confident errors", "strange images refused"]
-    ]
+    table = [["", "margin, adjusted AUROC", "anything better?", "confident errors", "strange images refused"]]
     for name in rows:
         own = found["uncertainty"][name]
         surest = f"{own['quadrants']['confident_error']['n']} of {own['n_errors']}"
@@ -135,8 +133,10 @@ def _explanations(metrics: Metrics, rows: list[str]) -> Section:
         unstable = NOT_MEASURED if stability is None else unstable_maps(stability["stability"][name])
         flips = share(maps.estimate("border_flip_rate"))
         table.append([name, map_verdict.sentence(maps["verdict"]), flips, unstable])
-    words = ["Border hidden, flips: answers that turn once the border of the image is hidden."]
-    words += ["A map shows where the network looked, not where disease is."]
+    words = [
+        "A map shows where the network looked, not where disease is. Flips: answers that change once the border of the"
+        " image is hidden."
+    ]
     return Section("explanations", title, stages, words, [table])
 
 
@@ -187,8 +187,7 @@ def _data(prepare: Figures | None) -> Section:
         " positive"
         for name, one in splits.items()
     ]
-    words = [f"Splits by patient: {'; '.join(counts)}.", *audit_of(found)]
-    return Section("data", "Data", "prepare", words)
+    return Section("data", "Data", "prepare", [f"Splits by patient: {'; '.join(counts)}.", audit_of(found)])
 
 
 def _people(facts: Facts) -> Section:
