@@ -115,7 +115,7 @@ def source(picture: bytes | str) -> str:
 
 
 def drawn(picture: Picture) -> str:
-    """A picture with its caption; a diagram keeps its size and is scrolled where the screen is narrower."""
+    """A picture with its caption; a diagram stays legible, and is scrolled, where the screen is narrower."""
     caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
     held = f'<img src="{source(picture.image)}" alt="{escape(picture.alt)}">'
     if isinstance(picture.image, str):
@@ -141,8 +141,8 @@ def section(each: Section, image: str = "") -> str:
         parts.append(f'<div class="turned opacity">{slider("opacity", "Opacity of the maps", 0, 1, 0, 0.05)}</div>')
         parts += [laid(overlay, image) for overlay in each.overlays]
     if each.pictures:
-        kind = "row" if isinstance(each.pictures[0].image, bytes) else "diagrams"
-        parts.append(f'<div class="{kind}">{"".join(map(drawn, each.pictures))}</div>')
+        row = "".join(map(drawn, each.pictures))
+        parts.append(f'<div class="row">{row}</div>' if isinstance(each.pictures[0].image, bytes) else row)
     parts.append("" if each.table is None else tabulated(each.table))
     return f"<section>{''.join(parts)}</section>"
 
