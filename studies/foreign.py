@@ -19,38 +19,36 @@ import pandas as pd
 import pydicom.data
 import skimage
 import sklearn.datasets
-import torch
-import yaml
-from scipy.special import expit
 
-from tmv_lib.calibration import calibrators
+from tmv_lib.data.answer import PrepareParams
 from tmv_lib.data.foreign import foreign_images
 from tmv_lib.data.images import read_grey, square
-from tmv_lib.deferral.costs import certainty
-from tmv_lib.network import classifier
+from tmv_lib.deferral import costs
+from tmv_lib.deferral.answer import DeferralParams
 from tmv_lib.phantom.plan import plan_cases
 from tmv_lib.phantom.radiograph import render
-from tmv_lib.pipeline.files import join, read_csv, read_rows, write_csv
-from tmv_lib.pipeline.params import read_members
+from tmv_lib.pipeline.files import read_csv, write_csv
+from tmv_lib.pipeline.params import read
+from tmv_lib.pipeline.record import CASES, of_split, read_images
+from tmv_lib.prediction import system
 from tmv_lib.statistics.tests import wilson_interval
-from tmv_lib.uncertainty import distance, out_of_distribution
+from tmv_lib.uncertainty import out_of_distribution, refusal
 
 SPOILED, DRAWN = 50, 100  # test images spoiled in each way; images drawn from a folder
 
 
 def main() -> None:
-    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    cases = read_csv("data/prepare/cases.csv", ["image_id", "split"])
-    images = np.load("data/prepare/images.npy", mmap_mode="r")
-    bring = partial(square, size=images.shape[1], how=params["prepare"]["square"])
-    test = images[(cases["split"] == "test").to_numpy()]
-    kinds = {"usual test images": test} | collect(test, [Path(name) for name in sys.argv[1:]], bring, params["prepare"])
+    prepare, knobs = read("params.yaml", "prepare", PrepareParams), read("params.yaml", "deferral", DeferralParams)
+    asked = system.load()
+    test = read_images(of_split(read_csv(CASES, ["image_id", "split"]), "test")["image_id"])
+    bring = partial(square, size=asked.size, how=asked.how)
+    kinds = {"usual test images": test} | collect(test, [Path(name) for name in sys.argv[1:]], bring, prepare)
     shown = np.concatenate(list(kinds.values()))
-    asked = ask(shown, params).assign(kind=np.repeat(list(kinds), [len(of) for of in kinds.values()]))
-    write_csv("docs/foreign.csv", table(asked, threshold=params["deferral"]["threshold"]))
+    found = ask(shown, asked, knobs.prices).assign(kind=np.repeat(list(kinds), [len(of) for of in kinds.values()]))
+    write_csv("docs/foreign.csv", table(found, threshold=asked.policy.threshold))
 
 
-def collect(test: np.ndarray, folders: list[Path], bring: Any, prepare: dict[str, Any]) -> dict[str, np.ndarray]:
+def collect(test: np.ndarray, folders: list[Path], bring: Any, prepare: PrepareParams) -> dict[str, np.ndarray]:
     """Foreign images by kind, uint8 (n, size, size)."""
     rng = np.random.default_rng(0)
     chosen = np.sort(rng.choice(len(test), min(SPOILED, len(test)), replace=False))
@@ -58,9 +56,9 @@ def collect(test: np.ndarray, folders: list[Path], bring: Any, prepare: dict[str
     kinds["photographs"] = np.stack([bring(tile) for tile in photographs()])
     for modality, kind in {"CT": "CT slices", "MR": "MR slices", "RTDOSE": "dose maps"}.items():
         kinds[kind] = np.unique([bring(frame) for frame in frames(modality)], axis=0)
-    if prepare["source"] != "phantom":
+    if prepare.source != "phantom":
         patients = {"train": 1, "val": 1, "cal": 1, "test": 60}
-        plan = plan_cases(seed=1, **(prepare["phantom"] | {"patients": patients}))
+        plan = plan_cases(seed=1, **prepare.phantom.model_dump() | {"patients": patients})
         kinds["phantoms"] = render(plan, size=test.shape[1]).images[:DRAWN]
     for folder in folders:
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".png", ".jpg", ".jpeg"))
@@ -100,35 +98,14 @@ def frames(modality: str) -> Iterator[np.ndarray]:
                 yield (255 * (frame - frame.min()) / np.ptp(frame)).round().astype(np.uint8)
 
 
-def ask(shown: np.ndarray, params: dict[str, Any]) -> pd.DataFrame:
+def ask(shown: np.ndarray, asked: system.System, prices: costs.Prices) -> pd.DataFrame:
     """Of each image: `oddity`, whether each detector alone would refuse it, and the certainty of its probability."""
-    usual = pd.read_csv("data/uncertainty/usual.csv")
-    pixels = out_of_distribution.read_pixel_detectors("data/uncertainty/pixels.npz")
-    odd = pd.DataFrame(out_of_distribution.pixel_oddity(shown, pixels), columns=[*out_of_distribution.PIXELS])
-    probs = []
-    for name, member in read_members("params.yaml").items():
-        home = Path("data/train") / name
-        known = join(
-            read_csv(home / "predictions.csv", ["image_id", "split", "logit"]),
-            read_csv("data/calibration/cases.csv", ["image_id", f"y_prob_{name}"]),
-        )
-        model = classifier.build(member.architecture, weights="none", dropout=member.dropout)
-        classifier.load_weights(model, home / "weights.safetensors")
-        model = model.to(classifier.available_device()).to(memory_format=torch.channels_last).eval()
-        said = classifier.predict(model, shown, batch_size=32, precision=params["train"]["precision"])
-        wanted = known.loc[known["split"] == "train", "image_id"]
-        train = read_rows(home / "features.npy", image_id=known["image_id"], wanted=wanted)
-        odd[f"distance_{name}"] = distance.nearest_neighbour_distance(
-            said.features, train, k=params["uncertainty"]["neighbours"]
-        )
-        raw, calibrated = expit(known["logit"]), known[f"y_prob_{name}"]
-        probs.append(calibrators.recalibrated(expit(said.logit), raw=raw, calibrated=calibrated))
-    prices = {"cost_fn": params["deferral"]["cost"]["false_negative"]}
-    prices |= {"cost_fp": params["deferral"]["cost"]["false_positive"]}
-    alone = out_of_distribution.alone(odd[usual.columns], usual) <= out_of_distribution.REFUSED
-    found = pd.DataFrame(alone, columns=usual.columns).add_prefix("alone_")
-    oddity = out_of_distribution.joint_p_value(odd[usual.columns], usual)
-    return found.assign(oddity=oddity, certainty=certainty(np.mean(probs, axis=0), **prices))
+    cases = system.score(asked, shown).cases
+    odd = refusal.oddities(shown, cases, asked.pixels)[asked.usual.columns]
+    alone = out_of_distribution.alone(odd, asked.usual) <= out_of_distribution.REFUSED
+    y_prob = cases[[f"y_prob_{name}" for name in asked.networks]].mean(axis=1)
+    refused = pd.DataFrame(alone, columns=odd.columns).add_prefix("alone_")
+    return refused.assign(oddity=cases["oddity"], certainty=costs.certainty(y_prob, **prices.errors))
 
 
 def table(asked: pd.DataFrame, *, threshold: float) -> pd.DataFrame:

@@ -6,7 +6,6 @@ a killed run goes on where it was, so delete the folder after another training o
 """
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,17 @@ from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from tmv_lib.data.answer import PrepareParams
-from tmv_lib.deferral import costs, doubt, evaluation, guarantee, verdict
+from tmv_lib.deferral import costs, doubt, guarantee, verdict
 from tmv_lib.deferral.answer import DeferralParams
 from tmv_lib.phantom.plan import plan_cases
 from tmv_lib.phantom.radiograph import render
 from tmv_lib.pipeline.files import write_csv
+from tmv_lib.pipeline.metrics import plain
 from tmv_lib.pipeline.params import read
+from tmv_lib.pipeline.record import Figures, read_metrics
 from tmv_lib.prediction import system
 from tmv_lib.statistics.arrays import FloatArray
+from tmv_lib.statistics.estimate import Resampler
 
 FOLDER = Path(".studies/fresh_phantoms")
 SEEDS = (71, 72, 73, 74, 75, 76)
@@ -47,9 +49,9 @@ def main() -> None:
     print(table[table["phantom"] == "all"].to_string(index=False))
     for line in promises(everybody["all"]):
         print(line)
-    resampling: dict[str, Any] = {"n_resamples": 1000, "rng": np.random.default_rng(0)}
-    found = verdict.judge(everybody["all"], prices, **resampling)
-    print("\n".join(["The population itself:", *verdict.sentences(found)]))
+    resampler = Resampler(everybody["all"]["patient_id"].to_numpy(), 1000, np.random.default_rng(0))
+    found = plain(verdict.judge(everybody["all"], prices, resampler))
+    print("\n".join(["The population itself:", *verdict.sentences(Figures(found, "the population"))]))
 
 
 def judged(seed: int, patients: int) -> pd.DataFrame:
@@ -84,23 +86,25 @@ def compared(name: str, cases: pd.DataFrame, prices: costs.Prices) -> list[dict[
         "all called positive": error(np.ones(len(cases))),
         "all called negative": error(np.zeros(len(cases))),
     }
-    for margin, certainty in evaluation.margins(cases, prices).items():
-        like = evaluation.least_certain(certainty) <= deferred.sum()
+    for margin, certainty in costs.margins(cases, prices).items():
+        like = costs.least_certain(certainty) <= deferred.sum()
         rivals[f"{margin.replace('_', ' ')} at the same referral rate"] = np.where(like, review, own)
     cost = np.where(deferred, review, own)
     rows = [{"phantom": name, "policy": "this policy", "cost": float(cost.mean())}]
     for rival, of_rival in rivals.items():
         difference = doubt.mean_difference(cost - of_rival, cases["patient_id"])
         rows.append(
-            {"phantom": name, "policy": rival, "cost": float(of_rival.mean())}
-            | {f"difference{end}": value for end, value in zip(("", "_low", "_high"), difference, strict=True)}
+            {"phantom": name, "policy": rival, "cost": float(of_rival.mean())} | plain({"difference": difference})
         )
     return rows
 
 
 def promises(cases: pd.DataFrame) -> list[str]:
     """Each promise of the run, and the share that breaks it in this population."""
-    made = json.loads(Path("metrics/ensemble.json").read_text(encoding="utf-8"))["guarantee"]
+    ensemble = read_metrics("ensemble")
+    if ensemble is None:
+        raise ValueError("metrics/ensemble.json: no such file; `make repro` makes it")
+    made = ensemble["guarantee"]
     lines = []
     for name, rule in guarantee.PROMISES.items():
         if "threshold" in made[name]:

@@ -6,7 +6,6 @@ fifth certify, and the others are evaluated.
 """
 
 import argparse
-import json
 from contextlib import chdir
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +18,7 @@ from scipy.special import logit
 from commands.evaluate import lay_out, read_predictions
 from tmv_lib.deferral import verdict
 from tmv_lib.pipeline.files import whole, write_csv
+from tmv_lib.pipeline.record import Figures, read_metrics
 
 FINDINGS = [
     *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia"),
@@ -80,7 +80,7 @@ def read(folder: Path) -> pd.DataFrame:
     return table.rename(columns={"Image Index": "image_id"}).assign(patient_id=patient, split=patient.map(split))
 
 
-def answered(table: pd.DataFrame, finding: str) -> dict:
+def answered(table: pd.DataFrame, finding: str) -> Figures:
     """The metrics of `ensemble` for one finding, by the stages that a verdict needs."""
     prob = table[f"prob_{finding}"].clip(1e-7, 1 - 1e-7)
     member = table[["image_id", "patient_id", "split"]].assign(y_true=table[finding].astype(int), logit=logit(prob))
@@ -91,7 +91,9 @@ def answered(table: pd.DataFrame, finding: str) -> dict:
         with chdir(Path(folder) / "run"):
             for stage in ("calibration", "uncertainty", "ensemble"):
                 import_module(f"stages.{stage}").main()
-            return json.loads(Path("metrics/ensemble.json").read_text(encoding="utf-8"))
+            found = read_metrics("ensemble")
+    assert found is not None  # the stage has just written it
+    return found
 
 
 if __name__ == "__main__":

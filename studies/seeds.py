@@ -206,7 +206,7 @@ def picture(table: pd.DataFrame, members: list[str]) -> Figure:
     rows = rows.assign(seed=lambda rows: rows["seed"].astype(str))
     drawing = plt.figure(figsize=(3 * len(shown), 4.6), layout="constrained")
     drawing.suptitle("Dots: training seeds, a colour each. Bars: 95 % over patients, of one training", fontsize=10)
-    above, below = drawing.subfigures(2, height_ratios=[2, 1.2])
+    above, below = drawing.subfigures(2, height_ratios=[2, 1.2], squeeze=False)[:, 0]
     for part, names, title in ((above, members, str), (below, [pair(members)], lambda _: "")):
         (
             so.Plot(rows[rows["member"].isin(names)], x="value", y="member", color="seed")

@@ -45,8 +45,8 @@ PROBLEMS = {  # of the audit, by key of `prepare`
 }
 CLAIM = {  # "the second ranks better, the first is better calibrated", by `claim` of `diversity`
     "supported": "The second ranks better and is calibrated worse, as in the study that this pipeline follows.",
-    "contradicted": "In the study that this pipeline follows the second ranked better and was calibrated worse; this run"
-    " contradicts it.",
+    "contradicted": "In the study that this pipeline follows the second ranked better and was calibrated worse; this"
+    " run contradicts it.",
     "not_supported": "That the second ranks better and is calibrated worse was not shown.",
 }
 
