@@ -182,7 +182,7 @@ def section(each: Section, view: View | None = None) -> None:
         st.header(each.title)
     for line in each.lines:
         st.markdown(said(line))
-    if each.overlays:
+    if each.overlays and view:
         opacity = st.slider("Opacity of the maps", 0, 100, 0, 5, format="%d %%", key="opacity") / 100
         for overlay in each.overlays:
             laid(overlay, view, opacity)

@@ -55,7 +55,7 @@ class Evidence(NamedTuple):
     stage: str
     question: str
     answer: str
-    figures: dict[str, float | None]
+    figures: dict[str, Any]
     limit: str
 
 
@@ -74,7 +74,7 @@ def questions(disk: Disk) -> list[Evidence]:
     return found
 
 
-def _figures(disk: Disk, stage: str, metrics: Any) -> dict[str, float | None]:
+def _figures(disk: Disk, stage: str, metrics: Any) -> dict[str, Any]:
     """The figures of a stage by name, None where not measured."""
     return {
         words.format(name): figure(metrics, place.format(name))
