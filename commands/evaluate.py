@@ -126,7 +126,9 @@ def lay_out(folder: Path, members: dict[str, pd.DataFrame]) -> None:
         split: {"images": len(rows), "positives": int(rows["y_true"].sum()), "patients": rows["patient_id"].nunique()}
         for split, rows in cases.groupby("split")
     }
-    write_metrics(folder / "metrics/prepare.json", {"prepare": {"splits": splits}})
+    torn = cases.groupby("patient_id")["split"].transform("nunique") > 1  # by local alone: others are refused
+    problems = {"patient_in_two_splits": {"images": int(torn.sum())}}
+    write_metrics(folder / "metrics/prepare.json", {"prepare": {"splits": splits, "problems": problems}})
     for name, table in members.items():
         write_csv(folder / f"data/train/{name}/predictions.csv", table[COLUMNS], digits=9)
 

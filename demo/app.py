@@ -7,7 +7,7 @@ import streamlit as st
 
 from demo import cases, evidence, maps, pictures, policy, tally, upload
 from demo.disk import Disk
-from demo.page import NOT_CLINICAL, Picture, Section
+from demo.page import NOT_CLINICAL, Overlay, Picture, Section
 
 DISK = Disk(Path(os.environ.get("TMV_ROOT", ".")).resolve())
 ANSWERS = ("yes", "no", "cannot tell")
@@ -23,15 +23,8 @@ h2 {font-size: 1.35rem !important}
 
 def main() -> None:
     st.set_page_config("Trustworthy Medical Vision", layout="wide")
-    pages = [
-        st.Page(show, title=title, url_path=title.lower())
-        for title, show in (
-            ("Cases", of_cases),
-            ("Policy", of_policy),
-            ("Evidence", of_evidence),
-            ("Upload", of_upload),
-        )
-    ]
+    shown = {"Cases": of_cases, "Policy": of_policy, "Evidence": of_evidence, "Upload": of_upload}
+    pages = [st.Page(show, title=title, url_path=title.lower()) for title, show in shown.items()]
     page = st.navigation(pages, position="top")
     st.html(STYLE)
     note = cases.names(DISK).note
@@ -73,15 +66,11 @@ def of_cases() -> None:
     sections = []
     with asked:
         if question(known, number):
-            sections = cases.reveal(known, number)
+            sections = maps.revealed(known, number)
             with st.container(border=True):
                 section(sections[0])
-    for each in sections[1:3]:
-        section(each)
-    if len(sections) > 1:
-        looked(known, number, view)
-    for each in sections[3:]:
-        section(each)
+    for each in sections[1:]:
+        section(each, view)
 
 
 def chosen(known: cases.Collection) -> int | None:
@@ -128,23 +117,26 @@ def plain_image(known: cases.Collection, number: int) -> "View":
     if zoom > 1:
         across = st.slider("Left to right", 0, 100, 50, 5, format="%d %%", key="across")
         down = st.slider("Top to bottom", 0, 100, 50, 5, format="%d %%", key="down")
-    view = View(pictures.view(cases.image(known, number)), brightness / 100, zoom, across / 100, down / 100)
-    image(Picture(pictures.png(view.plain()), cases.image_alt(number), ""), spot)
+    pixels, alt = pictures.view(cases.image(known, number)), cases.image_alt(number)
+    view = View(pixels, alt, brightness / 100, zoom=zoom, across=across / 100, down=down / 100)
+    image(Picture(pictures.png(view.plain()), alt, ""), spot)
     return view
 
 
 class View:
     """An image as it is looked at, and how maps are laid over it in the same way."""
 
-    def __init__(self, pixels, brightness=0.0, zoom=1.0, across=0.5, down=0.5) -> None:
-        self.pixels, self.brightness, self.frame = pixels, brightness, {"zoom": zoom, "across": across, "down": down}
+    def __init__(self, pixels, alt, brightness=0.0, **frame) -> None:
+        self.pixels, self.alt, self.brightness, self.frame = pixels, alt, brightness, frame
+
+    def framed(self, pixels):
+        return pictures.zoomed(pixels, **self.frame) if self.frame else pixels
 
     def plain(self):
-        return pictures.zoomed(pictures.brightened(self.pixels, share=self.brightness), **self.frame)
+        return self.framed(pictures.brightened(self.pixels, share=self.brightness))
 
     def under(self, attribution, *, opacity: float):
-        colours = pictures.zoomed(pictures.coloured(attribution), **self.frame)
-        return pictures.over(self.plain(), colours, opacity=opacity)
+        return pictures.over(self.plain(), self.framed(pictures.coloured(attribution)), opacity=opacity)
 
 
 def image(picture: Picture, spot=st, *, width: int | str = "stretch") -> None:
@@ -180,59 +172,40 @@ def question(known: cases.Collection, number: int) -> bool:
         st.button("Reveal what the system says", type="primary", key="reveal", on_click=reveal)
         st.caption("You need not: go on to the next case, or reveal without an answer, which counts for nobody.")
     if blind:
-        st.markdown(tally.tally(known, answers.items()).words)
+        st.markdown(tally.tally(known, answers.items()))
     return number in revealed
 
 
-def section(each: Section) -> None:
-    st.header(each.title)
+def section(each: Section, view: View | None = None) -> None:
+    """A section of a page; its maps are laid over the view."""
+    if each.title:
+        st.header(each.title)
     for line in each.lines:
         st.markdown(said(line))
-    row(each.pictures)
+    if each.overlays and view:
+        opacity = st.slider("Opacity of the maps", 0, 100, 0, 5, format="%d %%", key="opacity") / 100
+        for overlay in each.overlays:
+            laid(overlay, view, opacity)
+    if each.pictures:
+        with st.container(horizontal=True):
+            for picture in each.pictures:
+                image(picture, width="stretch" if isinstance(picture.image, str) else 120)
     if each.table is not None:
         st.table(each.table.set_index(each.table.columns[0]))
-    if each.note:
-        st.caption(said(each.note))
 
 
-def row(shown: list[Picture]) -> None:
-    """Thumbnails side by side, as many as there is room for."""
-    if shown:
-        with st.container(horizontal=True):
-            for picture in shown:
-                image(picture, width=120)
-
-
-def looked(known: cases.Collection, number: int, view: View) -> None:
-    """Each member's map over the image, the plain image and an untrained network's map beside it; and every change."""
-    laid(maps.overlays(known, number), view, cases.image_alt(number))
-    changes = maps.changed(known, number)
-    if not changes:
-        st.markdown("The same image under mild changes: not measured.")
-    for change in changes:
-        st.markdown(said(change.words))
-        row(change.pictures)
-
-
-def laid(overlays: list[maps.Overlay], view: View, alt: str) -> None:
-    """Maps over an image, as strong as the reader wants them, beside the image alone."""
-    st.header("Where the networks looked")
-    st.markdown(pictures.MAP_NOTE)
-    opacity = st.slider("Opacity of the maps", 0, 100, 0, 5, format="%d %%", key="opacity") / 100
-    for each in overlays:
-        st.markdown(said(f"**{each.member}**, for {each.names}. {each.verdict}"))
-        shown = [Picture(pictures.png(view.plain()), alt, "the image alone")]
-        for attribution, words, caption in (
-            (each.own, each.words, each.member),
-            (each.untrained, each.untrained_words, f"untrained {each.member}, same scale"),
-        ):
-            if attribution is None:
-                st.markdown(said(words))
-                continue
-            shown.append(Picture(pictures.png(view.under(attribution, opacity=opacity)), words, caption))
-        for place, picture in zip(st.columns(3), shown):
-            image(picture, place)
-        st.caption(each.sizes)
+def laid(overlay: Overlay, view: View, opacity: float) -> None:
+    """One member's maps over an image, beside the image alone."""
+    st.markdown(said(overlay.line))
+    shown = [Picture(pictures.png(view.plain()), view.alt, "the image alone")]
+    for attribution, words, caption in overlay.panels:
+        if attribution is None:
+            st.markdown(said(words))
+            continue
+        shown.append(Picture(pictures.png(view.under(attribution, opacity=opacity)), words, caption))
+    for place, picture in zip(st.columns(3), shown):
+        image(picture, place)
+    st.caption(overlay.sizes)
 
 
 # --- Policy -----------------------------------------------------------------------------------------------------------
@@ -246,32 +219,15 @@ def of_policy() -> None:
     run = policy.knobs(known)
     turned, told = st.columns(2, gap="large")
     with turned:
-        at = policy.Knobs(
-            threshold=st.slider("Certainty that a decision must reach", 0.0, 1.0, run.threshold, 0.01),
-            false_negative=st.slider(
-                "Cost of a missed case", 0.5, max(20.0, run.false_negative), run.false_negative, 0.5
-            ),
-            false_positive=st.slider(
-                "Cost of a false alarm", 0.5, max(20.0, run.false_positive), run.false_positive, 0.5
-            ),
-            review=st.slider("Price of a doctor's reading", 0.0, max(2.0, run.review), run.review, 0.05),
-            prevalence=st.slider(
-                f"Of 100 patients have {known.names.positive}", 1, 99, round(100 * run.prevalence), key="prevalence"
-            )
-            / 100,
-            reader_sensitivity=st.slider(
-                "Doctor's sensitivity on those handed on", 0.5, 1.0, run.reader_sensitivity, 0.01
-            ),
-            reader_specificity=st.slider(
-                "Doctor's specificity on those handed on", 0.5, 1.0, run.reader_specificity, 0.01
-            ),
-        )
-        if at.prevalence == round(100 * run.prevalence) / 100:
-            at = at._replace(prevalence=run.prevalence)
+        turns = {
+            name: st.slider(knob.words, knob.low, max(knob.high, getattr(run, name)), getattr(run, name), knob.step)
+            for name, knob in policy.KNOBS.items()
+        }
+        percent = round(100 * run.prevalence)
+        of_hundred = st.slider(f"Of 100 patients have {known.names.positive}", 1, 99, percent, key="prevalence")
+    at = policy.Knobs(**turns, prevalence=run.prevalence if of_hundred == percent else of_hundred / 100)
     with told:
-        for line in policy.sentences(known, at):
-            st.markdown(said(line))
-        image(policy.curve(known, at))
+        section(policy.answer(known, at))
         st.markdown("This point, with intervals, from the command line:")
         st.code(policy.command(known, at), language=None, wrap_lines=True)
         if note := policy.prevalence_note(known, at):
@@ -292,10 +248,11 @@ def of_evidence() -> None:
         with st.expander("What it does not show, and its diagrams", key=f"open {each.stage}"):
             st.markdown(said(each.limit))
             with st.container(horizontal=True):
-                for plot in evidence.plots(DISK, each.stage):
-                    with st.container(width=640 if isinstance(plot.picture.image, str) else "stretch"):
-                        st.markdown(f"**{said(plot.title)}**")
-                        image(plot.picture, width="stretch" if isinstance(plot.picture.image, str) else "content")
+                for picture in evidence.plots(DISK, each.stage):
+                    diagram = isinstance(picture.image, str)
+                    with st.container(width=640 if diagram else "stretch"):
+                        st.markdown(f"**{said(picture.caption)}**")
+                        image(picture._replace(caption=""), width="stretch" if diagram else "content")
 
 
 def compared() -> None:
@@ -337,21 +294,19 @@ def of_upload() -> None:
         return
     try:
         with st.spinner("Reading the networks and the image"):
-            judged = upload.judge(system(known.disk.state("data/ensemble/policy.json")), known, grey)
+            pixels, sections = upload.judge(system(known.disk.state("data/ensemble/policy.json")), known, grey)
     except ValueError as error:
         st.warning(said(str(error)))
         return
     seen, told = st.columns(2, gap="large")
-    view = View(pictures.view(judged.pixels))
+    view = View(pictures.view(pixels), "The uploaded image alone.")
     with seen:
-        image(
-            Picture(pictures.png(view.plain()), "The uploaded image. Not for clinical use.", "as the networks see it")
-        )
+        alt = "The uploaded image. Not for clinical use."
+        image(Picture(pictures.png(view.plain()), alt, "as the networks see it"))
     with told, st.container(border=True):
-        for each in judged.sections:
-            section(each)
-    if judged.overlays:
-        laid(judged.overlays, view, "The uploaded image alone.")
+        section(sections[0])
+    for each in sections[1:]:
+        section(each, view)
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)

@@ -12,6 +12,7 @@ from demo import pictures
 from demo.disk import NOT_MEASURED, Disk, figure
 from demo.page import Picture, Section
 from tmv_lib.failures import taxonomy
+from tmv_lib.pipeline.record import CASES, read_features
 
 SEED = 0  # of the neutral numbers
 NEIGHBOURS = 4  # nearest training cases that are shown, before the counter-example
@@ -19,17 +20,10 @@ ALIKE = 50  # cases among which "this unsure" is counted
 NEAR = 0.05  # probabilities this near count as such cases
 UNCERTAIN = (0.25, 0.75)  # probabilities of the queue of that name
 DEFERRED = "No answer: read as if there were no system. This is not a normal result."
-NEEDED = ("data/prepare/cases.csv", "data/prepare/images.npy", "data/ensemble/cases.csv")
-USED = (
-    *NEEDED,
-    "data/calibration/cases.csv",
-    "data/uncertainty/cases.csv",
-    "data/explanations/cases.csv",
-    "data/stability/cases.csv",
-    "data/failures/errors.csv",
-    "metrics/stability.json",
-    "params.yaml",
-)
+IMAGES, ERRORS = "data/prepare/images.npy", "data/failures/errors.csv"
+SAID = [f"data/{stage}/cases.csv" for stage in ("ensemble", "calibration", "uncertainty", "explanations", "stability")]
+NEEDED = (CASES, IMAGES, SAID[0])
+USED = (CASES, *SAID, ERRORS, "params.yaml")
 RANDOM = "random"
 
 
@@ -61,16 +55,12 @@ class Collection(NamedTuple):
 
 def missing(disk: Disk) -> list[str]:
     """The files without which there is no case to show."""
-    return [path for path in NEEDED if _absent(disk, path)]
-
-
-def _absent(disk: Disk, path: str) -> bool:
-    return (disk.array(path) if path.endswith(".npy") else disk.table(path)) is None
+    return [path for path in NEEDED if disk.read(path) is None]
 
 
 def names(disk: Disk) -> Names:
     """How this data set calls its classes, from `params.yaml`."""
-    prepare = disk.yaml("params.yaml").get("prepare", {})
+    prepare = disk.mapping("params.yaml").get("prepare", {})
     source = prepare.get("source")
     if source == "phantom":
         note = "The images are synthetic radiographs; pneumonia is what was planted in them."
@@ -93,21 +83,17 @@ def collect(disk: Disk) -> Collection:
 @lru_cache(maxsize=2)
 def _collected(disk: Disk, state: tuple[Any, ...]) -> Collection:
     members = disk.members()
-    everything = disk.table("data/prepare/cases.csv")
-    assert everything is not None
+    everything = disk.read(CASES)
     later = everything[everything["split"] != "train"]
     table = later.assign(row=later.index, later=np.arange(len(later)))
-    for path in ("ensemble", "calibration", "uncertainty", "explanations", "stability"):
-        known = disk.table(f"data/{path}/cases.csv")
-        if known is not None:
+    for path in SAID:
+        if (known := disk.read(path)) is not None:
             table = table.merge(known[known.columns.difference(table.columns).union(["image_id"])], "left", "image_id")
-    errors = disk.table("data/failures/errors.csv")
-    if errors is not None:
+    if (errors := disk.read(ERRORS)) is not None:
         own = errors[errors["model"] == "ensemble"][["image_id", "kind", "needs", "reason"]]
         table = table.merge(own.rename(columns={"reason": "evidence"}), "left", "image_id")
     for name in members:
-        said = disk.table(f"data/train/{name}/predictions.csv")
-        if said is not None:
+        if (said := disk.read(f"data/train/{name}/predictions.csv")) is not None:
             raw = said.set_index("image_id")["logit"]
             table[f"raw_{name}"] = expit(table["image_id"].map(raw).to_numpy(dtype=float))
     test = table[table["split"] == "test"]
@@ -147,9 +133,9 @@ def queues(cases: Collection) -> dict[str, tuple[str, list[int]]]:
 def _unstable(cases: Collection) -> pd.Series:
     """Cases whose explanation moved more than that of most validation cases, by any member."""
     moved = pd.Series(False, cases.table.index)
-    found = cases.disk.metrics("stability")
+    found = cases.disk.read("metrics/stability.json")
     for name in cases.members:
-        above = figure(found, "stability", name, "flipped_and_moved", "moved_above")
+        above = figure(found, f"stability.{name}.flipped_and_moved.moved_above")
         if above is not None and f"instability_{name}" in cases.table:
             moved |= cases.table[f"instability_{name}"] > above
     return moved
@@ -157,9 +143,9 @@ def _unstable(cases: Collection) -> pd.Series:
 
 def image(cases: Collection, number: int) -> np.ndarray:
     """The uint8 image (side, side) of a case."""
-    images = cases.disk.array("data/prepare/images.npy")
+    images = cases.disk.read(IMAGES)
     if images is None:
-        raise ValueError("data/prepare/images.npy: no such file; `dvc repro` makes it")
+        raise ValueError(f"{IMAGES}: no such file; `dvc repro` makes it")
     return np.asarray(images[int(cases.table["row"][number])])
 
 
@@ -184,7 +170,7 @@ def reveal(cases: Collection, number: int) -> list[Section]:
     case = cases.table.loc[number]
     if case["deferred"]:
         return [Section("The system gives no answer", [f"**{DEFERRED}**", f"The reason: {case['reason']}."])]
-    found = [_answer(cases, number), _confidence(cases, case), _doubt(cases, number)]
+    found = [_answer(cases, case), _confidence(cases, case), _doubt(cases, case)]
     if case["wrong"] or _text(case, "kind"):
         found.append(_failure(case))
     return [*found, _neighbours(cases, number)]
@@ -201,30 +187,32 @@ def answer(cases: Collection, y_prob: float, decision: int) -> str:
     called = cases.names.called(decision).capitalize()
     likely = (y_prob > 0.5) == bool(decision)
     head = f"**{called}**: {chance}." if likely else f"**Flagged as possible {positive}**: {chance}."
-    prices = figure(cases.disk.yaml("params.yaml"), "deferral", "cost")
-    if likely or not isinstance(prices, dict):
+    prices = figure(cases.disk.read("params.yaml"), "deferral.cost")
+    if likely or prices is None:
         return head
     fn, fp = prices["false_negative"], prices["false_positive"]
     above = f"It flags from {100 * fp / (fn + fp):.0f} of 100 on"
     return f"{head} {above}: a missed case is priced at {fn:g}, a false alarm at {fp:g}."
 
 
-def _answer(cases: Collection, number: int) -> Section:
-    case = cases.table.loc[number]
+def _answer(cases: Collection, case: pd.Series) -> Section:
     verdict = (
         "the answer is right" if not case["wrong"] else "a missed case" if case["y_true"] == 1 else "a false alarm"
     )
     lines = [
         answer(cases, float(case["y_prob"]), int(case["decision"])),
-        _reference(cases, number),
+        _reference(cases, case),
         f"Reference label: **{cases.names.called(case['y_true'])}**, {verdict}.",
     ]
-    return Section("The system's answer", [*lines, *_planted(cases, case)])
+    if "y_clean" in case:  # the phantom's maker knows more
+        cause = "" if case["cause"] == "none" else f"; planted difficulty: {case['cause']}"
+        lines.append(f"Planted in this synthetic image: finding {_text(case, 'finding') or 'none'}{cause}.")
+    return Section("The system's answer", lines)
 
 
-def _reference(cases: Collection, number: int) -> str:
+def _reference(cases: Collection, case: pd.Series) -> str:
     """Who "such cases" are: who made the probability, and how often it came true among cases that got a similar one."""
-    table, case = cases.table, cases.table.loc[number]
+    table = cases.table
     val = cases.everything[cases.everything["split"] == "val"]
     near = ((table["y_prob"] - case["y_prob"]).abs() <= NEAR) & (table["patient_id"] != case["patient_id"])
     made = f"The chance was calibrated on {len(val)} validation images of {val['patient_id'].nunique()} patients"
@@ -236,45 +224,25 @@ def _reference(cases: Collection, number: int) -> str:
     )
 
 
-def _planted(cases: Collection, case: pd.Series) -> list[str]:
-    """What the phantom's maker knows."""
-    if "y_clean" not in case:
-        return []
-    cause = "" if case["cause"] == "none" else f"; planted difficulty: {case['cause']}"
-    return [f"Planted in this synthetic image: finding {_text(case, 'finding') or 'none'}{cause}."]
-
-
 def _confidence(cases: Collection, case: pd.Series) -> Section:
     """Each network's raw and calibrated probability, and that of the ensemble."""
-    rows = []
-    for name in cases.members:
-        rows.append((name, case.get(f"raw_{name}"), case.get(f"y_prob_{name}")))
-    raw = [value for _, value, _ in rows if value is not None]
-    rows.append(("ensemble", float(np.mean(raw)) if len(raw) == len(rows) else None, case["y_prob"]))
-    table = pd.DataFrame(
-        [
-            (name, *(NOT_MEASURED if p is None or np.isnan(p) else f"{of_hundred(p)} of 100" for p in ps))
-            for name, *ps in rows
-        ],
-        columns=["network", "raw confidence", "calibrated"],
-    )
+    said = [(name, case.get(f"raw_{name}", np.nan), case.get(f"y_prob_{name}", np.nan)) for name in cases.members]
+    said.append(("ensemble", np.mean([raw for _, raw, _ in said]), case["y_prob"]))
+    rows = [(name, *(NOT_MEASURED if np.isnan(p) else f"{of_hundred(p)} of 100" for p in ps)) for name, *ps in said]
+    table = pd.DataFrame(rows, columns=["network", "raw confidence", "calibrated"])
     lines = [f"How many of 100 such cases have {cases.names.positive}, as each network says it and after calibration."]
     return Section("Confidence", lines, table=table)
 
 
-def _doubt(cases: Collection, number: int) -> Section:
-    if "image_doubt" not in cases.table:
+def _doubt(cases: Collection, case: pd.Series) -> Section:
+    if "image_doubt" not in case:
         return Section("Doubt", [f"Doubt of the image and of the model: {NOT_MEASURED}."])
-    kinds = (
-        ("image_doubt", "Doubt of the image (what every network finds hard in it)"),
-        ("model_doubt", "Doubt of the model (what the networks and their dropout passes dispute)"),
-    )
-    return Section("Doubt", [f"{words}: {_of_others(cases.table, number, column)}" for column, words in kinds])
-
-
-def _of_others(table: pd.DataFrame, number: int, column: str) -> str:
-    case = table.loc[number]
-    return this_unsure(table[table["patient_id"] != case["patient_id"]], column, float(case[column]))
+    kinds = {
+        "image_doubt": "Doubt of the image (what every network finds hard in it)",
+        "model_doubt": "Doubt of the model (what the networks and their dropout passes dispute)",
+    }
+    others = cases.table[cases.table["patient_id"] != case["patient_id"]]
+    return Section("Doubt", [f"{words}: {this_unsure(others, kind, case[kind])}" for kind, words in kinds.items()])
 
 
 def this_unsure(others: pd.DataFrame, column: str, value: float) -> str:
@@ -292,16 +260,13 @@ def this_unsure(others: pd.DataFrame, column: str, value: float) -> str:
 
 
 def _failure(case: pd.Series) -> Section:
-    kind = _text(case, "kind")
+    title, kind = "What kind of mistake", _text(case, "kind")
     if not kind:
-        return Section(
-            "What kind of mistake",
-            ["No kind: at even odds the ensemble is right, only the price of a miss makes it decide otherwise."],
-        )
-    lines = [f"Kind of failure: **{kind}**.", f"What it needs: {case['needs']}.", f"Evidence: {case['evidence']}"]
-    if not case["wrong"]:
-        lines.insert(0, "Wrong at even odds; at these costs the decision is right.")
-    return Section("What kind of mistake", lines)
+        words = "No kind: at even odds the ensemble is right, only the price of a miss makes it decide otherwise."
+        return Section(title, [words])
+    lines = [] if case["wrong"] else ["Wrong at even odds; at these costs the decision is right."]
+    lines += [f"Kind of failure: **{kind}**.", f"What it needs: {case['needs']}.", f"Evidence: {case['evidence']}"]
+    return Section(title, lines)
 
 
 class Nearest(NamedTuple):
@@ -316,56 +281,44 @@ class Nearest(NamedTuple):
 def nearest(cases: Collection, number: int) -> list[Nearest]:
     """The nearest training cases by the features of all networks, and the nearest of a class that is not among them."""
     paths = [f"data/train/{name}/{file}" for name in cases.members for file in ("features.npy", "predictions.csv")]
-    found = _features(cases.disk, cases.disk.state("data/prepare/cases.csv", *paths))
-    if found is None:
+    try:
+        features = _features(cases.disk, cases.disk.state(CASES, *paths))
+    except (OSError, ValueError):
         return []
-    features, labels, rows = found
+    rows, y_true = np.flatnonzero(cases.everything["split"] == "train"), cases.everything["y_true"].to_numpy()
     own = features[int(cases.table["row"][number])]
     distance = 1 - features[rows] @ own / (own @ own)
     order = np.argsort(distance, kind="stable")
-    chosen = [(int(place), False) for place in order[:NEIGHBOURS]]
-    other = next((place for place in order if labels[place] not in {labels[seen] for seen, _ in chosen}), None)
-    if other is not None:
-        chosen.append((int(other), True))
-    return [Nearest(int(rows[place]), int(labels[place]), float(distance[place]), sought) for place, sought in chosen]
+    chosen = list(order[:NEIGHBOURS])
+    seen = set(y_true[rows[chosen]])
+    chosen += [place for place in order if y_true[rows[place]] not in seen][:1]
+    return [
+        Nearest(int(rows[place]), int(y_true[rows[place]]), float(distance[place]), rank >= NEIGHBOURS)
+        for rank, place in enumerate(chosen)
+    ]
 
 
 @lru_cache(maxsize=1)
-def _features(disk: Disk, state: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Unit features of every case, side by side by member, in the order of the case table; labels and rows of train."""
-    everything = disk.table("data/prepare/cases.csv")
-    parts = []
-    for name in disk.members():
-        features, ids = disk.array(f"data/train/{name}/features.npy"), disk.table(f"data/train/{name}/predictions.csv")
-        if everything is None or features is None or ids is None or len(features) != len(ids):
-            return None
-        place = pd.Index(ids["image_id"]).get_indexer(everything["image_id"])
-        if (place < 0).any():
-            return None
-        parts.append(normalize(features)[place])
-    if everything is None or not parts:
-        return None
-    rows = np.flatnonzero(everything["split"] == "train")
-    return np.hstack(parts), everything["y_true"].to_numpy()[rows], rows
+def _features(disk: Disk, state: tuple[Any, ...]) -> np.ndarray:
+    """Unit features of every case, side by side by member, in the order of the case table."""
+    ids = disk.read(CASES)["image_id"]
+    return np.hstack([normalize(read_features(name, ids, root=disk.root)) for name in disk.members()])
 
 
 def _neighbours(cases: Collection, number: int) -> Section:
-    title, images = "Nearest training cases", cases.disk.array("data/prepare/images.npy")
-    found = nearest(cases, number)
+    title, images, found = "Nearest training cases", cases.disk.read(IMAGES), nearest(cases, number)
     if not found or images is None:
         return Section(title, [f"Nearest training cases: {NOT_MEASURED}."])
     shown = []
     for place, near in enumerate(found, start=1):
-        label = cases.names.called(near.y_true)
         rank = "nearest counter-example" if near.counter_example else f"nearest {place}"
-        words = f"{rank}: {label} (distance {near.distance:.3f})"
+        words = f"{rank}: {cases.names.called(near.y_true)} (distance {near.distance:.3f})"
         pixels = pictures.png(pictures.view(images[near.row], side=pictures.THUMBNAIL))
         shown.append(Picture(pixels, f"Training radiograph, {words}.", words))
-    agree = sum(near.y_true == cases.table["y_true"][number] for near in found if not near.counter_example)
-    close = sum(not near.counter_example for near in found)
+    agree = [near.y_true == cases.table["y_true"][number] for near in found if not near.counter_example]
     lines = [
-        f"{agree} of the {close} nearest training images bear the label of this case. Near means alike to the networks,"
-        " not to a doctor."
+        f"{sum(agree)} of the {len(agree)} nearest training images bear the label of this case. Near means alike to the"
+        " networks, not to a doctor."
     ]
     if found[-1].counter_example:
         lines.append("The last one is the nearest that bears the other label.")

@@ -17,21 +17,17 @@ class Disk(NamedTuple):
 
     root: Path
 
-    def metrics(self, stage: str) -> dict[str, Any]:
-        """The metrics of a stage; empty where they are not there."""
-        return _read(self.root / f"metrics/{stage}.json") or {}
+    def read(self, path: str) -> Any:
+        """A JSON or YAML file, a .npy file memory-mapped, or a CSV file as a table, ids as text.
 
-    def yaml(self, path: str) -> dict[str, Any]:
-        """A YAML file; empty where it is not there."""
-        return _read(self.root / path) or {}
+        Not to be changed: the next reader gets the same.
+        """
+        stamp = _stamp(self.root / path)
+        return None if stamp is None else _parsed(self.root / path, stamp)
 
-    def table(self, path: str) -> pd.DataFrame | None:
-        """A CSV file, ids as text. Not to be changed: the next reader gets the same table."""
-        return _read(self.root / path)
-
-    def array(self, path: str) -> np.ndarray | None:
-        """A .npy file, memory-mapped."""
-        return _read(self.root / path)
+    def mapping(self, path: str) -> dict[str, Any]:
+        """A JSON or YAML file; empty where it is not there."""
+        return self.read(path) or {}
 
     def state(self, *paths: str) -> tuple[Any, ...]:
         """What changes when one of these files does; to cache what is computed from them."""
@@ -39,15 +35,14 @@ class Disk(NamedTuple):
 
     def members(self) -> list[str]:
         """The names of the networks, the baseline first."""
-        return list(self.yaml("params.yaml").get("members", {}))
+        return list(self.mapping("params.yaml").get("members", {}))
 
 
-def figure(found: dict[str, Any], *keys: str) -> Any:
-    """The entry of nested metrics under these keys, None where it is not there."""
-    value: Any = found
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
+def figure(found: Any, place: str) -> Any:
+    """The entry of nested mappings at a place such as `deferral.cost.review`, None where it is not there."""
+    for key in place.split("."):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:
@@ -56,11 +51,6 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return stat.st_mtime_ns, stat.st_size
-
-
-def _read(path: Path) -> Any:
-    stamp = _stamp(path)
-    return None if stamp is None else _parsed(path, stamp)
 
 
 @lru_cache(maxsize=256)

@@ -16,8 +16,24 @@ from tmv_lib.deferral import guarantee, verdict
 from tmv_lib.pipeline import diagrams
 from tmv_lib.pipeline.record import read_metrics
 
-Figures = dict[str, tuple[str, ...]]  # what a figure is called, and where it stands in the metrics
-
+# By which figures two revisions are compared: what each is called, and where it stands in the metrics; {} is a member.
+FIGURES = {
+    "prepare": {"test images": "prepare.splits.test.images"},
+    "calibration": {"ECE after calibration, {}": "calibration.{}.after.positive_class_ece_uniform.ece"},
+    "site": {"prevalence at the site": "site.prevalence.site"},
+    "baseline": {"AUROC of the baseline": "baseline.auroc"},
+    "diversity": {"cases both get wrong": "diversity.together.double_fault"},
+    "uncertainty": {"confident mistakes, {}": "uncertainty.{}.quadrants.confident_error.n"},
+    "explanations": {"deletion minus random, {}": "explanations.{}.faithfulness.deletion_area_minus_random"},
+    "stability": {"flip rate, reason moved, {}": "stability.{}.flipped_and_moved.answer_flipped_reason_moved.share"},
+    "failures": {"errors of the ensemble at even odds": "failures.ensemble.n_errors"},
+    "ensemble": {
+        "coverage": "deferral.coverage",
+        "wrong among the decided": "deferral.selective_risk",
+        "failure cost per case": "deferral.failure_cost",
+        "errors left": "deferral.errors_left",
+    },
+}
 # What no figure of a stage says.
 LIMITS = {
     "prepare": "It finds copies and broken files, not a wrong label.",
@@ -39,37 +55,8 @@ class Evidence(NamedTuple):
     stage: str
     question: str
     answer: str
-    figures: dict[str, float | None]
+    figures: dict[str, Any]
     limit: str
-
-
-def _figures(members: list[str]) -> dict[str, Figures]:
-    """The figures by which two revisions are compared."""
-    each = {
-        "calibration": ("ECE after calibration", ("calibration", "{}", "after", "positive_class_ece_uniform", "ece")),
-        "uncertainty": ("confident mistakes", ("uncertainty", "{}", "quadrants", "confident_error", "n")),
-        "explanations": ("deletion minus random", ("explanations", "{}", "faithfulness", "deletion_area_minus_random")),
-        "stability": (
-            "flip rate, reason moved",
-            ("stability", "{}", "flipped_and_moved", "answer_flipped_reason_moved", "share"),
-        ),
-    }
-    found: dict[str, Figures] = {
-        stage: {f"{words}, {name}": tuple(key.format(name) for key in keys) for name in members}
-        for stage, (words, keys) in each.items()
-    }
-    found["prepare"] = {"test images": ("prepare", "splits", "test", "images")}
-    found["site"] = {"prevalence at the site": ("site", "prevalence", "site")}
-    found["baseline"] = {"AUROC of the baseline": ("baseline", "auroc")}
-    found["diversity"] = {"cases both get wrong": ("diversity", "together", "double_fault")}
-    found["failures"] = {"errors of the ensemble at even odds": ("failures", "ensemble", "n_errors")}
-    found["ensemble"] = {
-        "coverage": ("deferral", "coverage"),
-        "wrong among the decided": ("deferral", "selective_risk"),
-        "failure cost per case": ("deferral", "failure_cost"),
-        "errors left": ("deferral", "errors_left"),
-    }
-    return found
 
 
 def judgement(disk: Disk) -> list[str]:
@@ -80,13 +67,20 @@ def judgement(disk: Disk) -> list[str]:
 
 def questions(disk: Disk) -> list[Evidence]:
     """Every question of `dvc.yaml` with an answer, in its order."""
-    wanted = _figures(disk.members())
     found = []
     for stage, question in asked(disk.root).items():
-        metrics = disk.metrics(stage)
-        numbers = {name: figure(metrics, *keys) for name, keys in wanted[stage].items()}
-        found.append(Evidence(stage, question, _answer(disk, stage), numbers, LIMITS[stage]))
+        figures = _figures(disk, stage, disk.read(f"metrics/{stage}.json"))
+        found.append(Evidence(stage, question, _answer(disk, stage), figures, LIMITS[stage]))
     return found
+
+
+def _figures(disk: Disk, stage: str, metrics: Any) -> dict[str, Any]:
+    """The figures of a stage by name, None where not measured."""
+    return {
+        words.format(name): figure(metrics, place.format(name))
+        for words, place in FIGURES[stage].items()
+        for name in (disk.members() if "{}" in words else [""])
+    }
 
 
 def _answer(disk: Disk, stage: str) -> str:
@@ -94,67 +88,56 @@ def _answer(disk: Disk, stage: str) -> str:
         words = answer(stage, disk.root)
     except ValueError as error:
         return f"The answer cannot be given. {error}"
-    if stage == "ensemble" and disk.metrics(stage):
+    if stage == "ensemble":
         words = " ".join([words, *judgement(disk)[1:]])
     return words[0].upper() + words[1:]
 
 
-class Plot(NamedTuple):
-    """A diagram with its title."""
-
-    title: str
-    picture: Picture
-
-
-def plots(disk: Disk, stage: str) -> list[Plot]:
-    """Every diagram and picture that `dvc.yaml` names for a stage and that is there."""
-    found: list[Plot] = []
-    for entry in disk.yaml("dvc.yaml").get("stages", {}).get(stage, {}).get("plots", []):
+def plots(disk: Disk, stage: str) -> list[Picture]:
+    """Every diagram and picture that `dvc.yaml` names for a stage and that is there; its caption is its title."""
+    found: list[Picture] = []
+    for entry in figure(disk.read("dvc.yaml"), f"stages.{stage}.plots") or []:
         for path, options in entry.items() if isinstance(entry, dict) else [(entry, {})]:
             if path.endswith(".csv"):
                 found += _diagram(disk, path, options)
             elif Path(path).suffix in ("", ".png"):
                 whole = disk.root / path
-                files = [whole] if whole.suffix == ".png" else sorted(whole.glob("*.png"))
+                files = [whole] if whole.suffix else sorted(whole.glob("*.png"))
                 found += [_sheet(file) for file in files if file.is_file()]
     return found
 
 
-def _sheet(file: Path) -> Plot:
+def _sheet(file: Path) -> Picture:
     title = file.stem.replace("_", " ").capitalize()
     alt = f"{title}, as the stage drew it. A picture of single cases shows no rate. Not for clinical use."
-    return Plot(title, Picture(file.read_bytes(), alt, ""))
+    return Picture(file.read_bytes(), alt, title)
 
 
-FACETS = ["measure", "series", "phase"]  # columns that part a diagram in words
-
-
-def _diagram(disk: Disk, path: str, options: dict[str, Any]) -> list[Plot]:
-    table = disk.table(path)
+def _diagram(disk: Disk, path: str, options: dict[str, Any]) -> list[Picture]:
+    table = disk.read(path)
     if table is None or table.empty:
         return []
-    x, y, template = options["x"], options["y"], options["template"]
-    facets = [name for name in FACETS if name in table and (template in _IN_ROWS or name != "series")]
+    x, y, template, title = (options[name] for name in ("x", "y", "template", "title"))
+    in_rows = template in ("confusion", "interval", "choice")
+    facets = [name for name in ("measure", "series", "phase") if name in table and (in_rows or name != "series")]
     words = []
     for key, part in table.groupby(facets, sort=False) if facets else [((), table)]:
         if template == "confusion":
             values = "; ".join(f"{row[y]} called {row[x]}: {row['n']}" for _, row in part.iterrows() if row["n"])
-        elif template in _IN_ROWS:
+        elif in_rows:
             values = "; ".join(f"{row[y]} {row[x]:.2f}" for _, row in part.iterrows())
         else:
             values = _ends(part, x, y)
         words.append(": ".join([*(str(word).replace("_", " ") for word in key), values]))
     drawn = _drawn(disk.root, path, disk.state(path, "dvc.yaml", f".dvc/plots/{template}.json"))
-    return [Plot(options["title"], Picture(drawn, f"{options['title']}. {' '.join(words)}", ""))]
-
-
-_IN_ROWS = ("confusion", "interval", "choice")
+    return [Picture(drawn, f"{title}. {' '.join(words)}", title)]
 
 
 @lru_cache(maxsize=64)
 def _drawn(root: Path, path: str, state: tuple[Any, ...]) -> str:
-    """A diagram as SVG; state: what it was made from, so that it is drawn anew when that changes."""
-    return diagrams.svg(diagrams.specification(path, root=root))
+    """A diagram as SVG, its title left to the page; state: what it was made from, to draw it anew when that changes."""
+    specification = diagrams.specification(path, root=root)
+    return diagrams.svg({key: value for key, value in specification.items() if key != "title"})
 
 
 def _ends(part: pd.DataFrame, x: str, y: str) -> str:
@@ -178,18 +161,18 @@ def compared(disk: Disk, revision: str) -> pd.DataFrame | None:
     commit = _git(disk, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if not commit:
         return None
-    wanted, rows = _figures(disk.members()), []
+    rows = []
     for evidence in questions(disk):
         shown = _git(disk, "show", f"{commit.strip()}:metrics/{evidence.stage}.json")
         try:
-            there = json.loads(shown) if shown else {}
+            there = json.loads(shown) if shown else None
         except ValueError:
-            there = {}
-        for name, value in evidence.figures.items():
-            other = figure(there, *wanted[evidence.stage][name])
-            both = _is_number(value) and _is_number(other)
-            change = f"{value - other:+.3g}" if both else ""
-            rows.append((evidence.stage, name, _shown(value), _shown(other), change))
+            there = None
+        for (name, here), other in zip(
+            evidence.figures.items(), _figures(disk, evidence.stage, there).values(), strict=True
+        ):
+            change = f"{here - other:+.3g}" if _is_number(here) and _is_number(other) else ""
+            rows.append((evidence.stage, name, _shown(here), _shown(other), change))
     return pd.DataFrame(rows, columns=["stage", "figure", "here", "there", "change"])
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from demo import cases, evidence, maps, pictures, policy
-from demo.disk import NOT_MEASURED, Disk
-from demo.page import NOT_CLINICAL, Picture, Section
+from demo.disk import Disk
+from demo.page import NOT_CLINICAL, Overlay, Picture, Section
 from tmv_lib.pipeline.files import whole
 
 OUT = Path("demo_export")
@@ -115,9 +115,11 @@ def source(picture: bytes | str) -> str:
 
 
 def drawn(picture: Picture) -> str:
-    """A picture with its caption."""
+    """A picture with its caption; a diagram stays legible, and is scrolled, where the screen is narrower."""
     caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
     held = f'<img src="{source(picture.image)}" alt="{escape(picture.alt)}">'
+    if isinstance(picture.image, str):
+        held = f'<div class="diagram" tabindex="0">{held}</div>'
     return f"<figure>{held}{caption}</figure>"
 
 
@@ -131,12 +133,31 @@ def tabulated(table: pd.DataFrame) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def section(each: Section) -> str:
-    """A section of a page."""
-    lines = "".join(f"<p>{marked(line)}</p>" for line in each.lines)
-    row = "".join(drawn(picture) for picture in each.pictures)
-    table = "" if each.table is None else tabulated(each.table)
-    return f'<section><h2>{escape(each.title)}</h2>{lines}<div class="row">{row}</div>{table}</section>'
+def section(each: Section, image: str = "") -> str:
+    """A section of a page; its maps are laid over the image, as strong as the slider says."""
+    parts = [f"<h2>{escape(each.title)}</h2>" if each.title else ""]
+    parts += [f"<p>{marked(line)}</p>" for line in each.lines]
+    if each.overlays:
+        parts.append(f'<div class="turned opacity">{slider("opacity", "Opacity of the maps", 0, 1, 0, 0.05)}</div>')
+        parts += [laid(overlay, image) for overlay in each.overlays]
+    if each.pictures:
+        row = "".join(map(drawn, each.pictures))
+        parts.append(f'<div class="row">{row}</div>' if isinstance(each.pictures[0].image, bytes) else row)
+    parts.append("" if each.table is None else tabulated(each.table))
+    return f"<section>{''.join(parts)}</section>"
+
+
+def laid(overlay: Overlay, image: str) -> str:
+    """One member's maps over an image, beside the image alone."""
+    row = [f'<figure><div class="frame">{image}</div><figcaption>the image alone</figcaption></figure>']
+    for attribution, words, caption in overlay.panels:
+        if attribution is None:
+            row.append(f"<p>{escape(words)}</p>")
+            continue
+        colours = pictures.png(pictures.coloured(attribution, side=pictures.THUMBNAIL))
+        held = f'{image}<img class="map" src="{source(colours)}" alt="{escape(words)}">'
+        row.append(f'<figure><div class="frame">{held}</div><figcaption>{escape(caption)}</figcaption></figure>')
+    return f'<p>{marked(overlay.line)}</p><div class="row maps">{"".join(row)}</div><p>{escape(overlay.sizes)}</p>'
 
 
 def slider(name: str, words: str, low: float, high: float, value: float, step: float) -> str:
@@ -181,68 +202,33 @@ def turn(number: int, first: list[int]) -> str:
 
 def of_answer(known: cases.Collection, number: int, turns: str) -> str:
     """What is known of a case."""
-    sections = cases.reveal(known, number)
-    parts = [f"<h1>Answer to case {number}</h1>", turns]
-    parts += [f'<p><a href="case-{number}.html">Back to the image alone</a></p>']
-    if not known.table["deferred"][number]:
-        return "".join([*parts, *map(section, sections[:3]), looked(known, number), *map(section, sections[3:])])
-    return "".join([*parts, *map(section, sections)])
-
-
-def looked(known: cases.Collection, number: int) -> str:
-    """Each member's map over the image, as strong as the slider says; the plain image and an untrained one's beside."""
+    head = f"<h1>Answer to case {number}</h1>{turns}"
+    back = f'<p><a href="case-{number}.html">Back to the image alone</a></p>'
     image = plain(known, number)
-    parts = [
-        f"<section><h2>Where the networks looked</h2><p>{pictures.MAP_NOTE}</p>",
-        f'<div class="turned">{slider("opacity", "Opacity of the maps", 0, 1, 0, 0.05)}</div>',
-    ]
-    for each in maps.overlays(known, number):
-        parts.append(f"<p><strong>{escape(each.member)}</strong>, for {escape(each.names)}. {escape(each.verdict)}</p>")
-        row = [f'<figure><div class="frame">{image}</div><figcaption>the image alone</figcaption></figure>']
-        for attribution, alt, caption in (
-            (each.own, each.words, each.member),
-            (each.untrained, each.untrained_words, f"untrained {each.member}, same scale"),
-        ):
-            if attribution is None:
-                row.append(f"<p>{escape(alt)}</p>")
-                continue
-            colours = pictures.png(pictures.coloured(attribution, side=pictures.THUMBNAIL))
-            held = f'{image}<img class="map" src="{source(colours)}" alt="{escape(alt)}">'
-            row.append(f'<figure><div class="frame">{held}</div><figcaption>{escape(caption)}</figcaption></figure>')
-        parts.append(f'<div class="row maps">{"".join(row)}</div><p>{escape(each.sizes)}</p>')
-    changes = maps.changed(known, number)
-    parts += [f"<p>The same image under mild changes: {NOT_MEASURED}.</p>"] if not changes else []
-    for change in changes:
-        parts.append(f'<p>{escape(change.words)}</p><div class="row">{"".join(map(drawn, change.pictures))}</div>')
-    return "".join([*parts, "</section>"])
+    return head + back + "".join(section(each, image) for each in maps.revealed(known, number))
 
 
 def of_policy(known: cases.Collection) -> str:
     """The policy at the point of the run, and along the threshold."""
     run = policy.knobs(known)
-    words = policy.sentences(known, run)
-    return (
-        "<h1>Policy</h1>"
-        + "".join(f"<p>{marked(line)}</p>" for line in words)
-        + drawn(policy.curve(known, run))
-        + f"<p>{escape(policy.measured(known))}</p><h2>At other thresholds</h2>"
-        + "<p>Of 100 patients like these; who is not decided goes to a doctor. The cost is that of a case.</p>"
-        + tabulated(policy.along(known, run, THRESHOLDS))
-        + "<p>Other costs, prevalences and readers: <code>make demo</code>, or with intervals"
-        + f" <code>{escape(policy.command(known, run._replace(threshold=0.5)))}</code>.</p>"
-    )
+    words = "Of 100 patients like these; who is not decided goes to a doctor. The cost is that of a case."
+    along = Section("At other thresholds", [words], table=policy.along(known, run, THRESHOLDS))
+    command = policy.command(known, run._replace(threshold=0.5))
+    others = f"Other costs, prevalences and readers: `make demo`, or with intervals `{command}`."
+    measured = f"<p>{escape(policy.measured(known))}</p>"
+    return f"<h1>Policy</h1>{section(policy.answer(known, run))}{measured}{section(along)}<p>{marked(others)}</p>"
 
 
 def of_evidence(disk: Disk) -> str:
     """Each question, its answer, its diagrams and what it does not show."""
     parts = ["<h1>Evidence</h1>"]
     for each in evidence.questions(disk):
-        parts.append(
-            f"<section><h2>{escape(each.question)}</h2><p>{marked(each.answer)}</p><p>{escape(each.limit)}</p>"
-        )
-        for plot in evidence.plots(disk, each.stage):
-            parts.append(f"<h3>{escape(plot.title)}</h3>{drawn(plot.picture)}")
-        parts.append("</section>")
+        plots = [
+            f"<h3>{escape(picture.caption)}</h3>{drawn(picture._replace(caption=''))}"
+            for picture in evidence.plots(disk, each.stage)
+        ]
+        words = Section(each.question, [each.answer, each.limit])
+        parts += [section(words), *plots]
     return "".join(parts)
 
 

@@ -8,7 +8,7 @@ from scipy.special import expit, logit
 
 from demo.cases import Collection
 from demo.disk import NOT_MEASURED, figure
-from demo.page import Picture
+from demo.page import Picture, Section
 from tmv_lib.calibration.prevalence import at_prevalence, prevalence_weights
 from tmv_lib.card.words import number, share
 from tmv_lib.deferral import costs, selective
@@ -19,27 +19,40 @@ from tmv_lib.pipeline.record import read_metrics
 ROUNDING = 1e-6  # certainties are stored with eight digits
 
 
-# Where a knob stands in `params.yaml`; the prevalence has no place there.
-PLACES = {
-    "threshold": "deferral.threshold",
-    "false_negative": "deferral.cost.false_negative",
-    "false_positive": "deferral.cost.false_positive",
-    "review": "deferral.cost.review",
-    "reader_sensitivity": "deferral.reader.sensitivity",
-    "reader_specificity": "deferral.reader.specificity",
+class Knob(NamedTuple):
+    """A knob of `params.yaml`: its place there, and what its slider says, from where to where it goes, its step."""
+
+    place: str
+    words: str
+    low: float
+    high: float
+    step: float
+
+
+KNOBS = {
+    "threshold": Knob("deferral.threshold", "Certainty that a decision must reach", 0.0, 1.0, 0.01),
+    "false_negative": Knob("deferral.cost.false_negative", "Cost of a missed case", 0.5, 20.0, 0.5),
+    "false_positive": Knob("deferral.cost.false_positive", "Cost of a false alarm", 0.5, 20.0, 0.5),
+    "review": Knob("deferral.cost.review", "Price of a doctor's reading", 0.0, 2.0, 0.05),
+    "reader_sensitivity": Knob(
+        "deferral.reader.sensitivity", "Doctor's sensitivity on those handed on", 0.5, 1.0, 0.01
+    ),
+    "reader_specificity": Knob(
+        "deferral.reader.specificity", "Doctor's specificity on those handed on", 0.5, 1.0, 0.01
+    ),
 }
 
 
 class Knobs(NamedTuple):
-    """What can be turned: the knobs of `PLACES`, and the prevalence."""
+    """What can be turned: the knobs of `KNOBS`, and the prevalence, which has no place in `params.yaml`."""
 
     threshold: float
     false_negative: float
     false_positive: float
     review: float
-    prevalence: float
     reader_sensitivity: float
     reader_specificity: float
+    prevalence: float
 
     @property
     def prices(self) -> Prices:
@@ -73,20 +86,20 @@ class Point(NamedTuple):
 
 def knobs(cases: Collection) -> Knobs:
     """The knobs as the run had them, with the prevalence of the test split."""
-    params = cases.disk.yaml("params.yaml")
-    own = {name: float(figure(params, *place.split("."))) for name, place in PLACES.items() if name != "threshold"}
+    params = cases.disk.read("params.yaml")
+    own = {name: float(figure(params, knob.place)) for name, knob in KNOBS.items() if name != "threshold"}
     # the one in force, which prices or a budget may have set; in metrics it is rounded
-    threshold = cases.disk.yaml("data/ensemble/policy.json").get("threshold")
+    threshold = figure(cases.disk.read("data/ensemble/policy.json"), "threshold")
     if threshold is None:
         raise ValueError("data/ensemble/policy.json: no such file; `dvc repro` makes it")
-    return Knobs(threshold=float(threshold), **own, prevalence=float(cases.table["y_true"].mean()))
+    own["threshold"] = float(threshold)
+    return Knobs(**own, prevalence=float(cases.table["y_true"].mean()))
 
 
-def learned(cases: Collection, at_run: Knobs) -> bool:
+def _learned(cases: Collection, at_run: Knobs) -> bool:
     """Whether the run decided by a learned certainty and not by the plain one, which follows from the probability."""
-    usual = cases.table[~cases.table["out_of_distribution"]]
-    plain = costs.certainty(usual["y_prob"], **at_run.prices.errors)
-    return bool(np.abs(plain - usual["certainty"]).max() > ROUNDING)
+    plain = costs.margins(cases.table, at_run.prices)["margin"]
+    return bool(np.abs(plain - cases.table["certainty"]).max() > ROUNDING)
 
 
 def point(cases: Collection, at: Knobs) -> Point:
@@ -99,8 +112,8 @@ def point(cases: Collection, at: Knobs) -> Point:
         clipped = logit(np.clip(y_prob, 1e-9, 1 - 1e-9))
         y_prob = expit(at_prevalence(clipped, source=run.prevalence, target=at.prevalence))
     same = at.prices.errors == run.prices.errors and at.prevalence == run.prevalence
-    certainty = table["certainty"].to_numpy() if same else costs.certainty(y_prob, **at.prices.errors)
-    certainty = np.where(table["out_of_distribution"], costs.NEVER, certainty)
+    certainty = table["certainty"] if same else costs.margins(table.assign(y_prob=y_prob), at.prices)["margin"]
+    certainty = np.asarray(certainty)
     decision = costs.cheapest_decision(y_prob, **at.prices.errors)
     deferred = costs.decide(certainty, threshold=at.threshold)
     prices = at.prices.of(y_true)
@@ -118,32 +131,56 @@ def point(cases: Collection, at: Knobs) -> Point:
     )
 
 
-def sentences(cases: Collection, at: Knobs) -> list[str]:
-    """What the policy does, in words."""
-    found, name = point(cases, at), cases.names.positive
-    share = 100 / found.n
-    lines = [
-        f"**Of 100 patients like these** it decides {share * found.decided:.0f} and hands"
-        f" {share * (found.n - found.decided):.0f} to a doctor. Among the decided it misses"
-        f" {share * found.missed:.1f} with {name} and raises {share * found.alarmed:.1f} false alarms.",
+def answer(cases: Collection, at: Knobs) -> Section:
+    """What the policy does, in words, and where that lies on its risk-coverage curve."""
+    found, run = point(cases, at), knobs(cases)
+    of_hundred = 100 / found.n
+    rates = (
         f"Coverage {found.coverage:.1%}; wrong among the decided "
         + ("(nobody is decided)" if found.risk is None else f"{found.risk:.1%}")
-        + f"; errors left {found.missed + found.alarmed:.0f} of {found.n:.0f} test images.",
+        + f"; errors left {found.missed + found.alarmed:.0f} of {found.n:.0f} test images."
+    )
+    lines = [
+        f"**Of 100 patients like these** it decides {of_hundred * found.decided:.0f} and hands"
+        f" {of_hundred * (found.n - found.decided):.0f} to a doctor. Among the decided it misses"
+        f" {of_hundred * found.missed:.1f} with {cases.names.positive} and raises"
+        f" {of_hundred * found.alarmed:.1f} false alarms.",
+        rates,
         f"Failure cost per case {found.cost:.3f}; deciding every case {found.cost_deciding_all:.3f}.",
         f"The policy's price: {can_pay(at.prices)}.",
     ]
     if found.reader_missed + found.reader_alarmed > 0:
         lines.append(
-            f"The doctor is expected to miss {share * found.reader_missed:.1f} and to raise"
-            f" {share * found.reader_alarmed:.1f} false alarms among those handed on."
+            f"The doctor is expected to miss {of_hundred * found.reader_missed:.1f} and to raise"
+            f" {of_hundred * found.reader_alarmed:.1f} false alarms among those handed on."
         )
-    run = knobs(cases)
-    if learned(cases, run) and (at.prices.errors != run.prices.errors or at.prevalence != run.prevalence):
+    if _learned(cases, run) and (at.prices.errors != run.prices.errors or at.prevalence != run.prevalence):
         lines.append(
             "The run's certainty was learned at its own prices; here the plain one stands in. The command below learns"
             " it anew."
         )
-    return lines
+    alt = f"Risk-coverage curve with a ring at the chosen point: {rates}"
+    return Section("", lines, [Picture(_curve(cases, found), alt, "Risk and coverage; the ring is the chosen point")])
+
+
+def _curve(cases: Collection, found: Point) -> str:
+    """The risk-coverage curve as `dvc plots` draws it, with a ring at the point."""
+    drawn = diagrams.filled(
+        found.curve.assign(series="this policy"),
+        name="policy",
+        root=cases.disk.root,
+        template="risk_coverage",
+        x="coverage",
+        y="selective_risk",
+        x_label="Coverage (share of cases decided)",
+        y_label="Wrong among them",
+    )
+    if found.risk is not None:
+        axes = {axis: {"field": axis, "type": "quantitative"} for axis in ("x", "y")}
+        ring = {"type": "point", "size": 140, "strokeWidth": 2.5, "color": "#222"}
+        at = {"values": [{"x": found.coverage, "y": found.risk}]}
+        drawn["layer"].append({"data": at, "mark": ring, "encoding": axes})
+    return diagrams.svg(drawn)
 
 
 def measured(cases: Collection) -> str:
@@ -171,13 +208,12 @@ def can_pay(prices: Prices) -> str:
 
 def command(cases: Collection, at: Knobs) -> str:
     """The command that computes this point with intervals."""
-    run = knobs(cases)
-    changed = [name for name in PLACES if getattr(at, name) != getattr(run, name)]
-    by_prices = figure(cases.disk.yaml("params.yaml"), "deferral", "threshold") is None
-    if changed and by_prices and "threshold" not in changed:
+    run, deferral = knobs(cases), cases.disk.read("params.yaml")["deferral"]
+    changed = [name for name in KNOBS if getattr(at, name) != getattr(run, name)]
+    if changed and deferral["threshold"] is None and "threshold" not in changed:
         changed.append("threshold")  # or other prices would set another one
-    options = [f"-S {PLACES[name]}={getattr(at, name):g}" for name in changed]
-    if "threshold" in changed and figure(cases.disk.yaml("params.yaml"), "deferral", "budget") is not None:
+    options = [f"-S {KNOBS[name].place}={getattr(at, name):g}" for name in changed]
+    if "threshold" in changed and deferral["budget"] is not None:
         options.append("-S deferral.budget=null")
     return " ".join(["dvc exp run", *options]) if options else "dvc repro ensemble"
 
@@ -197,29 +233,6 @@ def along(cases: Collection, at: Knobs, thresholds: np.ndarray) -> pd.DataFrame:
     rows = []
     for threshold in thresholds:
         found = point(cases, at._replace(threshold=float(threshold)))
-        share = 100 / found.n
-        counts = (found.decided, found.missed, found.alarmed)
-        rows.append((f"{threshold:g}", *(f"{share * count:.1f}" for count in counts), f"{found.cost:.3f}"))
-    names = ["threshold", "decided", "missed", "alarms", "cost"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def curve(cases: Collection, at: Knobs) -> Picture:
-    """The risk-coverage curve as `dvc plots` draws it, with a ring at the chosen point."""
-    found = point(cases, at)
-    drawn = diagrams.filled(
-        found.curve.assign(series="this policy"),
-        name="policy",
-        root=cases.disk.root,
-        template="risk_coverage",
-        x="coverage",
-        y="selective_risk",
-        x_label="Coverage (share of cases decided)",
-        y_label="Wrong among them",
-    )
-    if found.risk is not None:
-        ring = {"type": "point", "size": 140, "strokeWidth": 2.5, "color": "#222"}
-        drawn["layer"].append({"data": {"values": [{"x": found.coverage, "y": found.risk}]}, "mark": ring})
-        drawn["layer"][-1]["encoding"] = {axis: {"field": axis, "type": "quantitative"} for axis in ("x", "y")}
-    alt = f"Risk-coverage curve with a ring at the chosen point: {sentences(cases, at)[1]}"
-    return Picture(diagrams.svg(drawn), alt, "Risk and coverage; the ring is the chosen point")
+        counts = (f"{100 * count / found.n:.1f}" for count in (found.decided, found.missed, found.alarmed))
+        rows.append((f"{threshold:g}", *counts, f"{found.cost:.3f}"))
+    return pd.DataFrame(rows, columns=["threshold", "decided", "missed", "alarms", "cost"])

@@ -1,7 +1,7 @@
 """An uploaded image: read with care in memory, refused where it is unlike the training images, and kept nowhere."""
 
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,8 +10,8 @@ from PIL import Image
 
 from demo.cases import DEFERRED, Collection, answer, of_hundred, this_unsure
 from demo.disk import Disk
-from demo.maps import Overlay, verdict
-from demo.page import Section
+from demo.maps import verdict
+from demo.page import Overlay, Section, looked
 from tmv_lib.data.images import read_image, square
 
 MOST_BYTES = 20 * 2**20
@@ -67,14 +67,6 @@ def _dicom_shape(data: bytes) -> tuple[int, int]:
     return height, width
 
 
-class Judged(NamedTuple):
-    """What the system says of an image, pixels (size, size) as it sees them, and maps where it gives an answer."""
-
-    sections: list[Section]
-    pixels: np.ndarray
-    overlays: list[Overlay]
-
-
 def load(disk: Disk) -> Any:
     """The members and the policy as they lie on disk. Raises ValueError naming the first file that is missing."""
     # The only place of the viewer that needs torch, which takes seconds to import.
@@ -83,32 +75,30 @@ def load(disk: Disk) -> Any:
     return prediction.load(disk.root)
 
 
-def judge(system: Any, cases: Collection, image: np.ndarray) -> Judged:
-    """Ask the system about a grey image (height, width); it refuses what is unlike the images it was trained on."""
+def judge(system: Any, cases: Collection, image: np.ndarray) -> tuple[np.ndarray, list[Section]]:
+    """Ask the system about a grey image (height, width); it refuses what is unlike the images it was trained on.
 
+    Returns the pixels (size, size) as it sees them, and what it says: maps only where it gives an answer.
+    """
     from tmv_lib.prediction import system as prediction
 
-    pixels, names = square(image, size=system.size, how=system.how), cases.names
+    pixels = square(image, size=system.size, how=system.how)
     said = prediction.score(system, pixels[None]).cases.iloc[0]
     title = "The system gives no answer"
     if said["out_of_distribution"]:
         as_odd = f"Of the images of the validation split, {said['oddity']:.1%} or fewer are as odd."
-        return Judged([Section(title, [f"**{REFUSED}**", as_odd])], pixels, [])
+        return pixels, [Section(title, [f"**{REFUSED}**", as_odd])]
     if said["deferred"]:
-        return Judged([Section(title, [f"**{DEFERRED}**", f"The reason: {said['reason']}."])], pixels, [])
-    overlays = []
+        return pixels, [Section(title, [f"**{DEFERRED}**", f"The reason: {said['reason']}."])]
+    decision, overlays = int(said["decision"]), []
     for name, network in system.networks.items():
-        target = 1 if said["decision"] == 1 else -1
-        own = network.explain(pixels[None]).maps[0] * target
-        overlays.append(Overlay(name, names.called(target > 0), own, None, verdict(cases.disk, name)))
+        own = network.explain(pixels[None]).maps[0] * (1 if decision == 1 else -1)
+        overlays.append(Overlay(name, cases.names.called(decision), own, None, verdict(cases.disk, name)))
     rows = [(name, f"{of_hundred(float(said[f'y_prob_{name}']))} of 100") for name in system.networks]
     doubt = this_unsure(cases.table.assign(doubt=1 - cases.table["certainty"]), "doubt", 1 - float(said["certainty"]))
     lines = [
-        f"{answer(cases, float(said['y_prob']), int(said['decision']))} Nobody has checked it.",
+        f"{answer(cases, float(said['y_prob']), decision)} Nobody has checked it.",
         f"Certainty {said['certainty']:.2f} of 1: {doubt}",
     ]
-    return Judged(
-        [Section("The system's answer", lines, table=pd.DataFrame(rows, columns=["network", "calibrated"]))],
-        pixels,
-        overlays,
-    )
+    table = pd.DataFrame(rows, columns=["network", "calibrated"])
+    return pixels, [Section("The system's answer", lines, table=table), looked(overlays)]

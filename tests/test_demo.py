@@ -24,7 +24,7 @@ from tests.made_world import MEMBERS, ROOT, make
 from tmv_lib.card.answers import ANSWERS
 from tmv_lib.pipeline import diagrams
 
-SAYS = re.compile(r"of 100|likely|The label|The system is|lanted in this|person|NORMAL|logit|lobar")
+SAYS = re.compile(r"of 100|likely|Reference label|estimated chance|lanted in this|person|NORMAL|logit|lobar")
 
 
 @pytest.fixture(scope="module")
@@ -115,16 +115,18 @@ def test_a_decided_case_says_its_probability_its_truth_and_its_doubt(known):
     assert all(re.search(r"among cases this unsure the model was wrong \d+ of \d+", line) for line in doubt.lines)
 
 
-def test_cases_this_unsure_are_of_other_patients():
+def test_cases_this_unsure_are_of_other_patients(known):
     table = pd.DataFrame(
         {
             "patient_id": list("aabc"),
             "image_doubt": [0.5, 0.5, 0.4, 0.1],
+            "model_doubt": 0.0,
             "decision": [1, 1, 1, 0],
             "y_true": [0, 0, 0, 0],
         }
     )
-    assert "wrong 1 of 2" in cases._of_others(table, 0, "image_doubt")  # b and c, not the second image of a
+    doubt = cases._doubt(known._replace(table=table), table.loc[0])
+    assert "wrong 1 of 2" in doubt.lines[0]  # b and c, not the second image of a
 
 
 def test_among_the_nearest_training_cases_is_one_of_the_other_label(known):
@@ -154,10 +156,13 @@ def test_nearest_training_cases_are_those_of_the_mean_cosine(known):
 def test_the_tally_counts_what_was_answered_and_scores_no_deferred_case(known):
     decided, deferred = by_deferral(known, False), by_deferral(known, True)
     truth = "yes" if known.table["y_true"][decided] else "no"
-    counted = tally.tally(known, [(decided, truth), (deferred, "yes")])
-    assert counted == (1, 1, int(not known.table["wrong"][decided]), 0, 1)
-    assert "left 1 to you" in counted.words
-    assert tally.tally(known, [(decided, "cannot tell")]).n == 0
+    model = int(not known.table["wrong"][decided])
+    assert tally.tally(known, [(decided, truth), (deferred, "yes")]) == (
+        f"You against the model: you were right in 1 of 1, it in {model} of 1. It left 1 to you, which nobody scores."
+    )
+    assert tally.tally(known, [(decided, "cannot tell")]) == (
+        "You against the model: you were right in 0 of 0, it in 0 of 0. You could not tell in 1 more."
+    )
 
 
 def test_maps_say_how_large_they_are_and_where(known):
@@ -165,8 +170,9 @@ def test_maps_say_how_large_they_are_and_where(known):
     for overlay in maps.overlays(known, number):
         assert f"{overlay.own.max():.2g}" in overlay.sizes
         assert f"{overlay.untrained.max():.2g}" in overlay.sizes
-        assert re.search(r"strongest in the .* of the image", overlay.words)
-        assert pictures.MAP_NOTE in overlay.words
+        for _, words, _ in overlay.panels:
+            assert re.search(r"strongest in the .* of the image", words)
+            assert pictures.MAP_NOTE in words
     assert all(len(change.pictures) == 8 for change in maps.changed(known, number))
 
 
@@ -315,9 +321,11 @@ def test_every_diagram_that_a_stage_declares_is_drawn_with_words(made):
         drawn = evidence.plots(Disk(made), each.stage)
         entries = [entry for entry in stages[each.stage]["plots"] if isinstance(entry, dict)]
         wanted = {of["title"] for entry in entries for of in entry.values() if "template" in of}
-        assert wanted <= {plot.title for plot in drawn}  # pictures are in the cache, not in git
-        assert all(len(plot.picture.alt) > 20 for plot in drawn)
-        assert all("nan" not in plot.picture.image for plot in drawn if isinstance(plot.picture.image, str))
+        assert wanted <= {plot.caption for plot in drawn}  # pictures are in the cache, not in git
+        assert all(len(plot.alt) > 20 for plot in drawn)
+        diagrams_of = [plot for plot in drawn if isinstance(plot.image, str)]
+        assert all("nan" not in plot.image for plot in diagrams_of)
+        assert all(f">{plot.caption}<" not in plot.image for plot in diagrams_of)  # the page says the title, once
 
 
 def test_revisions_are_compared_figure_by_figure(fresh):
