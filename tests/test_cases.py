@@ -134,12 +134,12 @@ def test_the_sites_own_reading_counts_where_it_gives_one(tmp_path):
     [
         ("name\nimage-0\n", "columns must be image_id and, at will, y_true"),
         ("image_id,label\nimage-0,1\n", "found image_id, label"),
-        ("image_id\n", "with a row a case"),
+        ("image_id\n", "no row below the header"),
         ("", r"local\.csv: not a readable CSV"),
-        ("image_id\nimage-0\nnobody\n", "row 3: 'nobody' is no image_id of the case table"),
-        ("image_id\nimage-599\n", "row 2: 'image-599' does not stand in the test split"),
-        ("image_id\nimage-0\nimage-0\n", "row 3: 'image-0' is named twice"),
-        ("image_id,y_true\nimage-0,2\n", "row 2: 'image-0' has a y_true that is none of 0, 1 and empty"),
+        ("image_id\nimage-0\nnobody\n", "row 3: image_id 'nobody' is not in the case table"),
+        ("image_id\nimage-599\n", "row 2: image_id 'image-599' is not in the test split"),
+        ("image_id\nimage-0\nimage-0\n", "row 3: image_id 'image-0' is named twice"),
+        ("image_id,y_true\nimage-0,2\n", "row 2: y_true '2' is none of 0, 1 and empty"),
     ],
 )
 def test_a_list_of_local_cases_that_cannot_be_used_is_named(tmp_path, text, message):

@@ -7,7 +7,7 @@ from scipy.stats import ks_2samp
 from statsmodels.stats.multivariate import test_mvmean_2indep as hotelling
 
 from tmv_lib.card.answers import LOOKS
-from tmv_lib.site.shift import NAMES, domain_test, kolmogorov_smirnov, name_shift, prevalence_difference, share_distance
+from tmv_lib.site.shift import NAMES, domain_test, kolmogorov_smirnov, name_shift, share_distance
 from tmv_lib.statistics.estimate import adjust
 from tmv_lib.statistics.ranking import auroc
 
@@ -40,7 +40,7 @@ def named(rng, *, n=150, permutations=199, seed=None, **elsewhere):
         return {"features": of_features._asdict(), "logit": of_logits._asdict()}
 
     found = {"pooled": tests(y >= 0), "negative": tests(y == 0), "positive": tests(y == 1)}
-    found["prevalence"] = prevalence_difference(y, site, p, **options)._asdict()
+    found["prevalence"] = share_distance(y, site, p, **options)._asdict()
     adjust(found)
     parts = ("pooled", "negative", "positive")
     p_values = {part: [test["p_value_holm"] for test in found[part].values()] for part in parts}

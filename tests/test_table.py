@@ -177,7 +177,7 @@ def test_a_missing_table_is_named(tmp_path):
 def test_no_readable_image_at_all(tmp_path):
     for name in ("c.png", "d.png"):
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(ValueError, match="no readable image in 2 files"):
+    with pytest.raises(ValueError, match=r"none of 2 images can be read; the first: c\.png: not a readable image"):
         load(tmp_path, "path,label\nc.png,1\nd.png,0\n")
 
 

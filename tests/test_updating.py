@@ -14,7 +14,6 @@ from tmv_lib.site.updating import (
     closed_test,
     cross_fitted_update,
     patient_counts,
-    resampled_update,
 )
 from tmv_lib.site.updating import site_folds as fold_by_patient
 from tmv_lib.statistics.classification import negative_log_likelihood
@@ -58,12 +57,12 @@ def interaction(y, z, site, groups, n_resamples=1):
 @pytest.mark.parametrize("images", [1, 3])
 def test_a_model_that_is_equally_wrong_in_both_places_is_not_blamed_on_the_site(images):
     wrong = {"home": (-0.8, 0.6), "away": (-0.8, 0.6)}
-    blamed = sum(interaction(*two_places(seed, images=images, **wrong)).p_value < 0.05 for seed in range(300))
+    blamed = sum(interaction(*two_places(seed, images=images, **wrong))["p_value"] < 0.05 for seed in range(300))
     assert blamed <= 27  # 15 are promised, and 27 or more have a chance of 0.3 %
 
 
 def test_a_site_with_another_line_is_found():
-    found = [interaction(*two_places(seed, 300, away=(-1.0, 0.7))).p_value < 0.05 for seed in range(40)]
+    found = [interaction(*two_places(seed, 300, away=(-1.0, 0.7)))["p_value"] < 0.05 for seed in range(40)]
     assert sum(found) >= 36
 
 
@@ -72,22 +71,21 @@ def test_the_interaction_is_that_of_a_logistic_regression():
     found = interaction(y, z, site, groups)
     design = np.column_stack([z, site, site * z])
     full, one = (sm.Logit(y, sm.add_constant(x)).fit(disp=False) for x in (design, z[:, None]))
-    assert found.p_value == pytest.approx(chi2.sf(2 * (full.llf - one.llf) / found.design_effect, 2), rel=0.02)
-    assert found.intercept_difference[0] == pytest.approx(full.params[2], abs=0.01)
-    assert found.slope_difference[0] == pytest.approx(full.params[3], abs=0.01)
+    assert found["p_value"] == pytest.approx(chi2.sf(2 * (full.llf - one.llf) / found["design_effect"], 2), rel=0.02)
+    assert found["intercept_difference"].value == pytest.approx(full.params[2], abs=0.01)
+    assert found["slope_difference"].value == pytest.approx(full.params[3], abs=0.01)
 
 
 def test_the_design_effect_of_copies_is_their_number():
     y, z, site, groups = two_places(0, 200, images=3)
-    assert interaction(y, z, site, groups).design_effect == pytest.approx(3, rel=0.15)
+    assert interaction(y, z, site, groups)["design_effect"] == pytest.approx(3, rel=0.15)
 
 
 def test_the_interval_of_the_slope_covers_its_difference():
     covered = 0
     for seed in range(60):
         found = interaction(*two_places(seed, 200, away=(0.0, 0.7)), n_resamples=200)
-        low, high = np.quantile(found.slope_difference[1:], [0.025, 0.975])
-        covered += low <= -0.3 <= high
+        covered += found["slope_difference"].low <= -0.3 <= found["slope_difference"].high
     assert covered >= 52
 
 
@@ -138,8 +136,8 @@ def test_flipping_one_patients_labels_leaves_its_own_probabilities_bit_identical
     y, z, groups = world(rng, 80, intercept=-1, slope=0.6, images=2)
     folds = fold_by_patient(groups, n_folds=5, n_foldings=3, rng=np.random.default_rng(3))
     flipped = np.where(groups == 7, 1 - y, y)
-    before = cross_fitted_update(y, z, groups=groups, folds=folds).logit
-    after = cross_fitted_update(flipped, z, groups=groups, folds=folds).logit
+    options = {"groups": groups, "folds": folds, "weights": np.ones((1, len(y)))}
+    before, after = (cross_fitted_update(truth, z, **options)[0][0] for truth in (y, flipped))
     np.testing.assert_array_equal(before[groups == 7], after[groups == 7])
     assert (before != after).any()
 
@@ -152,11 +150,14 @@ def test_one_class_and_few_cases_leave_the_logit_alone(rng):
         fold_by_patient(np.arange(4), n_folds=5, n_foldings=1, rng=rng)
 
 
-def test_resampled_by_one_copy_each_is_the_procedure_itself(rng):
+def test_a_patient_drawn_twice_is_two_copies_in_one_fold(rng):
     y, z, groups = world(rng, 60, intercept=1)
     folds = fold_by_patient(groups, n_folds=5, n_foldings=2, rng=rng)
-    own = resampled_update(y, z, groups=groups, folds=folds, weights=np.ones((2, len(y))))
-    np.testing.assert_allclose(own[0], cross_fitted_update(y, z, groups=groups, folds=folds).logit)
+    times = np.where(groups < 30, 2, 1)
+    own, _ = cross_fitted_update(y, z, groups=groups, folds=folds, weights=times[None].astype(float))
+    copies = [np.repeat(of, times, axis=-1) for of in (y, z, groups, folds)]
+    options = {"groups": copies[2], "folds": copies[3], "weights": np.ones((1, times.sum()))}
+    np.testing.assert_allclose(np.repeat(own[0], times), cross_fitted_update(*copies[:2], **options)[0][0])
     counts = patient_counts(groups, n_resamples=50, rng=rng)
     assert (counts.sum(axis=1) == len(y)).all()
 

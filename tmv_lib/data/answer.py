@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from tmv_lib.phantom.plan import plan_cases, repaired
 from tmv_lib.phantom.radiograph import render
 from tmv_lib.pipeline.params import Params
 
+Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Range = Annotated[list[Rate], Field(min_length=2, max_length=2)]
@@ -25,10 +26,10 @@ Relative = Annotated[float, Field(gt=0)]
 
 
 class PatientsParams(Params):
-    train: Annotated[int, Field(ge=1)]
-    val: Annotated[int, Field(ge=1)]
-    cal: Annotated[int, Field(ge=1)]
-    test: Annotated[int, Field(ge=1)]
+    train: Count
+    val: Count
+    cal: Count
+    test: Count
 
 
 class PhantomParams(Params):
@@ -90,20 +91,20 @@ class PrepareParams(Params):
 
 def load(params: PrepareParams) -> Loaded:
     """Read the source that params name."""
-    size, how = params.size, params.square
+    size = params.size
     progress = partial(tqdm, desc=f"prepare: {params.source}")
     if params.source == "phantom":
         plan = plan_cases(seed=params.seed, **params.phantom.model_dump())
         phantom = render(plan, size=size, progress=progress)
         masks = {"masks": phantom.masks, "lungs": phantom.lungs}
         return Loaded(plan.assign(width=size, height=size), phantom.images, NOTHING_UNREADABLE, masks)
-    if params.source == "folder":
-        return load_folder(params.root, size=size, how=how, progress=progress, **params.folder.model_dump())
     if params.source == "medmnist":
         return load_medmnist(root=params.root, size=size, progress=progress, **params.medmnist.model_dump())
-    options = params.table.model_dump()
-    path = Path(params.root) / options.pop("file")
-    return load_table(path, root=params.root, size=size, how=how, progress=progress, **options)
+    options: dict[str, Any] = {"root": params.root, "size": size, "how": params.square, "progress": progress}
+    if params.source == "folder":
+        return load_folder(**options, **params.folder.model_dump())
+    list_options = params.table.model_dump()
+    return load_table(Path(params.root) / list_options.pop("file"), **options, **list_options)
 
 
 def repairs(cases: pd.DataFrame, params: PrepareParams) -> tuple[pd.DataFrame, np.ndarray]:
@@ -111,8 +112,6 @@ def repairs(cases: pd.DataFrame, params: PrepareParams) -> tuple[pd.DataFrame, n
 
     Of real images nobody knows: none of them.
     """
-    if params.source != "phantom":
-        return cases[:0].assign(repair="")[["image_id", "repair"]], np.empty((0, params.size, params.size), np.uint8)
-    plan = repaired(cases[cases["split"] != "train"])
+    plan = repaired(cases[cases["split"] != "train"]) if params.source == "phantom" else cases[:0].assign(repair="")
     images = render(plan, size=params.size).images if len(plan) else np.empty((0, params.size, params.size), np.uint8)
     return plan[["image_id", "repair"]], images

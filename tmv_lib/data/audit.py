@@ -5,12 +5,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import laplace
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 # These sources number their images themselves: such numbers say nothing about where an image comes from.
 NUMBERED_HERE = ("phantom", "medmnist")
 FEWEST_PATIENTS = 20
+SIMILARITY = 0.975  # from which two images count as one picture, see `near_duplicates`
+FLAT = 1.0  # grey levels, 0 to 255: an image of a smaller standard deviation is blank, and no duplicate
 NOBODY_KNOWS = (
     "images nobody says whose they are, each counts as a patient of its own: if some patient has several, every"
     " interval is too narrow, and a patient may stand in two splits"
@@ -31,21 +34,11 @@ class Audit(NamedTuple):
     counts: dict[str, Any]
 
 
-def audit_images(
-    images: np.ndarray,
-    cases: pd.DataFrame,
-    unreadable: pd.DataFrame,
-    *,
-    ignored: int = 0,
-    similarity: float = 0.975,
-    flat: float = 1.0,
-) -> Audit:
+def audit_images(images: np.ndarray, cases: pd.DataFrame, unreadable: pd.DataFrame, *, ignored: int = 0) -> Audit:
     """Look for pictures that are there twice, patients on both sides of a split, labels that contradict, bad files.
 
     images: uint8 (n, size, size), in the row order of `cases`, whose splits are cut already.
     unreadable: `path`, `problem` of the files that were left out. ignored: images without a usable label.
-    similarity: from which two images count as one picture, in (0, 1), see `near_duplicates`.
-    flat: an image whose grey levels (0 to 255) have a smaller standard deviation is blank, and no duplicate.
     Duplicates across splits are identical or near; contradicting labels are looked for among identical images.
     Raises ValueError where images and cases differ in number.
     """
@@ -53,8 +46,9 @@ def audit_images(
         raise ValueError(f"images and cases must be equally many, found {len(images)} and {len(cases)}")
     table = cases.reset_index(drop=True)
     spread = np.array([pixels.std() for pixels in images])
-    picture = _identical(images, spread < flat)
-    scene = _alike(images, picture, spread < flat, similarity)
+    blank = spread < FLAT
+    picture = _identical(images, blank)
+    scene = _alike(images, picture, blank)
     split, image = table["split"], pd.Series(range(len(table)))
     findings, problems = [], {}
     for problem, group, differs in (
@@ -67,7 +61,6 @@ def audit_images(
         found = differs.groupby(group).transform("nunique") > 1
         problems[problem] = {"images": int(found.sum()), "groups": int(group[found].nunique())}
         findings.append(_named(table[found], problem, _members(table[found], group[found])))
-    blank = spread < flat
     problems["blank"] = {"images": int(blank.sum())}
     problems["unreadable"] = {"files": len(unreadable)}
     if ignored:
@@ -79,7 +72,7 @@ def audit_images(
     return Audit(pd.concat(findings, ignore_index=True), counts)
 
 
-def near_duplicates(images: np.ndarray, *, similarity: float = 0.975) -> np.ndarray:
+def near_duplicates(images: np.ndarray, *, similarity: float = SIMILARITY) -> np.ndarray:
     """Find pairs of images that are one picture but for compression, scale, brightness or contrast.
 
     images: uint8 (n, size, size). Two images are a pair where their edges, the Laplacians of the images reduced
@@ -168,10 +161,10 @@ def _identical(images: np.ndarray, blank: np.ndarray) -> pd.Series:
     return pd.Series(pd.factorize(pd.Series(digest).where(~blank, pd.Series(range(len(images))).astype(str)))[0])
 
 
-def _alike(images: np.ndarray, picture: pd.Series, blank: np.ndarray, similarity: float) -> pd.Series:
+def _alike(images: np.ndarray, picture: pd.Series, blank: np.ndarray) -> pd.Series:
     """A number for each image, the same for images that identity or nearness links."""
     first = np.flatnonzero(~picture.duplicated() & ~blank)
-    pairs = picture.to_numpy()[first[near_duplicates(images[first], similarity=similarity)]]
+    pairs = picture.to_numpy()[first[near_duplicates(images[first])]]
     n = picture.max() + 1
     links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     return pd.Series(connected_components(links, directed=False)[1][picture])
@@ -180,17 +173,15 @@ def _alike(images: np.ndarray, picture: pd.Series, blank: np.ndarray, similarity
 def _edges(images: np.ndarray, side: int) -> np.ndarray:
     """Laplacians of the images reduced to side x side (at most their size), flat and of unit length, float32."""
     size = images.shape[1]
-    side = min(side, size)
+    side, pixel = min(side, size), np.arange(size)
     # Row i of `area` averages the stretch [i, i + 1) size / side of the pixels.
     ends = np.linspace(0, size, side + 1)[:, None]
-    pixel = np.arange(size)
     overlap = np.minimum(ends[1:], pixel + 1) - np.maximum(ends[:-1], pixel)
     area = (overlap.clip(0) * side / size).astype(np.float32)
     edges = []
     for start in range(0, len(images), 256):
         small = area @ images[start : start + 256].astype(np.float32) @ area.T
-        around = small[:, 2:, 1:-1] + small[:, :-2, 1:-1] + small[:, 1:-1, 2:] + small[:, 1:-1, :-2]
-        edges.append((4 * small[:, 1:-1, 1:-1] - around).reshape(len(small), -1))
+        edges.append(laplace(small, axes=(1, 2))[:, 1:-1, 1:-1].reshape(len(small), -1))
     flat = np.concatenate(edges)
     flat -= flat.mean(axis=1, keepdims=True)
     return flat / np.linalg.norm(flat, axis=1, keepdims=True).clip(1e-6)
@@ -209,34 +200,15 @@ def _named(rows: pd.DataFrame, problem: str, detail: pd.Series) -> pd.DataFrame:
 
 
 def _counted(table: pd.DataFrame, size: int) -> dict[str, Any]:
-    counts: dict[str, Any] = {
-        "splits": {
-            str(split): {
-                "images": len(rows),
-                "positives": int(rows["y_true"].sum()),
-                "patients": int(rows["patient_id"].nunique()),
-            }
-            for split, rows in table.groupby("split")
-        }
-    }
+    totals = {"images": ("image_id", "size"), "positives": ("y_true", "sum"), "patients": ("patient_id", "nunique")}
     images = table["patient_id"].value_counts()
-    counts["patients"] = {
-        "all": len(images),
-        "with_several_images": int((images > 1).sum()),
-        "most_images": int(images.max()),
-    }
-    alone = int((table["patient_id"] == table["image_id"]).sum())
-    if alone:
-        counts["patients"]["unknown"] = alone
-    if {"width", "height"} <= set(table):
-        width, height = table["width"], table["height"]
-        counts["sizes"] = {
-            "width_min": int(width.min()),
-            "width_max": int(width.max()),
-            "height_min": int(height.min()),
-            "height_max": int(height.max()),
-            "not_square": int((width != height).sum()),
-            "enlarged": int(((width < size) | (height < size)).sum()),
-        }
+    patients = {"all": len(images), "with_several_images": int((images > 1).sum()), "most_images": int(images.max())}
+    if alone := int((table["patient_id"] == table["image_id"]).sum()):
+        patients["unknown"] = alone
+    sides = table[["width", "height"]]
+    sizes = {f"{side}_{end}": int(sides[side].agg(end)) for side in sides for end in ("min", "max")}
+    sizes["not_square"] = int((sides["width"] != sides["height"]).sum())
+    sizes["enlarged"] = int((sides < size).any(axis=1).sum())
+    counts = {"splits": table.groupby("split").agg(**totals).to_dict("index"), "patients": patients, "sizes": sizes}
     blocks = id_blocks(table)
     return counts | ({"id_blocks": blocks} if blocks else {})

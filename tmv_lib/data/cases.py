@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from tmv_lib.data.lists import read_list, refuse
+
 SPLITS = ("train", "val", "cal", "test", "local")
 NOTHING_UNREADABLE = pd.DataFrame(columns=["path", "problem"])
 COLUMNS = ("image_id", "patient_id", "split", "y_true", "source")
@@ -63,9 +65,8 @@ def cut_splits(cases: pd.DataFrame, *, val: float, cal: float, test: float, rng:
             wanted = share * size[patients].sum()
             chosen = patients[(before >= edge) & (before < edge + wanted)]
             if len(chosen) == 0:
-                raise ValueError(
-                    f"{len(patients)} patients with y_true = {label} are too few to cut {name} ({share:g})"
-                )
+                few = f"{len(patients)} patients with y_true = {label}"
+                raise ValueError(f"{few} are too few to cut {name} ({share:g})")
             split = split.where(~cases["patient_id"].isin(chosen) | (split != "train"), name)
             edge += wanted
     return split
@@ -78,25 +79,18 @@ def name_local(cases: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     case table counts. A patient moves whole, unnamed test images included: who taught the site's calibration must not
     judge it. Raises ValueError naming file and row of what is no test case, stands there twice or is no label.
     """
-    try:
-        named = pd.read_csv(path, dtype=str, na_filter=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable CSV ({error})") from error
-    if "image_id" not in named or set(named) - {"image_id", "y_true"} or named.empty:
-        there = ", ".join(named.columns)
-        raise ValueError(f"{path}: the columns must be image_id and, at will, y_true, with a row a case, found {there}")
-    named = named.apply(lambda column: column.str.strip())
+    named = read_list(path)
+    if "image_id" not in named or set(named) - {"image_id", "y_true"}:
+        raise ValueError(f"{path}: the columns must be image_id and, at will, y_true, found {', '.join(named)}")
     split = named["image_id"].map(cases.set_index("image_id")["split"])
-    label = named["y_true"] if "y_true" in named else pd.Series("", index=named.index)
-    for wrong, problem in (
-        (split.isna(), "is no image_id of the case table"),
-        (split != "test", "does not stand in the test split, from which the site's labelled cases come"),
-        (named["image_id"].duplicated(), "is named twice"),
-        (~label.isin(["0", "1", ""]), "has a y_true that is none of 0, 1 and empty"),
+    label = named.reindex(columns=["y_true"], fill_value="")["y_true"]
+    for told, wrong, problem in (
+        (named["image_id"], split.isna(), "is not in the case table"),
+        (named["image_id"], split != "test", "is not in the test split, from which the site's labelled cases come"),
+        (named["image_id"], named["image_id"].duplicated(), "is named twice"),
+        (label, ~label.isin(["0", "1", ""]), "is none of 0, 1 and empty"),
     ):
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise ValueError(f"{path}: row {row + 2}: {named['image_id'][row]!r} {problem}")
+        refuse(path, wrong, told, problem)
     read = pd.to_numeric(label[label != ""]).set_axis(named.loc[label != "", "image_id"])
     patients = cases.loc[cases["image_id"].isin(named["image_id"]), "patient_id"]
     moved = (cases["split"] == "test") & cases["patient_id"].isin(patients)
@@ -106,20 +100,17 @@ def name_local(cases: pd.DataFrame, path: str | Path) -> pd.DataFrame:
 
 def check_cases(cases: pd.DataFrame) -> None:
     """Raise ValueError, naming what is wrong, unless `cases` is a case table that the questions can be put to."""
-    missing = [name for name in COLUMNS if name not in cases]
-    if missing:
+    if missing := [name for name in COLUMNS if name not in cases]:
         raise ValueError(f"case table: column {missing[0]} is missing; it has {', '.join(cases.columns)}")
-    repeated = cases["image_id"][cases["image_id"].duplicated()]
-    if len(repeated):
-        raise ValueError(f"case table: image_id {repeated.iloc[0]} stands there more than once")
+    if cases["image_id"].duplicated().any():
+        twice = cases["image_id"][cases["image_id"].duplicated()].iloc[0]
+        raise ValueError(f"case table: image_id {twice} stands there more than once")
     if cases["patient_id"].isna().any():
         raise ValueError(f"case table: image {cases['image_id'][cases['patient_id'].isna()].iloc[0]} has no patient_id")
     if not cases["y_true"].isin([0, 1]).all():
         raise ValueError(f"case table: y_true must be 0 or 1, found {sorted(cases['y_true'].unique())[:5]}")
-    unknown = set(cases["split"]) - set(SPLITS)
-    if unknown:
+    if unknown := set(cases["split"]) - set(SPLITS):
         raise ValueError(f"case table: unknown split {sorted(unknown)[0]!r}; allowed are {', '.join(SPLITS)}")
     for name in ("train", "val", "cal", "test"):
-        labels = set(cases.loc[cases["split"] == name, "y_true"])
-        if labels != {0, 1}:
+        if (labels := set(cases.loc[cases["split"] == name, "y_true"])) != {0, 1}:
             raise ValueError(f"case table: split {name} must hold both classes, it holds y_true = {sorted(labels)}")

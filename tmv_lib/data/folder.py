@@ -1,15 +1,12 @@
 """Images in folders: <root>/<split>/<class>/*.{jpg,jpeg,png}, the layout of the common pneumonia release."""
 
 import re
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from tmv_lib.data.cases import SPLITS, Loaded
-from tmv_lib.data.images import How, read_grey, square
+from tmv_lib.data.images import How, Progress, read_squares, unreadable
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 
@@ -22,7 +19,7 @@ def load_folder(
     classes: list[str],
     positive: str,
     patient: str | None,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    progress: Progress = iter,
 ) -> Loaded:
     """Read every image below `root`.
 
@@ -37,29 +34,24 @@ def load_folder(
     pattern = re.compile(patient) if patient else None
     if pattern and not pattern.groups:
         raise ValueError(f"patient pattern {patient!r} has no group that names the patient")
-    rows, images, unreadable = [], [], []
-    for path in progress(files):
-        name = path.relative_to(root)
-        try:
-            image = read_grey(path)
-        except ValueError as error:
-            unreadable.append({"path": str(name), "problem": str(error)})
-            continue
-        rows.append(
-            {
-                "image_id": name.with_suffix("").as_posix(),
-                **_patient(pattern, name),
-                "split": name.parts[0],
-                "y_true": int(name.parts[1] == positive),
-                "source": "folder",
-                "width": image.shape[1],
-                "height": image.shape[0],
-            }
-        )
-        images.append(square(image, size=size, how=how))
-    if not images:
-        raise ValueError(f"{root}: no readable image in {len(files)} files")
-    return Loaded(pd.DataFrame(rows), np.stack(images), pd.DataFrame(unreadable, columns=["path", "problem"]))
+    told = [
+        {
+            "image_id": name.with_suffix("").as_posix(),
+            **_patient(pattern, name),
+            "split": name.parts[0],
+            "y_true": int(name.parts[1] == positive),
+            "source": "folder",
+        }
+        for name in files
+    ]
+    names = [str(name) for name in files]
+    found, images = read_squares(root, names, size=size, how=how, progress=progress)
+    rows = [
+        case | {"width": file["width"], "height": file["height"]}
+        for case, file in zip(told, found, strict=True)
+        if "problem" not in file
+    ]
+    return Loaded(pd.DataFrame(rows), images, unreadable(names, found))
 
 
 def _listed(root: Path, classes: list[str], positive: str) -> list[Path]:
@@ -77,7 +69,7 @@ def _listed(root: Path, classes: list[str], positive: str) -> list[Path]:
             files += sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not files:
         raise ValueError(f"{root}: no image like <split>/<class>/*.jpeg below it")
-    return files
+    return [path.relative_to(root) for path in files]
 
 
 def _patient(pattern: re.Pattern[str] | None, name: Path) -> dict[str, str | None]:

@@ -1,15 +1,18 @@
 """Pictures as files, and how they become squares of one size."""
 
+from collections.abc import Callable, Iterable
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from tmv_lib.data.dicom import SUFFIXES, read_dicom, read_header
 
 How = Literal["stretch", "pad", "crop"]
+Progress = Callable[[Iterable[Any]], Iterable[Any]]  # such as `tqdm`
 
 
 def read_grey(path: str | Path | BinaryIO) -> np.ndarray:
@@ -40,6 +43,34 @@ def read_image(content: bytes, *, name: str) -> tuple[np.ndarray, dict[str, str]
         return read_grey(stream), {}
     except ValueError as error:
         raise ValueError(str(error).replace(str(stream), name)) from error
+
+
+def read_squares(
+    root: Path, names: list[str], *, size: int, how: How, progress: Progress
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Read these PNG, JPEG and DICOM files below root.
+
+    Returns of each file `problem`, or `width` and `height` in pixels and what its DICOM header says; and the readable
+    images, uint8 (n, size, size), as `square` makes them. Raises ValueError where there is none.
+    """
+    found: list[dict[str, Any]] = []
+    images = []
+    for name in progress(names):
+        try:
+            image, header = read_image((root / name).read_bytes(), name=name)
+            images.append(square(image, size=size, how=how))
+            found.append({**header, "width": image.shape[1], "height": image.shape[0]})
+        except (OSError, ValueError) as error:
+            found.append({"problem": str(error)})
+    if not images:
+        raise ValueError(f"{root}: none of {len(names)} images can be read; the first: {found[0]['problem']}")
+    return found, np.stack(images)
+
+
+def unreadable(names: list[str], found: list[dict[str, Any]]) -> pd.DataFrame:
+    """`path` and `problem` of what `read_squares` could not read."""
+    table = pd.DataFrame({"path": names, "problem": [file.get("problem") for file in found]})
+    return table.dropna(ignore_index=True)
 
 
 def square(image: np.ndarray, *, size: int, how: How) -> np.ndarray:

@@ -1,7 +1,6 @@
 """The two-dimensional MedMNIST sets (Yang et al. 2023, Scientific Data 10:41), at 28, 64, 128 or 224 pixels."""
 
 import zipfile
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from tmv_lib.data.cases import NOTHING_UNREADABLE, Loaded
+from tmv_lib.data.images import Progress
 
 SIZES = (28, 64, 128, 224)
 
@@ -20,7 +20,7 @@ def load_medmnist(
     size: int,
     root: str | Path,
     positive: str | None = None,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    progress: Progress = iter,
 ) -> Loaded:
     """Read a MedMNIST set, its train, val and test split kept; colour becomes luminance (ITU-R 601).
 
@@ -47,9 +47,8 @@ def load_medmnist(
         # A set with several labels an image has a column for each, any other the number of its label.
         y_true = labels[:, code] if labels.shape[1] > 1 else labels[:, 0] == code
         name = [f"{dataset}/{split}/{row:06d}" for row in range(len(labels))]
-        tables.append(
-            pd.DataFrame({"image_id": name, "patient_id": name, "split": split, "y_true": y_true.astype(int)})
-        )
+        table = {"image_id": name, "patient_id": name, "split": split, "y_true": y_true.astype(int)}
+        tables.append(pd.DataFrame(table))
         images.append(pixels)
     cases = pd.concat(tables, ignore_index=True).assign(source="medmnist", width=size, height=size)
     return Loaded(cases, np.concatenate(images), NOTHING_UNREADABLE)
@@ -58,9 +57,9 @@ def load_medmnist(
 def _code(dataset: str, labels: dict[str, str], positive: str | None) -> int:
     if positive is None and len(labels) == 2:
         return 1
-    for code, name in labels.items():
-        if name == positive:
-            return int(code)
+    codes = {name: int(code) for code, name in labels.items()}
+    if positive in codes:
+        return codes[positive]
     found = "" if positive is None else f", found {positive!r}"
     raise ValueError(f"{dataset}: positive must be one of its labels {'; '.join(labels.values())}{found}")
 
@@ -93,10 +92,8 @@ def _arrays(path: Path, split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError(f"{path}: {sorted(missing)[0]} is missing; it has {', '.join(archive.files)}")
         images, labels = archive[f"{split}_images"], archive[f"{split}_labels"]
     if images.dtype != np.uint8 or images.shape[1:] not in [(size, size), (size, size, 3)]:
-        raise ValueError(
-            f"{path}: {split}_images must be uint8 (n, {size}, {size}) or (n, {size}, {size}, 3), "
-            f"found {images.dtype} {images.shape}"
-        )
+        must = f"must be uint8 (n, {size}, {size}) or (n, {size}, {size}, 3)"
+        raise ValueError(f"{path}: {split}_images {must}, found {images.dtype} {images.shape}")
     if images.ndim == 4:
         images = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in images])
     return images, labels.reshape(len(images), -1)

@@ -70,23 +70,21 @@ def find(columns: pd.DataFrame, y_true: FloatArray) -> list[Subgroup]:
     y = np.asarray(y_true, dtype=float)
     words = pd.DataFrame({name: _levels(columns[name]) for name in columns}, index=columns.index)
     told = {name: _tells_class(words[name], y) for name in words}
-    found = [
-        Subgroup(f"{name}: {value}", inside, told[name] or _one_class(inside, y))
+    levels = {
+        name: {f"{name}: {v}": (words[name] == v).to_numpy() for v in sorted(words[name].dropna().unique())}
         for name in words
-        for value in _values(words[name])
-        for inside in [(words[name] == value).to_numpy()]
+    }
+    found = [
+        Subgroup(level, inside, told[name] or _one_class(inside, y))
+        for name in words
+        for level, inside in levels[name].items()
     ]
     open_ = [name for name in words if not told[name]]
     first = sorted(open_, key=lambda name: (-words[name].notna().sum(), words[name].nunique()))[:2]
-    for a, b in product(_values(words[first[0]]), _values(words[first[1]])) if len(first) == 2 else ():
-        inside = ((words[first[0]] == a) & (words[first[1]] == b)).to_numpy()
-        if inside.any():
-            found.append(Subgroup(f"{first[0]}: {a}, {first[1]}: {b}", inside, _one_class(inside, y)))
+    for (a, here), (b, there) in product(*(levels[name].items() for name in first)) if len(first) == 2 else ():
+        if (here & there).any():
+            found.append(Subgroup(f"{a}, {b}", here & there, _one_class(here & there, y)))
     return found
-
-
-def _values(words: pd.Series) -> list[str]:
-    return sorted(words.dropna().unique())
 
 
 def _levels(column: pd.Series) -> pd.Series:
@@ -142,11 +140,8 @@ def standardised_gap(
 
 def comparable(y_true: FloatArray, inside: BoolArray, groups: np.ndarray, among: BoolArray) -> list[int]:
     """The classes of which the cases `among` have at least 20 patients inside the subgroup and as many outside."""
-
-    def patients(side: BoolArray, label: int) -> int:
-        return len(np.unique(groups[side & among & (y_true == label)]))
-
-    return [label for label in (0, 1) if min(patients(inside, label), patients(~inside, label)) >= FEWEST]
+    cells = {label: [groups[side & among & (y_true == label)] for side in (inside, ~inside)] for label in (0, 1)}
+    return [label for label, sides in cells.items() if min(len(np.unique(who)) for who in sides) >= FEWEST]
 
 
 def gap(
@@ -169,17 +164,15 @@ def gap(
     below, above, variance = 0.0, 0.0, 0.0
     shares = np.array([(y == label).mean() for label in classes])
     for label, share in zip(classes, shares / shares.sum(), strict=True):
-        here = y == label
-        ends, trials = [], []
-        for side in (here & inside, here & ~inside):
-            m, rate = len(np.unique(groups[side])), e[side].mean()
-            low, high = wilson_interval(rate * m, m)
-            ends.append((rate - low, high - rate))
-            trials.append(m)
-        below += share**2 * (ends[0][0] ** 2 + ends[1][1] ** 2)
-        above += share**2 * (ends[0][1] ** 2 + ends[1][0] ** 2)
-        pooled = e[here].mean()
-        variance += share**2 * pooled * (1 - pooled) * (1 / trials[0] + 1 / trials[1])
+        sides = (y == label) & inside, (y == label) & ~inside
+        trials = np.array([len(np.unique(groups[side])) for side in sides])
+        rates = np.array([e[side].mean() for side in sides])
+        low, high = wilson_interval(rates * trials, trials)
+        down, up = rates - low, high - rates
+        below += share**2 * (down[0] ** 2 + up[1] ** 2)
+        above += share**2 * (up[0] ** 2 + down[1] ** 2)
+        pooled = e[y == label].mean()
+        variance += share**2 * pooled * (1 - pooled) * (1 / trials).sum()
     value = float(standardised_gap(e, y, inside, classes))
     z = abs(value) / np.sqrt(variance) if variance > 0 else 0.0
     return {

@@ -3,16 +3,18 @@
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path, PurePath
 from string import Formatter
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from tmv_lib.data.cases import COLUMNS, SPLITS, Loaded
-from tmv_lib.data.images import How, read_image, square
+from tmv_lib.data.images import How, Progress, read_squares, unreadable
+from tmv_lib.data.lists import read_list, refuse
 
 Meaning = Literal["ignore", "positive", "negative"]
 Rows = Literal["one", "any", "most", "all"]
@@ -39,7 +41,7 @@ def load_table(
     patient_column: str = "patient_id",
     patient: str | None = None,
     split_column: str = "split",
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    progress: Progress = iter,
 ) -> Loaded:
     """Read every image that the CSV lists: PNG, JPEG or DICOM.
 
@@ -69,8 +71,8 @@ def load_table(
     columns = {"patient_id": patient_column, "split": split_column}
     needed = [*fields, label_column, *([reader_column] if reader_column else [])]
     needed += [column for ours, column in columns.items() if column != ours]
-    table, text = _read_table(path, join or [])
-    further = _further(path, table, needed, [*fields, label_column, reader_column, *columns.values()])
+    text = _joined(path, join or [])
+    further = _further(path, text, needed, [*fields, label_column, reader_column, *columns.values()])
 
     listed = text[[column for column in columns.values() if column in text]].rename(
         columns={column: ours for ours, column in columns.items()}
@@ -81,10 +83,20 @@ def load_table(
     _check_rows(path, listed, columns)
     several = label_separator is not None or rows != "one"
     listed["y_true"] = _answers(path, text[label_column], positive, label_separator, uncertain or {}, several)
-    listed = listed.join(table[[name for name in further if name not in listed]])
+    listed = listed.join(_typed(text)[[name for name in further if name not in listed]])
     united = _united(path, listed, text[reader_column] if reader_column else None, rows)
     ignored = listed["image_id"].nunique() - len(united)
-    return _read_images(path, united, root, ignored, size=size, how=how, progress=progress)
+    names = list(united["image_id"])
+    found, images = read_squares(root, names, size=size, how=how, progress=progress)
+    read = [
+        {"patient_id": case["image_id"], "split": "", **file, **case, "source": "table"}
+        for file, case in zip(found, united.to_dict("records"), strict=True)
+        if "problem" not in file
+    ]
+    cases = pd.DataFrame(read)
+    first = [*COLUMNS, "width", "height"]
+    cases = cases[[*first, *cases.columns.difference(first, sort=False)]]
+    return Loaded(cases, images, unreadable(names, found), ignored=ignored)
 
 
 def _template(path: str | Path, image: str) -> list[tuple[str, str | None, str]]:
@@ -99,39 +111,27 @@ def _template(path: str | Path, image: str) -> list[tuple[str, str | None, str]]
     return parts
 
 
-def _read_csv(path: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A CSV without its nameless columns, and the same as text without blanks around it; the index is the row."""
-    try:
-        table, text = pd.read_csv(path, low_memory=False), pd.read_csv(path, dtype=str, na_filter=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable CSV ({error})") from error
-    if table.empty:
-        raise ValueError(f"{path}: no row below the header")
-    row, named = pd.RangeIndex(2, len(table) + 2), [name for name in table if not name.startswith("Unnamed: ")]
-    stripped = text[named].apply(lambda column: column.str.strip())
-    return table[named].set_axis(row), stripped.set_axis(row)
-
-
-def _read_table(path: str | Path, join: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The list with the further ones joined to it, as it is and as text: a patient 007 and a label None stay so."""
-    table, text = _read_csv(path)
+def _joined(path: str | Path, join: list[str]) -> pd.DataFrame:
+    """The list as text, with the further ones joined to it; "" where these have no such row."""
+    text = read_list(path)
     for name in join:
         other = Path(path).parent / name
-        more, more_text = _read_csv(other)
-        shared = [column for column in text if column in more_text]
+        more = read_list(other)
+        shared = [column for column in text if column in more]
         if not shared:
             raise ValueError(f"{other}: shares no column with {path}, which has {', '.join(text)}")
-        repeated = more_text.duplicated(shared)
+        repeated = more.duplicated(shared)
         if repeated.any():
             row = int(repeated.idxmax())
-            said = ", ".join(f"{column} {more_text.loc[row, column]!r}" for column in shared)
+            said = ", ".join(f"{column} {more.loc[row, column]!r}" for column in shared)
             raise ValueError(f"{other}: row {row}: {said} stands there for the second time")
-        key, other_key = (pd.MultiIndex.from_frame(frame[shared]) for frame in (text, more_text))
-        found = other_key.get_indexer(key)
-        there = [column for column in more if column not in shared]
-        table = table.join(more[there].reset_index(drop=True).reindex(found).set_axis(table.index))
-        text = text.join(more_text[there].reset_index(drop=True).reindex(found).fillna("").set_axis(text.index))
-    return table, text
+        text = text.merge(more, "left", shared).fillna("").set_axis(text.index)
+    return text
+
+
+def _typed(text: pd.DataFrame) -> pd.DataFrame:
+    """The same with numbers and missing values, as pandas reads them."""
+    return pd.read_csv(StringIO(text.to_csv(index=False)), low_memory=False).set_axis(text.index)
 
 
 def _further(path: str | Path, table: pd.DataFrame, needed: list[str], used: list[str | None]) -> list[str]:
@@ -147,18 +147,11 @@ def _further(path: str | Path, table: pd.DataFrame, needed: list[str], used: lis
     return further
 
 
-def _refuse(path: str | Path, wrong: pd.Series, told: pd.Series, problem: str) -> None:
-    """Raise ValueError naming the first row that is wrong and what stands there."""
-    if wrong.any():
-        row = int(wrong.idxmax())
-        raise ValueError(f"{path}: row {row}: {told.name} {told[row]!r} {problem}")
-
-
 def _paths(path: str | Path, text: pd.DataFrame, template: list[tuple[str, str | None, str]], root: Path) -> pd.Series:
     """Each row's image, a file below root, in one spelling."""
     fields = sorted({field for _, field, _ in template if field})
     for field in fields:
-        _refuse(path, text[field] == "", text[field], "is empty")
+        refuse(path, text[field] == "", text[field], "is empty")
 
     def filled(case: dict[str, str]) -> str:
         name = "".join(literal + (format(case[field], spec) if field else "") for literal, field, spec in template)
@@ -169,10 +162,10 @@ def _paths(path: str | Path, text: pd.DataFrame, template: list[tuple[str, str |
     if any("*" in literal for literal, _, _ in template):
         patterns = [filled({field: glob.escape(value) for field, value in case.items()}) for case in rows]
         found = pd.Series([glob.glob(pattern, root_dir=root) for pattern in patterns], text.index)
-        _refuse(path, found.str.len() > 1, names, f"is several files in {root}")
+        refuse(path, found.str.len() > 1, names, f"is several files in {root}")
         names = found.str[0].fillna(names).rename("image")
     there = {name: (root / name).is_file() for name in names.unique()}
-    _refuse(path, ~names.map(there), names, f"is no file in {root}")
+    refuse(path, ~names.map(there), names, f"is no file in {root}")
     return names
 
 
@@ -185,7 +178,7 @@ def _searched(path: str | Path, names: pd.Series, pattern: str) -> dict[str, pd.
     if "patient" not in known:
         raise ValueError(f"{path}: the patient pattern {pattern!r} has no group (?P<patient>...), the patient's name")
     groups = names.str.extract(pattern)
-    _refuse(path, groups["patient"].isna(), names, f"does not hold the patient pattern {pattern!r}")
+    refuse(path, groups["patient"].isna(), names, f"does not hold the patient pattern {pattern!r}")
     named = groups[list(known)].rename(columns={"patient": "patient_id"})
     clash = sorted(set(named) & {*OURS, "y_true", "source"})
     if clash:
@@ -196,11 +189,11 @@ def _searched(path: str | Path, names: pd.Series, pattern: str) -> dict[str, pd.
 def _check_rows(path: str | Path, listed: pd.DataFrame, columns: dict[str, str]) -> None:
     """Refuse a patient without a name and an unknown split."""
     if "patient_id" in listed:
-        _refuse(path, listed["patient_id"] == "", listed["patient_id"].rename(columns["patient_id"]), "is empty")
+        refuse(path, listed["patient_id"] == "", listed["patient_id"].rename(columns["patient_id"]), "is empty")
     if "split" in listed:
         listed["split"] = listed["split"].fillna("").replace(dict.fromkeys(ALSO_VAL, "val"))
         unknown = ~listed["split"].isin([*SPLITS, ""])
-        _refuse(path, unknown, listed["split"].rename(columns["split"]), f"is none of {', '.join(SPLITS)}")
+        refuse(path, unknown, listed["split"].rename(columns["split"]), f"is none of {', '.join(SPLITS)}")
 
 
 def _written(label: str) -> str:
@@ -224,7 +217,7 @@ def _answers(
     parts = cells.map(lambda cell: [part.strip(AROUND) for part in cell.split(separator)] if separator else [cell])
     labels = parts.map(lambda cell: [_written(part) for part in cell])
     if "" not in means:
-        _refuse(path, labels.map(lambda cell: "" in cell), cells, "is empty")
+        refuse(path, labels.map(lambda cell: "" in cell), cells, "is empty")
     found = sorted({label for cell in labels for label in cell} - set(means))
     wanted = "1" if positive is None else _written(positive)
     if positive is None and not set(found) <= {"0", "1"}:
@@ -245,7 +238,7 @@ def _answers(
 def _united(path: str | Path, listed: pd.DataFrame, reader: pd.Series | None, rows: Rows) -> pd.DataFrame:
     """One row an image, in the order of the list, its label from all of its rows that are not ignored."""
     if rows == "one":
-        _refuse(path, listed["image_id"].duplicated(), listed["image_id"].rename("image"), "is listed twice")
+        refuse(path, listed["image_id"].duplicated(), listed["image_id"].rename("image"), "is listed twice")
     told = listed[listed["y_true"].notna()]
     who = told.index if reader is None else reader[told.index]
     share = told.groupby(["image_id", who])["y_true"].max().groupby("image_id").mean()
@@ -258,34 +251,3 @@ def _united(path: str | Path, listed: pd.DataFrame, reader: pd.Series | None, ro
             raise ValueError(f"{path}: the rows of image {differ[name].idxmax()!r} do not agree on {name}")
     one = told.drop_duplicates("image_id").drop(columns=differ.columns[differ.any()])
     return one.assign(y_true=one["image_id"].map(positive).astype(int))
-
-
-def _read_images(
-    path: str | Path,
-    listed: pd.DataFrame,
-    root: Path,
-    ignored: int,
-    *,
-    size: int,
-    how: How,
-    progress: Callable[[Iterable[Any]], Iterable[Any]],
-) -> Loaded:
-    """Every image of the list, with what its DICOM header adds to its row."""
-    rows, images, unreadable = [], [], []
-    for case in progress(listed.to_dict("records")):
-        try:
-            file = root / case["image_id"]
-            image, header = read_image(file.read_bytes(), name=str(file))
-        except (OSError, ValueError) as error:
-            unreadable.append({"path": case["image_id"], "problem": str(error)})
-            continue
-        own = {"patient_id": case["image_id"], "split": "", **header, **case, "source": "table"}
-        rows.append(own | {"width": image.shape[1], "height": image.shape[0]})
-        images.append(square(image, size=size, how=how))
-    if not images:
-        raise ValueError(f"{path}: no readable image in {len(listed)} files")
-    cases = pd.DataFrame(rows)
-    first = [*COLUMNS, "width", "height"]
-    cases = cases[[*first, *cases.columns.difference(first, sort=False)]]
-    left_out = pd.DataFrame(unreadable, columns=["path", "problem"])
-    return Loaded(cases, np.stack(images), left_out, ignored=ignored)

@@ -1,15 +1,15 @@
 """Images that nobody has labelled: all of a folder, or those that a CSV lists."""
 
 import re
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from tmv_lib.data.dicom import is_dicom
-from tmv_lib.data.images import How, read_image, square
+from tmv_lib.data.images import How, Progress, read_squares
+from tmv_lib.data.lists import read_list, refuse
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".dcm", ".dicom"}
 
@@ -31,7 +31,7 @@ def load_unlabelled(
     size: int,
     how: How,
     patient: str | None = None,
-    progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
+    progress: Progress = iter,
 ) -> Unlabelled:
     """Read PNG, JPEG and DICOM files: every one at any depth of a folder, or those in the column `path` of a CSV.
 
@@ -43,23 +43,17 @@ def load_unlabelled(
     read, or the CSV cannot be used, naming column and row (the header is row 1).
     """
     path = Path(path)
+    if not path.exists():
+        raise ValueError(f"{path}: no such folder or CSV")
     root, listed = (path, _below(path)) if path.is_dir() else (path.parent, _in_csv(path))
     pattern = re.compile(patient) if patient else None
-    rows, images = [], []
-    for image_id, given in progress(list(listed.itertuples(index=False))):
-        problem = ""
-        header: dict[str, str] = {}
-        try:
-            image, header = read_image((root / image_id).read_bytes(), name=image_id)
-            images.append(square(image, size=size, how=how))
-        except (OSError, ValueError) as error:
-            problem = str(error)
+    files, images = read_squares(root, list(listed["path"]), size=size, how=how, progress=progress)
+    rows = []
+    for file, (image_id, given) in zip(files, listed.itertuples(index=False), strict=True):
         found = pattern.search(Path(image_id).name) if pattern else None
         named = (found.groupdict().get("patient") or found.group(1)) if found else image_id
-        rows.append((image_id, given or header.get("patient_id") or named, problem))
-    if not images:
-        raise ValueError(f"{path}: none of {len(rows)} images can be read; the first: {rows[0][2]}")
-    return Unlabelled(pd.DataFrame(rows, columns=["image_id", "patient_id", "problem"]), np.stack(images))
+        rows.append((image_id, given or file.get("patient_id") or named, file.get("problem", "")))
+    return Unlabelled(pd.DataFrame(rows, columns=["image_id", "patient_id", "problem"]), images)
 
 
 def _below(root: Path) -> pd.DataFrame:
@@ -71,23 +65,10 @@ def _below(root: Path) -> pd.DataFrame:
 
 
 def _in_csv(path: Path) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype=str, na_filter=False)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such folder or CSV") from None
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: neither a folder nor a readable CSV ({error})") from error
-    if "path" not in table:
-        raise ValueError(f"{path}: column path is missing; the columns are {', '.join(table.columns)}")
-    if table.empty:
-        raise ValueError(f"{path}: no row below the header")
-    listed = pd.DataFrame({"path": table["path"].str.strip(), "patient_id": table.get("patient_id", "")})
-    listed["patient_id"] = listed["patient_id"].str.strip()
-    absent = [not name or not (path.parent / name).is_file() for name in listed["path"]]
-    for wrong, problem in ((listed["path"].duplicated(), "is listed twice"), (absent, f"is no file in {path.parent}")):
-        if np.any(wrong):
-            row = int(np.argmax(wrong))
-            raise ValueError(
-                f"{path}: row {row + 2}: path {listed['path'].iloc[row]!r} {problem} ({np.sum(wrong)} such rows)"
-            )
-    return listed
+    listed = read_list(path)
+    if "path" not in listed:
+        raise ValueError(f"{path}: column path is missing; the columns are {', '.join(listed)}")
+    absent = listed["path"].map(lambda name: not name or not (path.parent / name).is_file())
+    refuse(path, listed["path"].duplicated(), listed["path"], "is listed twice")
+    refuse(path, absent, listed["path"], f"is no file in {path.parent}")
+    return pd.DataFrame({"path": listed["path"], "patient_id": listed.get("patient_id", "")})

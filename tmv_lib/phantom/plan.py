@@ -1,11 +1,11 @@
 """The phantom's cases: who has which finding, label, marker and planted cause of failure.
 
 A synthetic frontal chest radiograph whose truth is known, so that every trust instrument can itself be measured
-before it is aimed at a patient. This module draws up the plan, one row an image; `phantom_image` turns rows into
+before it is aimed at a patient. This module draws up the plan, one row an image; `radiograph` turns rows into
 pixels. Shares are allocated, not tossed: a planted rate holds to within one case in every split.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import ceil
 
 import numpy as np
@@ -19,8 +19,9 @@ MIMICS = ("atelectasis", "nipple")
 SHIFTED = {"both": (0, 1), "negative": (0,), "positive": (1,)}
 # Share of the patients with so many images.
 IMAGES_PER_PATIENT = {1: 0.60, 2: 0.25, 3: 0.15}
-# The panel's probability that an ambiguous case is positive.
-PANEL = (0.15, 0.85)
+MIMICKING = 0.25  # share of the films without finding
+# The panel's probability that an ambiguous case is positive, and the contrast that goes with it.
+PANEL, FAINT = (0.15, 0.85), (0.10, 0.28)
 TRUTH = ["image_id", "patient_id", "split", "y_true", "source", "finding", "cause", "y_clean", "marker", "posterior"]
 RECIPE = ["amplitude", "mimic", "exposure", "noise", "patient_seed", "case_seed", "clear_finding", "clear_amplitude"]
 
@@ -35,10 +36,7 @@ def plan_cases(
     blind: float = 0.05,
     marker_train: tuple[float, float] = (0.90, 0.06),
     marker_rest: tuple[float, float] = (0.85, 0.12),
-    mimics: float = 0.25,
     contrast: tuple[float, float] = (0.40, 0.75),
-    ambiguous_contrast: tuple[float, float] = (0.10, 0.28),
-    noise: float = 1.0,
     test_exposure: float = 1.0,
     test_noise: float = 1.0,
     test_shifted: str = "both",
@@ -58,32 +56,28 @@ def plan_cases(
       P(marker | negative) among the cases without another cause. Where training's second is not below its first,
       the marker is no shortcut and no case is spurious.
 
-    `mimics` is the share of the films without finding that have linear atelectasis or a nipple shadow. `contrast`
-    and `ambiguous_contrast` are ranges, the first above the second, of `amplitude`: the share of the air along the
-    ray that a finding replaces. `exposure` (dose) and `noise` (standard deviation) are relative; `test_exposure` and
-    `test_noise` multiply them on the test split, as another site would, in the class of `y_true` that `test_shifted`
-    names (`both`, `negative`, `positive`). `test_prevalence` is the share of positives there: images are left out by
-    class from a larger split of the usual prevalence, so that each class stays what it is, and the number of patients
-    is met about. The null phantom has the three shares of causes and both marker pairs at 0.
+    `contrast` is the range of `amplitude`, the share of the air along the ray that a clear finding replaces.
+    `test_exposure` (dose) and `test_noise` (standard deviation) multiply `exposure` and `noise` on the test split, as
+    another site would, in the class of `y_true` that `test_shifted` names (`both`, `negative`, `positive`).
+    `test_prevalence` is the share of positives there: images are left out by class from a larger split of the usual
+    prevalence, so that each class stays what it is, and the number of patients is met about.
 
     `posterior` is P(y_true = 1 | finding, amplitude, marker) within the split, for an ideal observer who reads all
     three off the image without error: the panel's probability of an ambiguous case, whose log odds move with those of
     `test_prevalence`; of any other, the share of positives among the split's unambiguous cases with the same kind of
-    finding (none, seen, unseen) and marker.
+    finding (none, seen, unseen) and marker. `clear_finding` and `clear_amplitude` say what the case shows once its
+    finding is a clear one of a kind that training shows. `patient_seed` and `case_seed` feed the renderer's streams,
+    one a factor: after a change in one column a row renders to the same image but for that factor.
 
-    `clear_finding` and `clear_amplitude` say what the case shows once its finding is a clear one of a kind that
-    training shows. `patient_seed` and `case_seed` feed the renderer's streams, one a factor: after a change in one
-    column a row renders to the same image but for that factor.
-
-    Raises ValueError for unknown splits, shares outside [0, 1], empty or overlapping ranges, and shares that cannot
-    hold together.
+    Raises ValueError for what lies outside its range, and for shares that cannot hold together.
     """
-    shares = {"prevalence": prevalence, "mislabelled": mislabelled, "ambiguous": ambiguous, "blind": blind}
-    markers = {"marker_train": marker_train, "marker_rest": marker_rest}
+    rates = {"prevalence": prevalence, "mislabelled": mislabelled, "ambiguous": ambiguous, "blind": blind}
+    markers = [("marker_train", rate) for rate in marker_train] + [("marker_rest", rate) for rate in marker_rest]
+    _check_rates([*rates.items(), *markers])
     _check_patients(patients)
-    _check_shares({**shares, "mimics": mimics}, markers)
-    _check_physics({"contrast": contrast, "ambiguous_contrast": ambiguous_contrast}, noise, test_exposure, test_noise)
-    _check_site(test_shifted, test_prevalence, prevalence)
+    _check_site(test_exposure, test_noise, test_shifted, test_prevalence, prevalence)
+    if not FAINT[1] <= contrast[0] <= contrast[1] <= 1:
+        raise ValueError(f"contrast must be a range within [{FAINT[1]}, 1], found {contrast}")
 
     splits = []
     for split, streams in zip(SPLITS, np.random.SeedSequence(seed).spawn(len(SPLITS)), strict=True):
@@ -93,16 +87,18 @@ def plan_cases(
         people, labels, acquisition = (np.random.default_rng(stream) for stream in streams.spawn(3))
         train, site = split == "train", split == "test"
         target = test_prevalence if site else None
-        pool = ceil(patients[split] * (1 if target is None else _surplus(prevalence, target)))
+        # So many more that there are enough of the class that is wanted more often.
+        surplus = 1 if target is None else max(target / prevalence, (1 - target) / (1 - prevalence))
+        pool = ceil(patients[split] * surplus)
         cases = _enrol(pool, people).assign(split=split)
         _label(cases, labels, prevalence, mislabelled, ambiguous, 0.0 if train else blind)
         _mark(cases, labels, marker_train if train else marker_rest, marker_train[0] > marker_train[1])
-        _expose(cases, acquisition, mimics, contrast, ambiguous_contrast)
+        _expose(cases, acquisition, contrast)
         if target is not None:
             cases = _at_prevalence(cases, patients[split] / pool, prevalence, target)
         there = site & cases["y_true"].isin(SHIFTED[test_shifted])
         cases["exposure"] *= np.where(there, test_exposure, 1.0)
-        cases["noise"] = noise * np.where(there, test_noise, 1.0)
+        cases["noise"] = np.where(there, test_noise, 1.0)
         cases["posterior"] = _posterior(cases)
         splits.append(cases)
     plan = pd.concat(splits, ignore_index=True)
@@ -130,38 +126,21 @@ def repaired(plan: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_patients(patients: Mapping[str, int]) -> None:
-    if not patients or set(patients) - set(SPLITS):
-        raise ValueError(f"patients must be counts for some of {', '.join(SPLITS)}, found {sorted(patients)}")
-    for split, count in patients.items():
-        if count < 1:
-            raise ValueError(f"patients of {split} must be at least 1, found {count}")
+    if not patients or set(patients) - set(SPLITS) or min(patients.values()) < 1:
+        raise ValueError(f"patients must be at least 1 for some of {', '.join(SPLITS)}, found {dict(patients)}")
 
 
-def _check_shares(shares: Mapping[str, float], markers: Mapping[str, tuple[float, float]]) -> None:
-    pairs = [(name, rate) for name, rates in markers.items() for rate in rates]
-    for name, share in [*shares.items(), *pairs]:
-        if not 0 <= share <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], found {share}")
+def _check_rates(rates: Iterable[tuple[str, float]]) -> None:
+    for name, rate in rates:
+        if not 0 <= rate <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], found {rate}")
 
 
-def _check_physics(
-    contrasts: Mapping[str, tuple[float, float]], noise: float, test_exposure: float, test_noise: float
-) -> None:
-    for name, (low, high) in contrasts.items():
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"{name} must be a range within (0, 1], found ({low}, {high})")
-    (clear, _), (_, faint) = contrasts["contrast"], contrasts["ambiguous_contrast"]
-    if faint > clear:
-        raise ValueError(f"ambiguous_contrast must lie below contrast, found {faint} above {clear}")
-    if noise < 0 or test_noise < 0:
-        raise ValueError(f"noise and test_noise must not be negative, found {noise} and {test_noise}")
-    if test_exposure <= 0:
-        raise ValueError(f"test_exposure must be positive, found {test_exposure}")
-
-
-def _check_site(test_shifted: str, test_prevalence: float | None, prevalence: float) -> None:
-    if test_shifted not in SHIFTED:
-        raise ValueError(f"test_shifted must be one of {', '.join(SHIFTED)}, found {test_shifted!r}")
+def _check_site(exposure: float, noise: float, shifted: str, test_prevalence: float | None, prevalence: float) -> None:
+    if exposure <= 0 or noise < 0:
+        raise ValueError(f"test_exposure must be above 0 and test_noise at least 0, found {exposure} and {noise}")
+    if shifted not in SHIFTED:
+        raise ValueError(f"test_shifted must be one of {', '.join(SHIFTED)}, found {shifted!r}")
     if test_prevalence is not None and not 0 < min(test_prevalence, prevalence) <= max(test_prevalence, prevalence) < 1:
         raise ValueError(
             f"test_prevalence, and prevalence beside it, must lie in (0, 1), found {test_prevalence} and {prevalence}"
@@ -173,23 +152,12 @@ def _enrol(n_patients: int, rng: np.random.Generator) -> pd.DataFrame:
     bounds = np.rint(np.cumsum([0.0, *IMAGES_PER_PATIENT.values()]) * n_patients).astype(int)
     n_images = rng.permutation(np.repeat(list(IMAGES_PER_PATIENT), np.diff(bounds)))
     patient = np.repeat(np.arange(n_patients), n_images)
-    patient_seed = rng.integers(2**31, size=n_patients)[patient]
-    return pd.DataFrame(
-        {
-            "patient": patient,
-            "patient_seed": patient_seed,
-            "case_seed": rng.integers(2**31, size=patient.size),
-        }
-    )
+    cases = pd.DataFrame({"patient": patient, "patient_seed": rng.integers(2**31, size=n_patients)[patient]})
+    return cases.assign(case_seed=rng.integers(2**31, size=patient.size))
 
 
 def _label(
-    cases: pd.DataFrame,
-    rng: np.random.Generator,
-    prevalence: float,
-    mislabelled: float,
-    ambiguous: float,
-    blind: float,
+    cases: pd.DataFrame, rng: np.random.Generator, prevalence: float, mislabelled: float, ambiguous: float, blind: float
 ) -> None:
     """Fill in labels, findings, the panel's probability, and every cause but the spurious one."""
     n = len(cases)
@@ -221,11 +189,7 @@ def _label(
     shown = np.concatenate([ill, unclear])
     cases.loc[shown, "finding"] = cases.loc[shown, "clear_finding"]
     cases.loc[hidden, "finding"] = np.resize(UNSEEN_FINDINGS, n_blind)
-    for cause, members in [
-        ("ambiguous", unclear),
-        ("blind", hidden),
-        ("mislabelled", [*missed, *overcalled]),
-    ]:
+    for cause, members in {"ambiguous": unclear, "blind": hidden, "mislabelled": [*missed, *overcalled]}.items():
         cases.loc[members, "cause"] = cause
 
 
@@ -237,38 +201,25 @@ def _mark(cases: pd.DataFrame, rng: np.random.Generator, rates: tuple[float, flo
     # Elsewhere a class has the marker that most of it has; a blind case that of the negatives.
     usual = np.where(cases["y_clean"] == 1, positive >= 0.5, negative >= 0.5).astype(int)
     marker = np.where(cause == "blind", int(negative >= 0.5), usual)
-    for label, kind, rate in [
-        *[(1, "none", positive), (0, "none", negative)],
-        *[(1, "ambiguous", either), (0, "ambiguous", either)],
-    ]:
+    of_kind = (1, "none", positive), (0, "none", negative), (1, "ambiguous", either), (0, "ambiguous", either)
+    for label, kind, rate in of_kind:
         members = rng.permutation(np.flatnonzero((y == label) & (cause == kind)))
         marker[members] = np.arange(members.size) < round(rate * members.size)
     cases["marker"] = marker
     cases.loc[shortcut & (cause == "none") & (marker != y), "cause"] = "spurious"
 
 
-def _expose(
-    cases: pd.DataFrame,
-    rng: np.random.Generator,
-    mimics: float,
-    contrast: tuple[float, float],
-    ambiguous_contrast: tuple[float, float],
-) -> None:
+def _expose(cases: pd.DataFrame, rng: np.random.Generator, contrast: tuple[float, float]) -> None:
     """Fill in the contrast of each finding, the mimics of the films without one, and the dose."""
     cases["clear_amplitude"] = rng.uniform(*contrast, size=len(cases))
-    faint = np.interp(cases["panel"], PANEL, ambiguous_contrast)
+    faint = np.interp(cases["panel"], PANEL, FAINT)
     cases["amplitude"] = np.where(cases["panel"].isna(), cases["clear_amplitude"], faint)
     cases["exposure"] = np.exp(rng.normal(0, 0.15, size=len(cases)))
     empty = rng.permutation(np.flatnonzero(cases["finding"] == "none"))
     cases.loc[empty, "amplitude"] = 0.0
-    mimicking = empty[: round(mimics * empty.size)]
+    mimicking = empty[: round(MIMICKING * empty.size)]
     cases["mimic"] = "none"
     cases.loc[mimicking, "mimic"] = np.resize(MIMICS, mimicking.size)
-
-
-def _surplus(prevalence: float, target: float) -> float:
-    """How many times as many images there must be for enough of the class that is wanted more often."""
-    return max(target / prevalence, (1 - target) / (1 - prevalence))
 
 
 def _at_prevalence(cases: pd.DataFrame, share: float, prevalence: float, target: float) -> pd.DataFrame:
@@ -285,7 +236,7 @@ def _at_prevalence(cases: pd.DataFrame, share: float, prevalence: float, target:
 
 
 def _posterior(cases: pd.DataFrame) -> pd.Series:
-    kind = cases["finding"].mask(cases["finding"].isin(SEEN_FINDINGS), "seen")
-    kind = kind.mask(kind.isin(UNSEEN_FINDINGS), "unseen")
+    kinds = {"none": "none"} | dict.fromkeys(SEEN_FINDINGS, "seen") | dict.fromkeys(UNSEEN_FINDINGS, "unseen")
+    kind = cases["finding"].map(kinds)
     unambiguous = cases["y_true"].where(cases["panel"].isna())
     return cases["panel"].fillna(unambiguous.groupby([kind, cases["marker"]]).transform("mean"))

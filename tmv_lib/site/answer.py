@@ -12,7 +12,7 @@ from tqdm import tqdm
 from tmv_lib.calibration.errors import reliability_curve
 from tmv_lib.calibration.prevalence import at_prevalence, prevalence_by_confusion, prevalence_by_em
 from tmv_lib.data.audit import id_blocks, is_block
-from tmv_lib.deferral.selective import Certificate, cases_needed
+from tmv_lib.deferral.selective import cases_needed
 from tmv_lib.pipeline.params import Params
 from tmv_lib.site.calibrated import blame, calibrate_at_site, combined, compare_calibration, labelled
 from tmv_lib.site.learning_curve import MEASURES, bands, learning_curve
@@ -23,7 +23,7 @@ from tmv_lib.site.shift import (
     kolmogorov_smirnov,
     name_shift,
     or_absent,
-    prevalence_difference,
+    share_distance,
 )
 from tmv_lib.site.triage import accepted, certify_sides, one_image_each
 from tmv_lib.statistics.classification import negative_log_likelihood
@@ -100,7 +100,7 @@ def compare_looks(places: Places, members: list[str], params: SiteParams, rng: n
             logit = part[f"logit_{member}"]
             figures[name][f"logit_{member}"] = or_absent(kolmogorov_smirnov, logit, *who, **options)
     who = (both["site"], both["patient_id"])
-    figures["prevalence"] = or_absent(prevalence_difference, both["y_true"], *who, **options)
+    figures["prevalence"] = or_absent(share_distance, both["y_true"], *who, **options)
     adjust(figures, distinct=True)
     p_values = {
         name: [test["p_value_holm"] for test in figures[name].values() if "p_value_holm" in test] or [1.0]
@@ -121,10 +121,9 @@ def known_patients(places: Places, table: pd.DataFrame) -> int:
 def file_numbers(table: pd.DataFrame, name: str) -> dict[str, Any]:
     """Whether the file numbers say that the site is another time or place than train, and explain the shift `name`."""
     blocks = id_blocks(table.assign(split=table["split"].replace("local", "test")))
-    own = {label for label, block in blocks.items() if is_block(block)}
-    explained = own & set(LOOKS_DIFFERENT.get(name, ("y_true_0", "y_true_1")))
-    classes = {label: {**block, "is_block": label in own} for label, block in blocks.items()}
-    return {"explain_the_shift": bool(explained), **classes}
+    classes = {label: {**block, "is_block": is_block(block)} for label, block in blocks.items()}
+    different = LOOKS_DIFFERENT.get(name, classes)
+    return {"explain_the_shift": any(classes[y]["is_block"] for y in classes if y in different), **classes}
 
 
 def prevalence(places: Places, member: str, name: str, params: SiteParams, rng: np.random.Generator) -> dict[str, Any]:
@@ -135,20 +134,19 @@ def prevalence(places: Places, member: str, name: str, params: SiteParams, rng: 
     """
     source, local, test, _ = places
     logit, shipped = test[f"logit_{member}"].to_numpy(), float(source.loc[source["split"] == "val", "y_true"].mean())
-    resampler = {
-        key: Resampler(rows["patient_id"].to_numpy(), params.resamples, rng)
-        for key, rows in (("local", local), ("test", test))
-    }
     both = pd.concat([source[source["split"] == "cal"].assign(site=0), test.assign(site=1)])
-    counted = resampler["local"].estimate(mean, local["y_true"].to_numpy())
-    by_em = resampler["test"].estimate(partial(prevalence_by_em, source=shipped), logit)
-    by_confusion = Resampler(both["patient_id"].to_numpy(), params.resamples, rng).estimate(
-        prevalence_by_confusion,
-        *(both[column].to_numpy() for column in ("y_true", f"logit_{member}", "site")),
-        stratify=both["site"],  # of each place as many
+    of_local, of_test, of_both = (
+        Resampler(rows["patient_id"].to_numpy(), params.resamples, rng) for rows in (local, test, both)
     )
-    figures: dict[str, Any] = {"source": shipped, "site": counted}
-    figures |= {"estimated_by_em": by_em, "estimated_by_confusion": by_confusion}
+    counted = of_local.estimate(mean, local["y_true"].to_numpy())
+    confused = (both[column].to_numpy() for column in ("y_true", f"logit_{member}", "site"))
+    figures: dict[str, Any] = {
+        "source": shipped,
+        "site": counted,
+        "estimated_by_em": of_test.estimate(partial(prevalence_by_em, source=shipped), logit),
+        # of each place as many
+        "estimated_by_confusion": of_both.estimate(prevalence_by_confusion, *confused, stratify=both["site"]),
+    }
     if name != "prevalence":
         return figures | {"correction": "not_made" if name == "none" else "refused"}
     corrected = at_prevalence(logit, source=shipped, target=float(counted.value or 0))
@@ -166,13 +164,12 @@ def calibrate(
     source, local, test, _ = places
     logits, metrics = cases.set_index("image_id")[[]], dict[str, Any]()
     for member in tqdm(members, desc="calibrated at the site"):
-        own = calibrate_at_site(local, test, member, params, rng)
-        shipped = cases.set_index("image_id")[f"logit_{member}"]
-        for kind, values in (("site_logit", own.site_logit), ("ceiling_logit", own.ceiling_logit)):
-            logits[f"{kind}_{member}"] = shipped
+        figures, updated = calibrate_at_site(local, test, member, params, rng)
+        for kind, values in updated.items():
+            logits[f"{kind}_{member}"] = cases.set_index("image_id")[f"logit_{member}"]
             logits.loc[values.index, f"{kind}_{member}"] = values
         held = source[source["split"] == "cal"]
-        metrics[member] = own.metrics | {"interaction": compare_calibration(held, local, member, params, rng)}
+        metrics[member] = figures | {"interaction": compare_calibration(held, local, member, params, rng)}
     interactions = {member: metrics[member]["interaction"] for member in members}
     adjust(interactions, distinct=True)
     for member, interaction in interactions.items():
@@ -207,10 +204,8 @@ def learn(
     except ValueError as error:
         return {"absent": str(error)}, pd.DataFrame(columns=["measure", "n", "median", "low", "high"])
     banded = bands(learned)
-    change: dict[str, Any] = {}
-    for row in banded[banded["n"] > 0].to_dict("records"):
-        ends = {name: float(row[name]) for name in ("median", "low", "high")}
-        change.setdefault(row["measure"], {})[f"{row['n']}"] = ends
+    taught, ends = banded[banded["n"] > 0].astype({"n": str}).set_index("n"), ["median", "low", "high"]
+    change = {measure: rows[ends].to_dict("index") for measure, rows in taught.groupby("measure", sort=False)}
     shipped = learned.loc[learned["n"] == 0, list(MEASURES)].median().to_dict()
     return {"as_shipped": shipped, "change": change}, banded
 
@@ -227,20 +222,20 @@ def certify(places: Places, member: str, params: SiteParams, rng: np.random.Gene
     sides = certify_sides(y_true, logit, source_logit=shipped, risk=params.risk, delta=params.delta)
     figures: dict[str, Any] = {"n_patients": len(single), "risk": params.risk, "delta": params.delta}
     figures["coverage"] = float(accepted(logit, sides).mean())
-    wrong = (logit > 0) != y_true
+    needed = partial(cases_needed, params.risk, params.delta / 2)
     for name, side, here in (("positive", sides.positive, logit > 0), ("negative", sides.negative, logit <= 0)):
-        figures[name] = _side(side, int(here.sum()), int(wrong[here].sum()), params)
+        figures[name] = (
+            {"certified": True, "threshold": float(side.threshold), "n": side.n_accepted, "errors": side.errors}
+            if side.certified
+            else {
+                "certified": False,
+                "n": int(here.sum()),
+                "errors": int(((logit[here] > 0) != y_true[here]).sum()),
+                "needed": needed(errors=0),
+                "needed_with_one_error": needed(errors=1),
+            }
+        )
     return figures
-
-
-def _side(side: Certificate, n: int, errors: int, params: SiteParams) -> dict[str, Any]:
-    if side.certified:
-        return {"certified": True, "threshold": float(side.threshold), "n": side.n_accepted, "errors": side.errors}
-    needed = {
-        name: cases_needed(params.risk, params.delta / 2, errors=allowed)
-        for name, allowed in (("needed", 0), ("needed_with_one_error", 1))
-    }
-    return {"certified": False, "n": n, "errors": errors, **needed}
 
 
 def reliability(cases: pd.DataFrame, members: list[str], logits: pd.DataFrame) -> pd.DataFrame:

@@ -1,8 +1,8 @@
 """One model at the site as shipped, calibrated at the site, and at its ceiling; and whose fault a miscalibration is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,46 +18,20 @@ from tmv_lib.site.updating import (
     closed_test,
     cross_fitted_update,
     patient_counts,
-    resampled_update,
     site_folds,
 )
 from tmv_lib.statistics.classification import accuracy, brier_score, confusion_counts, negative_log_likelihood
 from tmv_lib.statistics.estimate import Estimate, Resampler
 from tmv_lib.statistics.ranking import auroc_with_upper_bound
 
-
-def _of_probability(metric: Any, y_true: Any, logit: Any, *, weights: Any = None) -> Any:
-    return metric(y_true, expit(logit), weights=weights)
-
-
-def _of_decision(metric: Any, y_true: Any, logit: Any, *, weights: Any = None) -> Any:
-    return metric(y_true, (np.asarray(logit) > 0).astype(int), weights=weights)
-
-
 # Of truth and logit; decisions at p > 0.5.
 FIGURES: dict[str, Callable[..., Any]] = {
     "nll": negative_log_likelihood,
-    "brier_score": partial(_of_probability, brier_score),
-    "accuracy": partial(_of_decision, accuracy),
+    "brier_score": lambda y_true, logit, **weights: brier_score(y_true, expit(logit), **weights),
+    "accuracy": lambda y_true, logit, **weights: accuracy(y_true, (logit > 0).astype(int), **weights),
     "slope": calibration_slope,
     "in_the_large": calibration_in_the_large,
 }
-
-
-class Calibrated(NamedTuple):
-    """Figures of one member, and its logits as calibrated at the site and at the ceiling, by `image_id`."""
-
-    metrics: dict[str, Any]
-    site_logit: pd.Series
-    ceiling_logit: pd.Series
-
-
-class CrossFitted(NamedTuple):
-    """Logits (n,) updated by other patients, how often each update was chosen, and figures of the whole procedure."""
-
-    logit: np.ndarray
-    times_chosen: dict[str, int]
-    intervals: dict[str, Estimate]
 
 
 def labelled(cases: pd.DataFrame, member: str) -> Labelled:
@@ -78,11 +52,13 @@ def require_ranking(local: pd.DataFrame, member: str) -> None:
         )
 
 
-def calibrate_at_site(local: pd.DataFrame, test: pd.DataFrame, member: str, params: Any, rng: Any) -> Calibrated:
+def calibrate_at_site(
+    local: pd.DataFrame, test: pd.DataFrame, member: str, params: Any, rng: np.random.Generator
+) -> tuple[dict[str, Any], dict[str, pd.Series]]:
     """One member on the test cases as shipped, site-calibrated and at its ceiling.
 
     local: the labelled cases of the site; the test cases themselves where the site sent no others, each then judged by
-    what other patients fitted.
+    what other patients fitted. Returns figures, and by `image_id` `site_logit` and `ceiling_logit`.
     """
     y_true, shipped, groups = labelled(test, member)
     require_ranking(local, member)
@@ -93,42 +69,46 @@ def calibrate_at_site(local: pd.DataFrame, test: pd.DataFrame, member: str, para
     }
     measured = partial(measure, y_true, resampler=Resampler(groups, params.resamples, rng))
     metrics: dict[str, Any] = {"update": update, "as_shipped": measured(shipped)}
-    sites = [pd.Series(shipped, test["image_id"])]
     if local is test:
-        folded = cross_fit(taught, params, rng)
-        update["times_chosen_cross_fitted"] = folded.times_chosen
-        calibrated = folded.logit
-        metrics["site_calibrated"] = measured(calibrated, intervals=False) | folded.intervals
+        calibrated, update["times_chosen_cross_fitted"], intervals = cross_fit(taught, params, rng)
+        metrics["site_calibrated"] = measured(calibrated, intervals=False) | intervals
+        site_logit = pd.Series(calibrated, test["image_id"])
     else:
         calibrated = chosen.intercept[0] + chosen.slope[0] * shipped
         metrics["site_calibrated"] = measured(calibrated)
-        sites.append(pd.Series(cross_fit(taught, params, rng).logit, local["image_id"]))
-    sites[0] = pd.Series(calibrated, test["image_id"])
+        of_local = pd.Series(cross_fit(taught, params, rng)[0], local["image_id"])
+        site_logit = pd.concat([pd.Series(calibrated, test["image_id"]), of_local])
     best = closed_test(y_true, shipped, groups=groups)
     ceiling = best.intercept[0] + best.slope[0] * np.asarray(shipped)
     metrics["ceiling"] = measured(ceiling, intervals=False)
-    return Calibrated(metrics, pd.concat(sites), pd.Series(ceiling, test["image_id"]))
+    return metrics, {"site_logit": site_logit, "ceiling_logit": pd.Series(ceiling, test["image_id"])}
 
 
-def cross_fit(taught: Labelled, params: Any, rng: np.random.Generator) -> CrossFitted:
-    """Each case updated by other patients, with intervals of the whole procedure; as shipped where they are too few."""
+def cross_fit(
+    taught: Labelled, params: Any, rng: np.random.Generator
+) -> tuple[np.ndarray, dict[str, int], dict[str, Estimate]]:
+    """Logits (n,) updated by other patients, how often each update was chosen, and figures of the whole procedure.
+
+    As shipped where the patients are fewer than the folds.
+    """
     y_true, shipped, groups = taught
     n_patients = len(set(groups))
     if n_patients < params.folds:
         reason = f"{n_patients} patients are fewer than the {params.folds} folds: the logits stay as shipped"
-        return CrossFitted(shipped, {}, {"intervals": Estimate(absent=reason)})
+        return shipped, {}, {"intervals": Estimate(absent=reason)}
     folds = site_folds(groups, n_folds=params.folds, n_foldings=params.foldings, rng=rng)
-    fitted = cross_fitted_update(y_true, shipped, groups=groups, folds=folds)
     weights = patient_counts(groups, n_resamples=params.resamples, rng=rng)
-    resampled = resampled_update(y_true, shipped, groups=groups, folds=folds, weights=weights)
+    rows = np.vstack([np.ones(len(shipped)), weights])
+    (logit, *resampled), choices = cross_fitted_update(y_true, shipped, groups=groups, folds=folds, weights=rows)
+    times = np.bincount(choices[0].ravel(), minlength=len(UPDATES)).tolist()
     # slope and calibration-in-the-large of logits refitted in every resample are 1 and 0 but for rounding: no interval
     names = ("nll", "brier_score", "accuracy")
-    intervals = {name: estimate(FIGURES[name], y_true, fitted.logit, resampled, weights) for name in names}
-    return CrossFitted(fitted.logit, fitted.times_chosen, intervals)
+    intervals = {name: estimate(FIGURES[name], y_true, logit, resampled, weights) for name in names}
+    return logit, dict(zip(UPDATES, times, strict=True)), intervals
 
 
 def estimate(
-    metric: Callable[..., Any], y_true: np.ndarray, logit: np.ndarray, resampled: np.ndarray, weights: np.ndarray
+    metric: Callable[..., Any], y_true: np.ndarray, logit: np.ndarray, resampled: Iterable, weights: np.ndarray
 ) -> Estimate:
     """metric(y_true, logit) with the 95 % percentile interval of metric(y_true, resampled[b], weights=weights[b]).
 
@@ -167,12 +147,9 @@ def combined(test: pd.DataFrame, logits: dict[str, pd.DataFrame]) -> dict[str, A
     y_true = test["y_true"].to_numpy()
     figures: dict[str, Any] = {}
     for name, part in logits.items():
-        y_pred = (expit(part.to_numpy()).mean(axis=1) > 0.5).astype(int)
-        positive = part.to_numpy() > 0
-        figures[name] = _wrong(y_true, y_pred) | {
-            "accuracy": float(accuracy(y_true, y_pred)),
-            "disagree": int((positive != positive[:, :1]).any(axis=1).sum()),
-        }
+        y_pred, positive = (expit(part.to_numpy()).mean(axis=1) > 0.5).astype(int), part > 0
+        disagree = int(positive.nunique(axis=1).gt(1).sum())
+        figures[name] = {**_wrong(y_true, y_pred), "accuracy": float(accuracy(y_true, y_pred)), "disagree": disagree}
     return figures
 
 
@@ -185,17 +162,11 @@ def compare_calibration(
     both = pd.concat([held.assign(site=0), local.assign(site=1)])
     y_true, logit, groups = labelled(both, member)
     try:
-        test = calibration_interaction(
+        return figures | calibration_interaction(
             y_true, logit, both["site"], groups=groups, n_resamples=params.resamples, rng=rng
         )
     except ValueError as error:
         return figures | {"absent": str(error)}
-    figures |= {"p_value": test.p_value, "design_effect": test.design_effect}
-    for name in ("intercept_difference", "slope_difference"):
-        values = getattr(test, name)
-        low, high = np.quantile(values[1:], [0.025, 0.975])
-        figures[name] = Estimate(float(values[0]), float(low), float(high))
-    return figures
 
 
 def blame(interaction: dict[str, Any], at_site: str) -> str:

@@ -60,10 +60,8 @@ def learning_curve(
         single = one_image_each(patient, rng=rng)
         teach = rank < np.array(sizes)[:, None]
         update = closed_test(y, z, groups=patient, weights=teach)
-        if judged_on:
-            truth, shipped = as_binary(judged_on.y_true), as_finite(judged_on.logit, name="logit")
-        else:
-            truth, shipped = y[rank >= sizes[-1]], z[rank >= sizes[-1]]
+        rest = rank >= sizes[-1]
+        truth, shipped = judged_on[:2] if judged_on else (y[rest], z[rest])
         rows.append({"draw": draw, "n": 0, "update": UPDATES[0], "coverage": 0.0, **_judged(truth, shipped)})
         for k, n in enumerate(sizes):
             here = single[teach[k, single]]

@@ -1,12 +1,9 @@
 """Whether the cases of a site look like those of the source, and in which way they do not.
 
 Every test asks the same: could the labels "site" and "source" have been dealt out to these patients by lot? The
-p-value comes from dealing them out again, whole patients at a time: images of one patient resemble each other, and no
-formula has to know how much. A difference that is shown is one of looks. Whether it does harm, labels alone can say.
-
-The source's cases must be new to the network. A network has seen its training images many times; their features lie
-further apart by class than those of any other patient, so that even a new patient of the same hospital looks like
-another site beside them. `val` and `cal` are the source's patients that training has not seen.
+p-value comes from dealing them out again, whole patients at a time. A difference that is shown is one of looks: whether
+it does harm, labels alone can say. The source's cases must be new to the network: beside its training images, whose
+features lie further apart by class, even a new patient of the same hospital looks like another site.
 """
 
 from collections.abc import Callable
@@ -92,8 +89,6 @@ def domain_test(
         raise ValueError(f"features must be finite, (n, d) with a row a case ({patient.size}), found {x.shape}")
     if not x.shape[1]:
         raise ValueError("not measured: the cases have no features")
-    if n_foldings < 1:
-        raise ValueError(f"n_foldings must be at least 1, found {n_foldings}")
     fewest = int(min(domain.sum(), (1 - domain).sum()))
     if fewest < n_folds:
         raise ValueError(f"the shift test needs {n_folds} patients of each place, one a fold, found {fewest}")
@@ -156,28 +151,13 @@ def kolmogorov_smirnov(
     return Shift(*_p_value(distance, domain, n_permutations, rng))
 
 
-def prevalence_difference(
-    y_true: ArrayLike, site: ArrayLike, groups: ArrayLike, *, n_permutations: int, rng: np.random.Generator
-) -> Shift:
-    """Distance in [0, 1] of the shares of positive images at site and source, p by permuting patients."""
-    patient, domain = _patients(site, groups)
-    y = as_binary(y_true, n=patient.size)
-    images, positives = np.bincount(patient), np.bincount(patient, weights=y)
-
-    def distance(dealt: FloatArray) -> FloatArray:
-        n_site, here = dealt @ images, dealt @ positives
-        return np.asarray(np.abs(here / n_site - (y.sum() - here) / (y.size - n_site)))
-
-    return Shift(*_p_value(distance, domain, n_permutations, rng))
-
-
 def share_distance(
     values: ArrayLike, site: ArrayLike, groups: ArrayLike, *, n_permutations: int, rng: np.random.Generator
 ) -> Shift:
-    """Distance in [0, 1] of the shares that each of the `values` (n,), words, has at site and source.
+    """Distance in [0, 1] of the shares that each of the `values` (n,), words or classes, has at site and source.
 
-    Total variation, sum_v |p(v) - q(v)| / 2: the share of the site's images that would need another value. p by
-    permuting patients, arguments as in `domain_test`.
+    Total variation, sum_v |p(v) - q(v)| / 2: the share of the site's images that would need another value; of two
+    classes the difference of prevalences. p by permuting patients, arguments as in `domain_test`.
     """
     patient, domain = _patients(site, groups)
     words, code = np.unique(np.asarray(values, dtype=str), return_inverse=True)
@@ -199,7 +179,7 @@ def name_shift(*, negative: ArrayLike, positive: ArrayLike, prevalence: float, p
     """Which of `NAMES` these p-values speak for, all of them adjusted for their number together.
 
     negative, positive: of the tests within one class; pooled: of those that look at both classes at once, which
-    also see a change of prevalence; prevalence: of `prevalence_difference`. A test rejects where p < 0.05:
+    also see a change of prevalence; prevalence: of `share_distance` of the classes. A test rejects where p < 0.05:
 
     - within both classes: `both_classes`; within one: `negative_class` or `positive_class`;
     - within none, but the prevalence: `prevalence`; only pooled: `unnamed`; nothing: `none`.
@@ -210,11 +190,12 @@ def name_shift(*, negative: ArrayLike, positive: ArrayLike, prevalence: float, p
     >>> name_shift(negative=[0.01, 0.3], positive=[0.2], prevalence=0.6, pooled=[0.01])
     'negative_class'
     """
-    found = [bool(np.min(p_values) < LEVEL) for p_values in (negative, positive, [prevalence], pooled)]
-    in_negative, in_positive, in_prevalence, in_pooled = found
-    if in_negative or in_positive:
-        return "both_classes" if in_negative and in_positive else "negative_class" if in_negative else "positive_class"
-    return "prevalence" if in_prevalence else "unnamed" if in_pooled else "none"
+    rejects = [bool(np.min(p_values) < LEVEL) for p_values in (negative, positive, prevalence, pooled)]
+    in_negative, in_positive, *_ = rejects
+    names = ("negative_class", "positive_class", "prevalence", "unnamed")
+    if in_negative and in_positive:
+        return "both_classes"
+    return next((name for name, rejected in zip(names, rejects, strict=True) if rejected), "none")
 
 
 def _patients(site: ArrayLike, groups: ArrayLike) -> tuple[IntArray, FloatArray]:
@@ -235,8 +216,6 @@ def _p_value(
     statistic: Callable[[FloatArray], FloatArray], domain: FloatArray, n_permutations: int, rng: np.random.Generator
 ) -> tuple[float, float]:
     """The statistic, (deals, patients) to (deals,), of the domains as they are, and (1 + as large) / (1 + deals)."""
-    if n_permutations < 1:
-        raise ValueError(f"n_permutations must be at least 1, found {n_permutations}")
     observed = float(statistic(domain[None])[0])
     least = observed - 1e-9 * max(1, abs(observed))  # equal sums in another order differ in the last digits
     as_large, batch = 0, max(1, CELLS // domain.size)

@@ -39,11 +39,10 @@ def certify_sides(y_true: ArrayLike, logit: ArrayLike, *, source_logit: ArrayLik
     y = as_binary(y_true)
     z = as_finite(logit, name="logit", n=y.size)
     source = as_finite(source_logit, name="source_logit")
-    certificates = []
-    for decided, expected, wrong in ((z, source, y == 0), (-z, -source, y == 1)):
-        here = decided > 0 if decided is z else decided >= 0
-        certificates.append(_side(wrong[here], decided[here], expected[expected >= 0], risk=risk, delta=delta / 2))
-    return Sides(*certificates)
+    sides = ((z > 0, y == 0, z, source), (z <= 0, y == 1, -z, -source))
+    return Sides(
+        *(_side(wrong[here], sure[here], known[known >= 0], risk, delta / 2) for here, wrong, sure, known in sides)
+    )
 
 
 def accepted(logit: ArrayLike, sides: Sides) -> NDArray[np.bool_]:
@@ -61,13 +60,12 @@ def one_image_each(groups: ArrayLike, *, rng: np.random.Generator) -> NDArray[np
 
 
 def _side(
-    wrong: NDArray[np.bool_], confidence: FloatArray, expected: FloatArray, *, risk: float, delta: float
+    wrong: NDArray[np.bool_], confidence: FloatArray, expected: FloatArray, risk: float, delta: float
 ) -> Certificate:
-    enough = cases_needed(risk, delta, errors=1)
-    if confidence.size < enough:
-        enough = cases_needed(risk, delta)
     if not expected.size:
         return NOTHING
+    needed = cases_needed(risk, delta, errors=1)
+    enough = needed if confidence.size >= needed else cases_needed(risk, delta)
     grid = coverage_grid(expected, start=1 / STEPS, n_steps=STEPS)
     n_accepted = (confidence >= grid[:, None]).sum(axis=1)
     grid = grid[n_accepted >= enough]
