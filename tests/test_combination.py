@@ -76,7 +76,7 @@ def test_choosing_is_judged_on_patients_that_it_has_not_seen():
 def test_one_member_leaves_no_choice(rng):
     y, z, groups = members(rng, 100, (1.0,))
     choice = combination.choose(y, z, groups=groups, rng=rng, **FOLDS)
-    assert (choice.way, choice.gain) == ("first_member", (0, 0, 0))
+    assert (choice.way, choice.gain.ends) == ("first_member", (0, 0, 0))
 
 
 def test_a_patients_labels_reach_none_of_its_probabilities(rng):

@@ -67,11 +67,11 @@ def test_certainty_spans_the_unit_interval():
 
 
 def test_threshold_zero_defers_nobody_and_a_larger_one_a_superset(rng):
-    kappa = np.append(rng.random(200), [0, 1])
-    assert not decide(kappa, threshold=0).any()
-    masks = [decide(kappa, threshold=t) for t in np.linspace(0, 1, 21)]
+    certainty = np.append(rng.random(200), [0, 1])
+    assert not decide(certainty, threshold=0).any()
+    masks = [decide(certainty, threshold=t) for t in np.linspace(0, 1, 21)]
     assert all((larger >= smaller).all() for smaller, larger in pairwise(masks))
-    assert masks[-1].sum() == kappa.size - 1  # a case without doubt is never deferred
+    assert masks[-1].sum() == certainty.size - 1  # a case without doubt is never deferred
 
 
 def test_failure_cost_known_answer():
@@ -127,11 +127,11 @@ def test_break_even_price_makes_the_policy_cost_what_deciding_all_costs(rng):
 
 def test_sweep_agrees_with_each_policy_on_its_own(rng):
     y_true, p = calibrated_cases(rng, 300)
-    kappa = np.round(certainty(p, **COSTS), 1)  # with ties
-    sweep = threshold_sweep(y_true, p, kappa, thresholds=[0, 0.3, 0.45, 0.9], **PRICED)
+    certainties = np.round(certainty(p, **COSTS), 1)  # with ties
+    sweep = threshold_sweep(y_true, p, certainties, thresholds=[0, 0.3, 0.45, 0.9], **PRICED)
     y_pred = cheapest_decision(p, **COSTS)
     for row in sweep.itertuples():
-        kept = ~decide(kappa, threshold=row.threshold)
+        kept = ~decide(certainties, threshold=row.threshold)
         errors = (y_true != y_pred)[kept]
         assert row.coverage == pytest.approx(kept.mean())
         assert row.deferral_rate == pytest.approx(1 - kept.mean())
@@ -153,11 +153,11 @@ def test_sweep_leaves_empty_what_does_not_exist():
 
 @pytest.mark.parametrize("budget", [0, 0.1, 0.29, 0.5, 0.999, 1])
 def test_threshold_for_budget_is_the_largest_affordable(budget, rng):
-    for kappa in (rng.random(100), np.round(rng.random(100), 1), np.ones(100)):
-        threshold = threshold_for_budget(kappa, budget=budget)
-        assert decide(kappa, threshold=threshold).mean() <= budget
+    for certainties in (rng.random(100), np.round(rng.random(100), 1), np.ones(100)):
+        threshold = threshold_for_budget(certainties, budget=budget)
+        assert decide(certainties, threshold=threshold).mean() <= budget
         if threshold < 1:
-            assert decide(kappa, threshold=np.nextafter(threshold, 2)).mean() > budget
+            assert decide(certainties, threshold=np.nextafter(threshold, 2)).mean() > budget
     distinct = np.linspace(0, 0.99, 100)
     assert decide(distinct, threshold=threshold_for_budget(distinct, budget=0.29)).sum() == 29
 
@@ -208,7 +208,7 @@ def test_bad_costs(costs):
         (lambda: certainty([1.2], **COSTS), "y_prob must lie"),
         (lambda: certainty([np.nan], **COSTS), "y_prob must be finite"),
         (lambda: decide([0.5], threshold=1.1), "threshold must lie"),
-        (lambda: decide([1.1], threshold=0.5), "kappa must lie"),
+        (lambda: decide([1.1], threshold=0.5), "certainty must lie"),
         (lambda: threshold_for_budget([0.5], budget=-0.1), "budget must lie"),
         (lambda: chow_review_price(-1, **COSTS), "threshold must lie"),
         (lambda: failure_cost([1], [0], review=-1, **COSTS), "review must be"),
@@ -266,12 +266,12 @@ def test_the_cost_optimal_threshold_defers_fewest_of_the_cheapest():
 
 def test_what_is_never_decided_is_deferred_at_any_threshold_and_counts_towards_a_budget(rng):
     y_true, y_prob = calibrated_cases(rng, 200)
-    kappa = certainty(y_prob, **COSTS)
-    kappa[:10] = NEVER
+    certainties = certainty(y_prob, **COSTS)
+    certainties[:10] = NEVER
     for threshold in (0.0, 0.5, 1.0):
-        assert decide(kappa, threshold=threshold)[:10].all()
-    rows = threshold_sweep(y_true, y_prob, kappa, thresholds=[0.0], **PRICED)
+        assert decide(certainties, threshold=threshold)[:10].all()
+    rows = threshold_sweep(y_true, y_prob, certainties, thresholds=[0.0], **PRICED)
     assert rows["deferral_rate"].tolist() == [0.05]
     for budget in (0.0, 0.05, 0.3):
-        threshold = threshold_for_budget(kappa, budget=budget)
-        assert decide(kappa, threshold=threshold).mean() <= max(budget, 0.05) + 1e-12
+        threshold = threshold_for_budget(certainties, budget=budget)
+        assert decide(certainties, threshold=threshold).mean() <= max(budget, 0.05) + 1e-12

@@ -80,7 +80,7 @@ def test_one_model_is_evaluated_in_a_process_that_has_no_torch(project):
     cases = pd.read_csv(found / "data/ensemble/cases.csv").set_index("image_id").loc[test.index]
     calibrated = pd.read_csv(found / "data/calibration/cases.csv").set_index("image_id").loc[test.index]
     np.testing.assert_allclose(cases["y_prob"], calibrated["y_prob_mine"], atol=1e-8)  # it is the ensemble
-    assert of_policy["coverage"] == pytest.approx((cases["kappa"] >= of_policy["threshold"]).mean(), rel=1e-5)
+    assert of_policy["coverage"] == pytest.approx((cases["certainty"] >= of_policy["threshold"]).mean(), rel=1e-5)
     assert not of_policy["learned"]["used"]
     assert metrics(found, "ensemble")["verdict"]["answer"] in ("use", "do_not_use", "cannot_tell")
     assert set(of_policy["subgroups"]) >= {"sex: f", "sex: m"}

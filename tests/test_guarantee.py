@@ -59,7 +59,7 @@ def test_counts_are_those_of_the_rule(rng, answer):
     cases = world(rng, 200, images=1)
     name = ("missed_positives", "false_alarms")[answer]
     own, wrong = guarantee.PROMISES[name](cases, 0.8)
-    by_hand = cases[(cases["kappa"] >= 0.8) & (cases["decision"] == answer)]
+    by_hand = cases[(cases["certainty"] >= 0.8) & (cases["decision"] == answer)]
     assert own.sum() == len(by_hand)
     assert wrong.sum() == (by_hand["y_true"] != answer).sum()
 
@@ -98,7 +98,7 @@ def test_a_promise_that_a_constant_answer_keeps_is_none(rng):
 def test_known_answer_with_one_image_each(rng):
     """100 negative calls, one wrong: P(Bin(100, 0.05) <= 1) = 0.037."""
     n = 100
-    cal = pd.DataFrame({"patient_id": range(n), "y_true": [1] + [0] * (n - 1), "kappa": 0.9, "decision": 0})
+    cal = pd.DataFrame({"patient_id": range(n), "y_true": [1] + [0] * (n - 1), "certainty": 0.9, "decision": 0})
     cal["out_of_distribution"] = False
     val = world(rng, 300)
     only = {"missed_positives": 0.05}
@@ -148,7 +148,7 @@ def one_each(n: int, k: int) -> pd.DataFrame:
         {
             "patient_id": range(n),
             "y_true": (np.arange(n) < k).astype(int),
-            "kappa": 0.9,
+            "certainty": 0.9,
             "decision": 0,
             "out_of_distribution": False,
         }
