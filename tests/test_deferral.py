@@ -11,17 +11,15 @@ from tmv_lib.deferral.costs import (
     cheapest_decision,
     chow_review_price,
     chow_threshold,
-    cost_optimal_threshold,
     decide,
+    deferral_costs_at,
     error_cost,
     failure_cost,
-    net_benefit,
-    oracle_deferral_cost,
-    random_deferral_cost,
     referral_cost,
     threshold_for_budget,
     threshold_sweep,
 )
+from tmv_lib.deferral.sweep import cost_optimal
 
 COSTS = {"cost_fn": 5.0, "cost_fp": 1.0}
 EQUAL = {"cost_fn": 1.0, "cost_fp": 1.0}
@@ -118,11 +116,12 @@ def test_break_even_price_makes_the_policy_cost_what_deciding_all_costs(rng):
     y_true, p = calibrated_cases(rng, 500)
     y_pred = cheapest_decision(p, **COSTS)
     deferred = decide(certainty(p, **COSTS), threshold=0.5)
-    price = break_even_review_price(y_true, y_pred, deferred, **COSTS)
+    avoided = error_cost(y_true, y_pred, **COSTS)
+    price = break_even_review_price(avoided, deferred)
     everything = failure_cost(y_true, y_pred, review=price, **COSTS)
     assert failure_cost(y_true, y_pred, deferred=deferred, review=price, **COSTS) == pytest.approx(everything)
     with pytest.raises(ValueError, match="no case is deferred"):
-        break_even_review_price(y_true, y_pred, np.zeros(500), **COSTS)
+        break_even_review_price(avoided, np.zeros(500))
 
 
 def test_sweep_agrees_with_each_policy_on_its_own(rng):
@@ -167,7 +166,7 @@ def test_random_deferral_is_the_mean_over_lots(rng):
     y_pred = cheapest_decision(p, **COSTS)
     lots = np.argsort(rng.random((4000, 60)), axis=1) < 15
     simulated = [failure_cost(y_true, y_pred, deferred=lot, **PRICED) for lot in lots]
-    expected = random_deferral_cost(y_true, y_pred, deferral_rate=[0.25], **PRICED)[0]
+    expected = deferral_costs_at(y_true, y_pred, deferral_rate=[0.25], **PRICED)["random"][0]
     assert expected == pytest.approx(np.mean(simulated), abs=4 * np.std(simulated) / np.sqrt(4000))
 
 
@@ -175,16 +174,15 @@ def test_oracle_is_no_dearer_than_any_policy_of_the_same_rate(rng):
     y_true, p = calibrated_cases(rng, 200)
     y_pred = cheapest_decision(p, **COSTS)
     sweep = threshold_sweep(y_true, p, certainty(p, **COSTS), thresholds=np.linspace(0, 1, 30), **PRICED)
-    oracle = oracle_deferral_cost(y_true, y_pred, deferral_rate=sweep["deferral_rate"], **PRICED)
-    lot = random_deferral_cost(y_true, y_pred, deferral_rate=sweep["deferral_rate"], **PRICED)
-    assert (oracle <= sweep["failure_cost"] + 1e-12).all()
-    assert (oracle <= lot + 1e-12).all()
+    rivals = deferral_costs_at(y_true, y_pred, deferral_rate=sweep["deferral_rate"], **PRICED)
+    assert (rivals["oracle"] <= sweep["failure_cost"] + 1e-12).all()
+    assert (rivals["oracle"] <= rivals["random"] + 1e-12).all()
 
 
 def test_oracle_known_answer():
     y_true, y_pred = [1, 0, 0, 1, 0], [0, 1, 0, 1, 0]
-    cost = oracle_deferral_cost(y_true, y_pred, deferral_rate=[0, 0.2, 0.4, 1], **PRICED)
-    assert cost == pytest.approx([(5 + 1) / 5, (1 + 0.25) / 5, 2 * 0.25 / 5, 0.25])
+    cost = deferral_costs_at(y_true, y_pred, deferral_rate=[0, 0.2, 0.4, 1], **PRICED)
+    assert cost["oracle"] == pytest.approx([(5 + 1) / 5, (1 + 0.25) / 5, 2 * 0.25 / 5, 0.25])
 
 
 @pytest.mark.parametrize("costs", [{"cost_fn": 0}, {"cost_fp": -1}, {"cost_fn": np.inf}, {"cost_fp": np.nan}])
@@ -217,7 +215,7 @@ def test_bad_costs(costs):
         (lambda: failure_cost([1, 0], [0, 0], deferred=[1], **PRICED), "deferred must hold one value"),
         (lambda: failure_cost([1, 0], [0, 0], weights=[1], **PRICED), "weights must have shape"),
         (lambda: threshold_sweep([1], [0.5], [0.5], thresholds=[2], **PRICED), "thresholds must lie"),
-        (lambda: oracle_deferral_cost([1], [0], deferral_rate=[1.5], **PRICED), "deferral_rate must lie"),
+        (lambda: deferral_costs_at([1], [0], deferral_rate=[1.5], **PRICED), "deferral_rate must lie"),
     ],
 )
 def test_bad_values(call, words):
@@ -246,22 +244,13 @@ def test_deferral_pays_below_the_threshold_of_chow_and_never_above(sensitivity, 
         assert t == pytest.approx(max(0, 1 - referral / (5 / 6)))
 
 
-def test_net_benefit_is_prevalence_less_the_failure_cost_of_a_missed_positive(rng):
-    y_true, p = calibrated_cases(rng, 400)
-    y_pred = cheapest_decision(p, **COSTS)
-    deferred = decide(certainty(p, **COSTS), threshold=0.5)
-    price = referral_cost(y_true, review=0.25, sensitivity=0.9, specificity=0.8, **COSTS)
-    found = net_benefit(y_true, y_pred, odds=1 / 5, referral=price / 5, deferred=deferred)
-    cost = failure_cost(y_true, y_pred, review=price, deferred=deferred, **COSTS)
-    assert found == pytest.approx(y_true.mean() - cost / 5)
-    # Vickers & Elkin: TP/n - FP/n odds
-    tp, fp = (y_true * y_pred).sum(), ((1 - y_true) * y_pred).sum()
-    assert net_benefit(y_true, y_pred, odds=0.2) == pytest.approx(tp / 400 - 0.2 * fp / 400)
-
-
 def test_the_cost_optimal_threshold_defers_fewest_of_the_cheapest():
     sweep = threshold_sweep([1, 0], [0.9, 0.1], [0.9, 0.95], thresholds=[0, 0.5, 0.92], **PRICED)
-    assert cost_optimal_threshold(sweep) == 0
+    assert cost_optimal({"validation": sweep}) == {
+        "threshold": 0,
+        "validation_failure_cost": 0,
+        "validation_coverage": 1,
+    }
 
 
 def test_what_is_never_decided_is_deferred_at_any_threshold_and_counts_towards_a_budget(rng):

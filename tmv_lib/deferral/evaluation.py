@@ -89,31 +89,28 @@ def costs(cases: pd.DataFrame, prices: Prices, resampler: Resampler) -> dict[str
     )
     of_case = prices.of(y_true)
     cost = pricing.case_costs(y_true, decision, deferred=deferred, **of_case)
+    everything = pricing.case_costs(y_true, decision, **of_case)
     rivals = {
-        "baseline": baseline,
-        "baseline_at_half": (cases["y_prob_baseline"].to_numpy() > 0.5).astype(int),
-        "ensemble": decision,
+        "baseline": pricing.case_costs(y_true, baseline, **of_case),
+        "baseline_at_half": pricing.case_costs(y_true, cases["y_prob_baseline"].to_numpy() > 0.5, **of_case),
+        "ensemble": everything,
     }
     figures: dict[str, Any] = {"failure_cost": resampler.estimate(mean_cost, cost)}
-    for name, y_pred in rivals.items():
-        everything = pricing.case_costs(y_true, y_pred, **of_case)
+    for name, rival in rivals.items():
         figures[f"{name}_decides_all"] = {
-            "cost": resampler.estimate(mean_cost, everything),
-            "reduction": resampler.estimate(_reduction, cost, everything),
+            "cost": resampler.estimate(mean_cost, rival),
+            "reduction": resampler.estimate(_reduction, cost, rival),
         }
-    rate = [float(np.mean(deferred))]
-    for name, rival in (("random", pricing.random_deferral_cost), ("oracle", pricing.oracle_deferral_cost)):
-        figures[f"{name}_deferral_cost"] = float(rival(y_true, decision, deferral_rate=rate, **of_case)[0])
+    at_rate = pricing.deferral_costs_at(y_true, decision, deferral_rate=[deferred.mean()], **of_case)
+    figures |= {f"{name}_deferral_cost": float(of_all[0]) for name, of_all in at_rate.items()}
     for name, margin in margins(cases, prices).items():
         like = pricing.case_costs(y_true, decision, deferred=least_certain(margin) <= deferred.sum(), **of_case)
         figures[f"{name}_deferral_cost"] = float(like.mean())
         figures[f"cost_minus_{name}"] = resampler.estimate(mean_cost, cost - like)
-    doctor = {"sensitivity": prices.sensitivity, "specificity": prices.specificity}
-    price = partial(pricing.break_even_review_price, **doctor, **prices.errors)
-    figures["break_even_review_price"] = resampler.estimate(price, y_true, decision, deferred)
+    avoided = everything - (of_case["review"] - prices.review)
+    figures["break_even_review_price"] = resampler.estimate(pricing.break_even_review_price, avoided, deferred)
     figures["doctor_reads_all_cost"] = float(np.mean(of_case["review"]))
     # net benefit = prevalence - failure cost / cost_fn, at the odds of the prices
-    everything = pricing.case_costs(y_true, decision, **of_case)
     figures["net_benefit"] = resampler.estimate(mean_cost, y_true - cost / prices.cost_fn)
     return figures | {"net_benefit_deciding_all": resampler.estimate(mean_cost, y_true - everything / prices.cost_fn)}
 
@@ -178,13 +175,13 @@ def summary(cases: pd.DataFrame, prices: Prices, resampler: Resampler) -> dict[s
 
 def decided_counts(cases: pd.DataFrame) -> dict[str, int]:
     """How many positives and negatives are decided rightly, wrongly, or deferred."""
-    counts = {}
     deferred, positive, called = (cases[name].to_numpy() == 1 for name in ("deferred", "y_true", "decision"))
-    for truth, of_class in (("positive", positive), ("negative", ~positive)):
-        counts[f"{truth}_called_positive"] = int((of_class & ~deferred & called).sum())
-        counts[f"{truth}_called_negative"] = int((of_class & ~deferred & ~called).sum())
-        counts[f"{truth}_deferred"] = int((of_class & deferred).sum())
-    return counts
+    became = {"called_positive": ~deferred & called, "called_negative": ~deferred & ~called, "deferred": deferred}
+    return {
+        f"{truth}_{what}": int((of_class & these).sum())
+        for truth, of_class in (("positive", positive), ("negative", ~positive))
+        for what, these in became.items()
+    }
 
 
 def predictive_values(cases: pd.DataFrame, prevalence: float, resampler: Resampler) -> dict[str, Estimate]:

@@ -1,6 +1,5 @@
 """What a policy would do at other thresholds and prices: curves to draw, on cases as in `evaluation`."""
 
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,16 +31,20 @@ def net_benefits(cases: pd.DataFrame, prices: Prices, *, threshold_probs: FloatA
     """
     y_true, y_prob = cases["y_true"].to_numpy(), cases["y_prob"].to_numpy()
     referral = prices.of(y_true)["review"] / prices.cost_fn
+    nobody, everybody = np.zeros(len(cases)), np.ones(len(cases))
     rows = []
     for p in threshold_probs:
-        benefit = partial(pricing.net_benefit, y_true, odds=p / (1 - p))
-        decision = (y_prob > p).astype(int)
-        rows += [
-            ("policy", p, benefit(decision, referral=referral, deferred=cases["deferred"])),
-            ("ensemble decides all", p, benefit(decision)),
-            ("all called positive", p, benefit(np.ones(len(cases)))),
-            ("nobody called positive", p, 0.0),
-        ]
+        series = {
+            "policy": (y_prob > p, cases["deferred"]),
+            "ensemble decides all": (y_prob > p, nobody),
+            "all called positive": (everybody, nobody),
+            "nobody called positive": (nobody, nobody),
+        }
+        for name, (y_pred, deferred) in series.items():
+            # (TP - odds FP - what the referrals cost) / n, TP with those that doctors find = prevalence - failure cost
+            costs = {"cost_fn": 1, "cost_fp": p / (1 - p), "review": referral}
+            cost = pricing.failure_cost(y_true, y_pred, deferred=deferred, **costs)
+            rows.append((name, p, y_true.mean() - cost))
     return pd.DataFrame(rows, columns=["series", "threshold_prob", "net_benefit"])
 
 
@@ -66,9 +69,10 @@ def sweep(cases: pd.DataFrame, prices: Prices, *, thresholds: FloatArray) -> pd.
     )
 
 
-def cost_optimal(sweeps: dict[str, pd.DataFrame]) -> dict[str, Any]:
-    """The threshold that is cheapest on validation, what it promised there, and what it costs on test; a sweep each."""
-    found: dict[str, Any] = {"threshold": pricing.cost_optimal_threshold(sweeps["validation"])}
+def cost_optimal(sweeps: dict[str, pd.DataFrame]) -> dict[str, float]:
+    """The threshold that is cheapest on validation, the smallest of several, and each sweep's cost and coverage there."""
+    cost, thresholds = (sweeps["validation"][name] for name in ("failure_cost", "threshold"))
+    found = {"threshold": float(thresholds[cost <= cost.min() + 1e-12].min())}
     for name, rows in sweeps.items():
         row = rows.loc[rows["threshold"] == found["threshold"]].iloc[0]
         found |= {f"{name}_{key}": float(row[key]) for key in ("failure_cost", "coverage")}
@@ -81,21 +85,13 @@ def swept(sweeps: dict[str, pd.DataFrame], test: pd.DataFrame, prices: Prices) -
     """
     y_true, decision = test["y_true"].to_numpy(), test["decision"].to_numpy()
     of_case = prices.of(y_true)
-    ranks = {name: least_certain(margin) for name, margin in margins(test, prices).items()}
     like = sweeps["test"][["threshold", "coverage", "deferral_rate"]]
     rate = like["deferral_rate"].to_numpy()
-    rivals = {
-        "random": pricing.random_deferral_cost(y_true, decision, deferral_rate=rate, **of_case),
-        **{
-            name.replace("_", " "): [
-                pricing.failure_cost(y_true, decision, deferred=least <= count, **of_case)
-                for count in np.round(rate * len(test))
-            ]
-            for name, least in ranks.items()
-        },
-        "oracle": pricing.oracle_deferral_cost(y_true, decision, deferral_rate=rate, **of_case),
-    }
+    rivals: dict[str, Any] = dict(pricing.deferral_costs_at(y_true, decision, deferral_rate=rate, **of_case))
+    for name, margin in margins(test, prices).items():
+        referred = least_certain(margin) <= np.round(rate * len(test))[:, None]
+        costs = [pricing.failure_cost(y_true, decision, deferred=these, **of_case) for these in referred]
+        rivals[name.replace("_", " ")] = costs
+    order = ("random", "margin", "plain margin", "oracle")
     rows = [sweep.assign(series=name) for name, sweep in sweeps.items()]
-    return pd.concat(
-        [*rows, *(like.assign(failure_cost=cost, series=f"test, {name}") for name, cost in rivals.items())]
-    )
+    return pd.concat([*rows, *(like.assign(failure_cost=rivals[name], series=f"test, {name}") for name in order)])
