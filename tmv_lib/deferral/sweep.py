@@ -70,7 +70,7 @@ def sweep(cases: pd.DataFrame, prices: Prices, *, thresholds: FloatArray) -> pd.
 
 
 def cost_optimal(sweeps: dict[str, pd.DataFrame]) -> dict[str, float]:
-    """The threshold that is cheapest on validation, the smallest of several, and each sweep's cost and coverage there."""
+    """The threshold that is cheapest on validation, the smallest of several, and cost and coverage of each sweep."""
     cost, thresholds = (sweeps["validation"][name] for name in ("failure_cost", "threshold"))
     found = {"threshold": float(thresholds[cost <= cost.min() + 1e-12].min())}
     for name, rows in sweeps.items():
