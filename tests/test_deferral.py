@@ -1,11 +1,13 @@
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import recall_score
 
 from tmv_lib.deferral.costs import (
     NEVER,
+    Prices,
     break_even_review_price,
     certainty,
     cheapest_decision,
@@ -17,9 +19,8 @@ from tmv_lib.deferral.costs import (
     failure_cost,
     referral_cost,
     threshold_for_budget,
-    threshold_sweep,
 )
-from tmv_lib.deferral.sweep import cost_optimal
+from tmv_lib.deferral.sweep import cost_optimal, threshold_sweep
 
 COSTS = {"cost_fn": 5.0, "cost_fp": 1.0}
 EQUAL = {"cost_fn": 1.0, "cost_fp": 1.0}
@@ -29,6 +30,12 @@ PRICED = COSTS | {"review": 0.25}
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+def sweep_of(y_true, y_prob, certainty, *, thresholds, **prices):
+    decision = cheapest_decision(y_prob, cost_fn=prices["cost_fn"], cost_fp=prices["cost_fp"])
+    cases = pd.DataFrame({"y_true": y_true, "decision": decision, "baseline": decision, "certainty": certainty})
+    return threshold_sweep(cases, Prices(**prices), thresholds=thresholds)
 
 
 def calibrated_cases(rng, n):
@@ -103,7 +110,7 @@ def test_chows_rule_is_cheapest_for_calibrated_probabilities(costs, threshold, r
     y_true, p = calibrated_cases(rng, 200_000)
     review = chow_review_price(threshold, **costs)
     grid = np.linspace(0, 1, 41)
-    sweep = threshold_sweep(y_true, p, certainty(p, **costs), thresholds=grid, review=review, **costs)
+    sweep = sweep_of(y_true, p, certainty(p, **costs), thresholds=grid, review=review, **costs)
     best = sweep.loc[sweep["failure_cost"].idxmin(), "threshold"]
     assert abs(best - threshold) <= 0.05
     at_chow = sweep.loc[np.isclose(grid, threshold), "failure_cost"].item()
@@ -127,7 +134,7 @@ def test_break_even_price_makes_the_policy_cost_what_deciding_all_costs(rng):
 def test_sweep_agrees_with_each_policy_on_its_own(rng):
     y_true, p = calibrated_cases(rng, 300)
     certainties = np.round(certainty(p, **COSTS), 1)  # with ties
-    sweep = threshold_sweep(y_true, p, certainties, thresholds=[0, 0.3, 0.45, 0.9], **PRICED)
+    sweep = sweep_of(y_true, p, certainties, thresholds=[0, 0.3, 0.45, 0.9], **PRICED)
     y_pred = cheapest_decision(p, **COSTS)
     for row in sweep.itertuples():
         kept = ~decide(certainties, threshold=row.threshold)
@@ -142,12 +149,12 @@ def test_sweep_agrees_with_each_policy_on_its_own(rng):
 
 
 def test_sweep_leaves_empty_what_does_not_exist():
-    sweep = threshold_sweep([1, 0, 0], [0.9, 0.4, 0.1], [0.1, 0.8, 0.9], thresholds=[0.0, 0.5, 1.0], **PRICED)
+    sweep = sweep_of([1, 0, 0], [0.9, 0.4, 0.1], [0.1, 0.8, 0.9], thresholds=[0.0, 0.5, 1.0], **PRICED)
     assert sweep["coverage"].tolist() == pytest.approx([1, 2 / 3, 0])
     assert sweep["sensitivity"].isna().tolist() == [False, True, True]
     assert sweep["selective_risk"].isna().tolist() == [False, False, True]
     assert sweep["failure_cost"].iloc[-1] == 0.25
-    assert sweep.to_csv(index=False).splitlines()[-1] == "1.0,0.0,1.0,,,,0,1,0.25"
+    assert sweep.loc[:, :"failure_cost"].to_csv(index=False).splitlines()[-1] == "1.0,0.0,1.0,,,,0,1,0.25"
 
 
 @pytest.mark.parametrize("budget", [0, 0.1, 0.29, 0.5, 0.999, 1])
@@ -173,7 +180,7 @@ def test_random_deferral_is_the_mean_over_lots(rng):
 def test_oracle_is_no_dearer_than_any_policy_of_the_same_rate(rng):
     y_true, p = calibrated_cases(rng, 200)
     y_pred = cheapest_decision(p, **COSTS)
-    sweep = threshold_sweep(y_true, p, certainty(p, **COSTS), thresholds=np.linspace(0, 1, 30), **PRICED)
+    sweep = sweep_of(y_true, p, certainty(p, **COSTS), thresholds=np.linspace(0, 1, 30), **PRICED)
     rivals = deferral_costs_at(y_true, y_pred, deferral_rate=sweep["deferral_rate"], **PRICED)
     assert (rivals["oracle"] <= sweep["failure_cost"] + 1e-12).all()
     assert (rivals["oracle"] <= rivals["random"] + 1e-12).all()
@@ -214,7 +221,7 @@ def test_bad_costs(costs):
         (lambda: failure_cost([1, 0], [0, 0.5], **PRICED), "y_pred must hold 0 and 1"),
         (lambda: failure_cost([1, 0], [0, 0], deferred=[1], **PRICED), "deferred must hold one value"),
         (lambda: failure_cost([1, 0], [0, 0], weights=[1], **PRICED), "weights must have shape"),
-        (lambda: threshold_sweep([1], [0.5], [0.5], thresholds=[2], **PRICED), "thresholds must lie"),
+        (lambda: sweep_of([1], [0.5], [0.5], thresholds=[2], **PRICED), "thresholds must lie"),
         (lambda: deferral_costs_at([1], [0], deferral_rate=[1.5], **PRICED), "deferral_rate must lie"),
     ],
 )
@@ -245,7 +252,7 @@ def test_deferral_pays_below_the_threshold_of_chow_and_never_above(sensitivity, 
 
 
 def test_the_cost_optimal_threshold_defers_fewest_of_the_cheapest():
-    sweep = threshold_sweep([1, 0], [0.9, 0.1], [0.9, 0.95], thresholds=[0, 0.5, 0.92], **PRICED)
+    sweep = sweep_of([1, 0], [0.9, 0.1], [0.9, 0.95], thresholds=[0, 0.5, 0.92], **PRICED)
     assert cost_optimal({"validation": sweep}) == {
         "threshold": 0,
         "validation_failure_cost": 0,
@@ -259,7 +266,7 @@ def test_what_is_never_decided_is_deferred_at_any_threshold_and_counts_towards_a
     certainties[:10] = NEVER
     for threshold in (0.0, 0.5, 1.0):
         assert decide(certainties, threshold=threshold)[:10].all()
-    rows = threshold_sweep(y_true, y_prob, certainties, thresholds=[0.0], **PRICED)
+    rows = sweep_of(y_true, y_prob, certainties, thresholds=[0.0], **PRICED)
     assert rows["deferral_rate"].tolist() == [0.05]
     for budget in (0.0, 0.05, 0.3):
         threshold = threshold_for_budget(certainties, budget=budget)

@@ -222,7 +222,7 @@ def test_a_sweep_agrees_with_each_policy_on_its_own(rng, prices):
     cases = made(rng, prices=prices)
     y_true, decision = cases["y_true"].to_numpy(), cases["decision"].to_numpy()
     thresholds = np.array([0.0, 0.2, 0.5, 0.9, 1.0])
-    rows = sweep.sweep(cases, prices, thresholds=thresholds)
+    rows = sweep.threshold_sweep(cases, prices, thresholds=thresholds)
     costs = prices.of(y_true)
     rival = deferral.failure_cost(y_true, cases["baseline"], **costs)
     for row in rows.itertuples():
@@ -246,7 +246,7 @@ def test_a_sweep_agrees_with_each_policy_on_its_own(rng, prices):
 
 def test_a_baseline_without_errors_cannot_be_undercut(rng):
     cases = made(rng)
-    rows = sweep.sweep(cases.assign(baseline=cases["y_true"]), PRICES, thresholds=np.array([0.0, 0.5]))
+    rows = sweep.threshold_sweep(cases.assign(baseline=cases["y_true"]), PRICES, thresholds=np.array([0.0, 0.5]))
     assert rows["reduction"].isna().all()
 
 

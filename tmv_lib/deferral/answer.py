@@ -177,12 +177,9 @@ def fit(
     baseline = costs.cheapest_decision(expit(out_of_fold[:, 0]), **prices.errors)
     weights = {kind: weight for kind, weight in learned.weights.items() if learned.used and weight > 0}
     stack = combination.fit_stack(y_true, out_of_fold).tolist()
-    used: dict[str, Any] = {
-        "threshold": threshold,
-        "weights": weights,
-        "ranges": doubt.weighed(ranges, weights),
-    } | prices.errors
-    policy = FittedPolicy(members, knobs.calibration, way, stack, **used)
+    costs_of_errors = prices.cost_fn, prices.cost_fp
+    ranges = doubt.weighed(ranges, weights)
+    policy = FittedPolicy(members, knobs.calibration, way, stack, *costs_of_errors, threshold, weights, ranges)
     validation = val[["patient_id", "y_true"]].assign(baseline=baseline, **decisions.set_axis(val.index))
     return Fitted(choice, learned, policy, validation)
 
@@ -311,7 +308,7 @@ def _known(values: NamedTuple) -> dict[str, Any]:
 
 def sweeps(fitted: Fitted, test: pd.DataFrame, prices: costs.Prices) -> dict[str, pd.DataFrame]:
     """What the policy does at each threshold, on validation and on test."""
-    at_each = partial(sweep.sweep, prices=prices, thresholds=THRESHOLDS)
+    at_each = partial(sweep.threshold_sweep, prices=prices, thresholds=THRESHOLDS)
     return {"validation": at_each(fitted.validation), "test": at_each(test)}
 
 

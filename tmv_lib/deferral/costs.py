@@ -158,51 +158,6 @@ def break_even_review_price(avoided: ArrayLike, deferred: ArrayLike, *, weights:
     return counted @ avoided / counted.sum(axis=-1)
 
 
-def threshold_sweep(
-    y_true: ArrayLike,
-    y_prob: ArrayLike,
-    certainty: ArrayLike,
-    *,
-    thresholds: ArrayLike,
-    cost_fn: float,
-    cost_fp: float,
-    review: ArrayLike,
-) -> pd.DataFrame:
-    """One row a threshold: what is decided, how well, and what the policy costs. The decision is the cheapest one.
-
-    Returns columns `threshold`, `coverage`, `deferral_rate`, `selective_risk`, `sensitivity` and `specificity` of
-    the decided cases (empty where no such case is decided), `errors_left`, `errors_avoided` (counts),
-    `failure_cost`.
-    """
-    y_true = as_binary(y_true)
-    y_pred = cheapest_decision(as_finite(y_prob, name="y_prob", n=y_true.size), cost_fn=cost_fn, cost_fp=cost_fp)
-    certainty = as_finite(certainty, name="certainty", n=y_true.size, low=NEVER, high=1)
-    thresholds = as_finite(thresholds, name="thresholds", low=0, high=1)
-    price = _as_review(review, n=y_true.size)
-
-    missed, alarmed = y_true * (1 - y_pred), (1 - y_true) * y_pred
-    order = np.argsort(certainty)
-    per_case = np.stack([np.ones(y_true.size), y_true, missed, alarmed, price])[:, order]
-    below = np.concatenate([np.zeros((5, 1)), per_case.cumsum(axis=1)], axis=1)
-    deferred = below[:, np.searchsorted(certainty[order], thresholds, side="left")]
-    n_decided, positives, misses, alarms, _ = below[:, -1:] - deferred
-    negatives, errors, n = n_decided - positives, misses + alarms, y_true.size
-
-    return pd.DataFrame(
-        {
-            "threshold": thresholds,
-            "coverage": n_decided / n,
-            "deferral_rate": deferred[0] / n,
-            "selective_risk": _share(errors, n_decided),
-            "sensitivity": _share(positives - misses, positives),
-            "specificity": _share(negatives - alarms, negatives),
-            "errors_left": errors.astype(int),
-            "errors_avoided": (missed.sum() + alarmed.sum() - errors).astype(int),
-            "failure_cost": (cost_fn * misses + cost_fp * alarms + deferred[4]) / n,
-        }
-    )
-
-
 def threshold_for_budget(certainty: ArrayLike, *, budget: float) -> float:
     """The largest threshold in [0, 1] that defers at most the share `budget` in [0, 1] of these cases.
 
@@ -263,11 +218,6 @@ def _as_review(review: ArrayLike, *, n: int) -> FloatArray:
 def _require_share(name: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must lie in [0, 1], found {value}")
-
-
-def _share(part: FloatArray, whole: FloatArray) -> FloatArray:
-    """part / whole, not a number where whole is 0, which a table shows as empty."""
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 
 class Prices(NamedTuple):

@@ -4,11 +4,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from tmv_lib.deferral import costs as pricing
 from tmv_lib.deferral import selective
 from tmv_lib.deferral.costs import Prices, least_certain, margins
-from tmv_lib.statistics.arrays import FloatArray
+from tmv_lib.statistics.arrays import FloatArray, as_finite
 from tmv_lib.statistics.estimate import curve
 
 
@@ -48,25 +49,49 @@ def net_benefits(cases: pd.DataFrame, prices: Prices, *, threshold_probs: FloatA
     return pd.DataFrame(rows, columns=["series", "threshold_prob", "net_benefit"])
 
 
-def sweep(cases: pd.DataFrame, prices: Prices, *, thresholds: FloatArray) -> pd.DataFrame:
-    """What the policy does at each threshold in [0, 1]: `pricing.threshold_sweep`, and what it is worth.
+def threshold_sweep(cases: pd.DataFrame, prices: Prices, *, thresholds: ArrayLike) -> pd.DataFrame:
+    """One row a threshold in [0, 1]: what is decided, how well, what the policy costs and what it is worth.
 
-    `reduction` of the failure cost against the decisions of `baseline`, a column of 0 and 1, on all cases;
+    Returns columns `threshold`, `coverage`, `deferral_rate`, `selective_risk`, `sensitivity` and `specificity` of
+    the decided cases (empty where no such case is decided), `errors_left`, `errors_avoided` (counts), `failure_cost`;
+    `reduction` of it against the decisions of `baseline`, a column of 0 and 1, on all cases, and
     `break_even_review_price` (both empty where there is none); `net_benefit`, at the odds of the prices.
     """
-    y_true, baseline = cases["y_true"].to_numpy(), cases["baseline"].to_numpy()
-    costs = prices.of(y_true)
-    rows = pricing.threshold_sweep(y_true, cases["y_prob"], cases["certainty"], thresholds=thresholds, **costs)
-    everything = pricing.failure_cost(y_true, cases["decision"], **costs)
-    rival = pricing.failure_cost(y_true, baseline, **costs)
-    cost, rate = rows["failure_cost"], rows["deferral_rate"]
-    # cost(r) = cost(review) + (r - review) rate = everything
-    break_even = prices.review + ((everything - cost) / rate.where(rate > 0))
-    return rows.assign(
-        reduction=1 - cost / rival if rival > 0 else np.nan,
-        break_even_review_price=break_even,
-        net_benefit=y_true.mean() - cost / prices.cost_fn,
+    y_true, y_pred = cases["y_true"].to_numpy(), cases["decision"].to_numpy()
+    thresholds, n = as_finite(thresholds, name="thresholds", low=0, high=1), len(cases)
+    of_case = prices.of(y_true)
+    missed, alarmed = y_true * (1 - y_pred), (1 - y_true) * y_pred
+    order = np.argsort(cases["certainty"].to_numpy())
+    per_case = np.stack([np.ones(n), y_true, missed, alarmed, of_case["review"]])[:, order]
+    below = np.concatenate([np.zeros((5, 1)), per_case.cumsum(axis=1)], axis=1)
+    deferred = below[:, np.searchsorted(cases["certainty"].to_numpy()[order], thresholds, side="left")]
+    decided, positives, misses, alarms, _ = below[:, -1:] - deferred
+    errors, rate = misses + alarms, deferred[0] / n
+    cost = (prices.cost_fn * misses + prices.cost_fp * alarms + deferred[4]) / n
+    everything = pricing.failure_cost(y_true, y_pred, **of_case)
+    rival = pricing.failure_cost(y_true, cases["baseline"], **of_case)
+    return pd.DataFrame(
+        {
+            "threshold": thresholds,
+            "coverage": decided / n,
+            "deferral_rate": rate,
+            "selective_risk": _share(errors, decided),
+            "sensitivity": _share(positives - misses, positives),
+            "specificity": _share(decided - positives - alarms, decided - positives),
+            "errors_left": errors.astype(int),
+            "errors_avoided": (missed.sum() + alarmed.sum() - errors).astype(int),
+            "failure_cost": cost,
+            "reduction": 1 - cost / rival if rival > 0 else np.nan,
+            # cost(r) = cost(review) + (r - review) rate = everything
+            "break_even_review_price": prices.review + _share(everything - cost, rate),
+            "net_benefit": y_true.mean() - cost / prices.cost_fn,
+        }
     )
+
+
+def _share(part: FloatArray, whole: FloatArray) -> FloatArray:
+    """part / whole, not a number where whole is 0, which a table shows as empty."""
+    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 
 def cost_optimal(sweeps: dict[str, pd.DataFrame]) -> dict[str, float]:
