@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import logit
 
 from tmv_lib.calibration.errors import calibration_test, expected_calibration_error
 from tmv_lib.calibration.prevalence import prevalence_weights
@@ -20,13 +19,12 @@ from tmv_lib.data import subgroups
 from tmv_lib.deferral import costs as pricing
 from tmv_lib.deferral import selective
 from tmv_lib.deferral.costs import Prices, least_certain, margins
+from tmv_lib.deferral.doubt import log_odds
 from tmv_lib.statistics.arrays import FloatArray
 from tmv_lib.statistics.classification import accuracy, negative_log_likelihood
 from tmv_lib.statistics.estimate import Estimate, Resampler, mean
 from tmv_lib.statistics.ranking import auroc
 from tmv_lib.statistics.tests import wilson_interval
-
-_LEAST_PROBABILITY = 1e-6  # log odds stay finite
 
 
 def ways_to_combine(cases: pd.DataFrame, probs: dict[str, np.ndarray], resampler: Resampler) -> dict[str, Any]:
@@ -36,15 +34,11 @@ def ways_to_combine(cases: pd.DataFrame, probs: dict[str, np.ndarray], resampler
         name: {
             "ece": expected_calibration_error(y_true, prob),
             "auroc": resampler.estimate(auroc, y_true, prob, stratify=y_true),
-            "nll": resampler.estimate(negative_log_likelihood, y_true, _log_odds(prob)),
+            "nll": resampler.estimate(negative_log_likelihood, y_true, log_odds(prob)),
             "accuracy": resampler.estimate(accuracy, y_true, (prob > 0.5).astype(int)),
         }
         for name, prob in probs.items()
     }
-
-
-def _log_odds(prob: np.ndarray) -> FloatArray:
-    return np.asarray(logit(np.clip(prob, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)))
 
 
 def decisions(
@@ -138,7 +132,7 @@ def calibration_of_decided(cases: pd.DataFrame, resampler: Resampler) -> dict[st
             figures[name]["ece"] = Estimate(absent="there is no such case")
             continue
         figures[name] |= calibration_test(y_true, y_prob, rng=own.rng)._asdict()
-        figures[name]["in_the_large"] = own.estimate(calibration_in_the_large, y_true, _log_odds(y_prob))
+        figures[name]["in_the_large"] = own.estimate(calibration_in_the_large, y_true, log_odds(y_prob))
     return figures
 
 
@@ -249,8 +243,8 @@ def by_subgroup(cases: pd.DataFrame, named: pd.DataFrame, resampler: Resampler) 
     y_true, decided = cases["y_true"].to_numpy(dtype=float), ~cases["deferred"].to_numpy(dtype=bool)
     groups = resampler.groups
     classes = [
-        subgroups.Subgroup(f"y_true: {('negative', 'positive')[label]}", y_true == label, True)
-        for label in (0, 1)
+        subgroups.Subgroup(f"y_true: {name}", y_true == label, True)
+        for label, name in enumerate(("negative", "positive"))
         if (y_true == label).any()
     ]
     of_columns, figures = subgroups.find(named, y_true), dict[str, Any]()

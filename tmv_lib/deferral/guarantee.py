@@ -203,11 +203,9 @@ def sentences(figures: Figures) -> list[str]:
         return ["Nothing is promised: the probabilities were cross-fitted at the site, a procedure and not one policy."]
     made = {name: figures[name] for name in PROMISES if figures[name]["status"] != "vacuous"}
     words = [_sentence(name, entry, figures["delta"]) for name, entry in made.items()]
-    kept = sum(entry["status"] in KEPT for entry in made.values())
-    if kept > 1:
-        words.append(
-            f"All of this together with {percent(1 - figures['delta'])} confidence, for patients like those of cal."
-        )
+    if sum(entry["status"] in KEPT for entry in made.values()) > 1:
+        confidence = percent(1 - figures["delta"])
+        words.append(f"All of this together with {confidence} confidence, for patients like those of cal.")
     if made:
         words.append("One image stands for a patient; which one decides nothing.")
     if figures.get("site_looks_different"):  # left out where the site was not looked at
