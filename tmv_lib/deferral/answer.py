@@ -226,9 +226,7 @@ def measure(
     knobs: DeferralParams,
     resampler: Resampler,
 ) -> dict[str, Any]:
-    """What the policy decides and costs, by which certainty, how well that ranks, and what it does where the members
-    disagree.
-    """
+    """What the policy decides and costs, how well its certainty ranks, and what it does where the members disagree."""
     prices, learned, threshold = knobs.prices, fitted.learned, fitted.policy.threshold
     figures = evaluation.decisions(test, prices, resampler, threshold=threshold, prevalences=params.prevalences)
     figures["threshold_from"] = "prices" if knobs.threshold is None else "params"

@@ -60,8 +60,7 @@ def combine(logits: ArrayLike, *, way: str, stack: ArrayLike) -> FloatArray:
 def choose(
     y_true: ArrayLike, logits: ArrayLike, *, groups: ArrayLike, n_folds: int, n_foldings: int, rng: np.random.Generator
 ) -> Choice:
-    """Choose a way by patient-grouped cross-validation of the negative log-likelihood, and judge the choice by a nested
-    one.
+    """Choose a way by patient-grouped cross-validation of the negative log-likelihood, judged by a nested one.
 
     logits: (n, members), each calibrated in the same manner and on other patients than the case's own. Of equal ways
     the simplest is taken; one member alone leaves no choice.

@@ -119,10 +119,7 @@ def _reduction(cost: FloatArray, rival: FloatArray, *, weights: FloatArray | Non
 
 
 def calibration_of_decided(cases: pd.DataFrame, resampler: Resampler) -> dict[str, Any]:
-    """Whether the probabilities hold among the cases that are decided, beside the same of all cases.
-
-    Deferral keeps the extreme probabilities: what is true of all need not be true of these.
-    """
+    """Whether the probabilities hold among the decided, who keep the extreme ones, beside the same of all cases."""
     figures: dict[str, Any] = {}
     for name, inside in (("decided", ~cases["deferred"].to_numpy()), ("all", np.ones(len(cases), dtype=bool))):
         part, own = cases[inside], resampler.among(inside)

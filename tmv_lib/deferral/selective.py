@@ -42,9 +42,7 @@ class Certificate(NamedTuple):
 
 
 def risk_coverage_curve(error: ArrayLike, confidence: ArrayLike, *, weights: ArrayLike | None = None) -> RiskCoverage:
-    """Error rate among the accepted cases against the share accepted (El-Yaniv & Wiener 2010).
-
-    weights: (n,) positive, what each case counts.
+    """Error rate among the accepted cases against the share accepted (El-Yaniv & Wiener 2010); weights (n,) positive.
 
     >>> coverage, selective_risk = risk_coverage_curve([0, 1, 0, 1], [0.9, 0.5, 0.7, 0.7])
     >>> [round(float(risk), 3) for risk in selective_risk]

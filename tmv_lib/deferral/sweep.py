@@ -105,9 +105,7 @@ def cost_optimal(sweeps: dict[str, pd.DataFrame]) -> dict[str, float]:
 
 
 def swept(sweeps: dict[str, pd.DataFrame], test: pd.DataFrame, prices: Prices) -> pd.DataFrame:
-    """The sweeps, named, as rows to draw; beside `test`, one of them, what random, either margin and oracle deferral of
-    these cases cost at the same rate.
-    """
+    """The sweeps, named, as rows to draw; beside that of `test`, what its rivals cost at the same rate of deferral."""
     y_true, decision = test["y_true"].to_numpy(), test["decision"].to_numpy()
     of_case = prices.of(y_true)
     like = sweeps["test"][["threshold", "coverage", "deferral_rate"]]
