@@ -11,11 +11,13 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.special import expit
 
 from benchmarks.measure import Measured, side_by_side
 from tmv_lib.deferral import costs as deferral
 from tmv_lib.deferral import selective
+from tmv_lib.deferral.sweep import threshold_sweep
 from tmv_lib.statistics.arrays import FloatArray
 
 COSTS = {"cost_fn": 5.0, "cost_fp": 1.0}
@@ -48,9 +50,10 @@ def million() -> Iterator[tuple[str, partial]]:
     yield "`risk_coverage_curve`", partial(selective.risk_coverage_curve, error, certainty)
     for area in (selective.aurc, selective.eaurc, selective.augrc):
         yield f"`{area.__name__}`", partial(area, error, certainty)
-    thresholds, costs = np.linspace(0, 1, 101), COSTS | {"review": 0.25}
-    sweep = partial(deferral.threshold_sweep, y_true, y_prob, certainty, thresholds=thresholds, **costs)
-    yield "`threshold_sweep`, 101 thresholds", sweep
+    decision = deferral.cheapest_decision(y_prob, **COSTS)
+    table = pd.DataFrame({"y_true": y_true, "decision": decision, "baseline": decision, "certainty": certainty})
+    prices, thresholds = deferral.Prices(**COSTS, review=0.25), np.linspace(0, 1, 101)
+    yield "`threshold_sweep`, 101 thresholds", partial(threshold_sweep, table, prices, thresholds=thresholds)
     yield "`certify_ltt`", partial(selective.certify_ltt, error, certainty, grid=GRID, **LIMITS)
 
 

@@ -1,27 +1,26 @@
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import recall_score
 
 from tmv_lib.deferral.costs import (
     NEVER,
+    Prices,
     break_even_review_price,
     certainty,
     cheapest_decision,
     chow_review_price,
     chow_threshold,
-    cost_optimal_threshold,
     decide,
+    deferral_costs_at,
     error_cost,
     failure_cost,
-    net_benefit,
-    oracle_deferral_cost,
-    random_deferral_cost,
     referral_cost,
     threshold_for_budget,
-    threshold_sweep,
 )
+from tmv_lib.deferral.sweep import cost_optimal, threshold_sweep
 
 COSTS = {"cost_fn": 5.0, "cost_fp": 1.0}
 EQUAL = {"cost_fn": 1.0, "cost_fp": 1.0}
@@ -31,6 +30,12 @@ PRICED = COSTS | {"review": 0.25}
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+def sweep_of(y_true, y_prob, certainty, *, thresholds, **prices):
+    decision = cheapest_decision(y_prob, cost_fn=prices["cost_fn"], cost_fp=prices["cost_fp"])
+    cases = pd.DataFrame({"y_true": y_true, "decision": decision, "baseline": decision, "certainty": certainty})
+    return threshold_sweep(cases, Prices(**prices), thresholds=thresholds)
 
 
 def calibrated_cases(rng, n):
@@ -105,7 +110,7 @@ def test_chows_rule_is_cheapest_for_calibrated_probabilities(costs, threshold, r
     y_true, p = calibrated_cases(rng, 200_000)
     review = chow_review_price(threshold, **costs)
     grid = np.linspace(0, 1, 41)
-    sweep = threshold_sweep(y_true, p, certainty(p, **costs), thresholds=grid, review=review, **costs)
+    sweep = sweep_of(y_true, p, certainty(p, **costs), thresholds=grid, review=review, **costs)
     best = sweep.loc[sweep["failure_cost"].idxmin(), "threshold"]
     assert abs(best - threshold) <= 0.05
     at_chow = sweep.loc[np.isclose(grid, threshold), "failure_cost"].item()
@@ -118,17 +123,18 @@ def test_break_even_price_makes_the_policy_cost_what_deciding_all_costs(rng):
     y_true, p = calibrated_cases(rng, 500)
     y_pred = cheapest_decision(p, **COSTS)
     deferred = decide(certainty(p, **COSTS), threshold=0.5)
-    price = break_even_review_price(y_true, y_pred, deferred, **COSTS)
+    avoided = error_cost(y_true, y_pred, **COSTS)
+    price = break_even_review_price(avoided, deferred)
     everything = failure_cost(y_true, y_pred, review=price, **COSTS)
     assert failure_cost(y_true, y_pred, deferred=deferred, review=price, **COSTS) == pytest.approx(everything)
     with pytest.raises(ValueError, match="no case is deferred"):
-        break_even_review_price(y_true, y_pred, np.zeros(500), **COSTS)
+        break_even_review_price(avoided, np.zeros(500))
 
 
 def test_sweep_agrees_with_each_policy_on_its_own(rng):
     y_true, p = calibrated_cases(rng, 300)
     certainties = np.round(certainty(p, **COSTS), 1)  # with ties
-    sweep = threshold_sweep(y_true, p, certainties, thresholds=[0, 0.3, 0.45, 0.9], **PRICED)
+    sweep = sweep_of(y_true, p, certainties, thresholds=[0, 0.3, 0.45, 0.9], **PRICED)
     y_pred = cheapest_decision(p, **COSTS)
     for row in sweep.itertuples():
         kept = ~decide(certainties, threshold=row.threshold)
@@ -143,12 +149,12 @@ def test_sweep_agrees_with_each_policy_on_its_own(rng):
 
 
 def test_sweep_leaves_empty_what_does_not_exist():
-    sweep = threshold_sweep([1, 0, 0], [0.9, 0.4, 0.1], [0.1, 0.8, 0.9], thresholds=[0.0, 0.5, 1.0], **PRICED)
+    sweep = sweep_of([1, 0, 0], [0.9, 0.4, 0.1], [0.1, 0.8, 0.9], thresholds=[0.0, 0.5, 1.0], **PRICED)
     assert sweep["coverage"].tolist() == pytest.approx([1, 2 / 3, 0])
     assert sweep["sensitivity"].isna().tolist() == [False, True, True]
     assert sweep["selective_risk"].isna().tolist() == [False, False, True]
     assert sweep["failure_cost"].iloc[-1] == 0.25
-    assert sweep.to_csv(index=False).splitlines()[-1] == "1.0,0.0,1.0,,,,0,1,0.25"
+    assert sweep.loc[:, :"failure_cost"].to_csv(index=False).splitlines()[-1] == "1.0,0.0,1.0,,,,0,1,0.25"
 
 
 @pytest.mark.parametrize("budget", [0, 0.1, 0.29, 0.5, 0.999, 1])
@@ -167,24 +173,23 @@ def test_random_deferral_is_the_mean_over_lots(rng):
     y_pred = cheapest_decision(p, **COSTS)
     lots = np.argsort(rng.random((4000, 60)), axis=1) < 15
     simulated = [failure_cost(y_true, y_pred, deferred=lot, **PRICED) for lot in lots]
-    expected = random_deferral_cost(y_true, y_pred, deferral_rate=[0.25], **PRICED)[0]
+    expected = deferral_costs_at(y_true, y_pred, deferral_rate=[0.25], **PRICED)["random"][0]
     assert expected == pytest.approx(np.mean(simulated), abs=4 * np.std(simulated) / np.sqrt(4000))
 
 
 def test_oracle_is_no_dearer_than_any_policy_of_the_same_rate(rng):
     y_true, p = calibrated_cases(rng, 200)
     y_pred = cheapest_decision(p, **COSTS)
-    sweep = threshold_sweep(y_true, p, certainty(p, **COSTS), thresholds=np.linspace(0, 1, 30), **PRICED)
-    oracle = oracle_deferral_cost(y_true, y_pred, deferral_rate=sweep["deferral_rate"], **PRICED)
-    lot = random_deferral_cost(y_true, y_pred, deferral_rate=sweep["deferral_rate"], **PRICED)
-    assert (oracle <= sweep["failure_cost"] + 1e-12).all()
-    assert (oracle <= lot + 1e-12).all()
+    sweep = sweep_of(y_true, p, certainty(p, **COSTS), thresholds=np.linspace(0, 1, 30), **PRICED)
+    rivals = deferral_costs_at(y_true, y_pred, deferral_rate=sweep["deferral_rate"], **PRICED)
+    assert (rivals["oracle"] <= sweep["failure_cost"] + 1e-12).all()
+    assert (rivals["oracle"] <= rivals["random"] + 1e-12).all()
 
 
 def test_oracle_known_answer():
     y_true, y_pred = [1, 0, 0, 1, 0], [0, 1, 0, 1, 0]
-    cost = oracle_deferral_cost(y_true, y_pred, deferral_rate=[0, 0.2, 0.4, 1], **PRICED)
-    assert cost == pytest.approx([(5 + 1) / 5, (1 + 0.25) / 5, 2 * 0.25 / 5, 0.25])
+    cost = deferral_costs_at(y_true, y_pred, deferral_rate=[0, 0.2, 0.4, 1], **PRICED)
+    assert cost["oracle"] == pytest.approx([(5 + 1) / 5, (1 + 0.25) / 5, 2 * 0.25 / 5, 0.25])
 
 
 @pytest.mark.parametrize("costs", [{"cost_fn": 0}, {"cost_fp": -1}, {"cost_fn": np.inf}, {"cost_fp": np.nan}])
@@ -216,8 +221,8 @@ def test_bad_costs(costs):
         (lambda: failure_cost([1, 0], [0, 0.5], **PRICED), "y_pred must hold 0 and 1"),
         (lambda: failure_cost([1, 0], [0, 0], deferred=[1], **PRICED), "deferred must hold one value"),
         (lambda: failure_cost([1, 0], [0, 0], weights=[1], **PRICED), "weights must have shape"),
-        (lambda: threshold_sweep([1], [0.5], [0.5], thresholds=[2], **PRICED), "thresholds must lie"),
-        (lambda: oracle_deferral_cost([1], [0], deferral_rate=[1.5], **PRICED), "deferral_rate must lie"),
+        (lambda: sweep_of([1], [0.5], [0.5], thresholds=[2], **PRICED), "thresholds must lie"),
+        (lambda: deferral_costs_at([1], [0], deferral_rate=[1.5], **PRICED), "deferral_rate must lie"),
     ],
 )
 def test_bad_values(call, words):
@@ -246,22 +251,13 @@ def test_deferral_pays_below_the_threshold_of_chow_and_never_above(sensitivity, 
         assert t == pytest.approx(max(0, 1 - referral / (5 / 6)))
 
 
-def test_net_benefit_is_prevalence_less_the_failure_cost_of_a_missed_positive(rng):
-    y_true, p = calibrated_cases(rng, 400)
-    y_pred = cheapest_decision(p, **COSTS)
-    deferred = decide(certainty(p, **COSTS), threshold=0.5)
-    price = referral_cost(y_true, review=0.25, sensitivity=0.9, specificity=0.8, **COSTS)
-    found = net_benefit(y_true, y_pred, odds=1 / 5, referral=price / 5, deferred=deferred)
-    cost = failure_cost(y_true, y_pred, review=price, deferred=deferred, **COSTS)
-    assert found == pytest.approx(y_true.mean() - cost / 5)
-    # Vickers & Elkin: TP/n - FP/n odds
-    tp, fp = (y_true * y_pred).sum(), ((1 - y_true) * y_pred).sum()
-    assert net_benefit(y_true, y_pred, odds=0.2) == pytest.approx(tp / 400 - 0.2 * fp / 400)
-
-
 def test_the_cost_optimal_threshold_defers_fewest_of_the_cheapest():
-    sweep = threshold_sweep([1, 0], [0.9, 0.1], [0.9, 0.95], thresholds=[0, 0.5, 0.92], **PRICED)
-    assert cost_optimal_threshold(sweep) == 0
+    sweep = sweep_of([1, 0], [0.9, 0.1], [0.9, 0.95], thresholds=[0, 0.5, 0.92], **PRICED)
+    assert cost_optimal({"validation": sweep}) == {
+        "threshold": 0,
+        "validation_failure_cost": 0,
+        "validation_coverage": 1,
+    }
 
 
 def test_what_is_never_decided_is_deferred_at_any_threshold_and_counts_towards_a_budget(rng):
@@ -270,7 +266,7 @@ def test_what_is_never_decided_is_deferred_at_any_threshold_and_counts_towards_a
     certainties[:10] = NEVER
     for threshold in (0.0, 0.5, 1.0):
         assert decide(certainties, threshold=threshold)[:10].all()
-    rows = threshold_sweep(y_true, y_prob, certainties, thresholds=[0.0], **PRICED)
+    rows = sweep_of(y_true, y_prob, certainties, thresholds=[0.0], **PRICED)
     assert rows["deferral_rate"].tolist() == [0.05]
     for budget in (0.0, 0.05, 0.3):
         threshold = threshold_for_budget(certainties, budget=budget)

@@ -222,27 +222,23 @@ def test_a_sweep_agrees_with_each_policy_on_its_own(rng, prices):
     cases = made(rng, prices=prices)
     y_true, decision = cases["y_true"].to_numpy(), cases["decision"].to_numpy()
     thresholds = np.array([0.0, 0.2, 0.5, 0.9, 1.0])
-    rows = sweep.sweep(cases, prices, thresholds=thresholds)
+    rows = sweep.threshold_sweep(cases, prices, thresholds=thresholds)
     costs = prices.of(y_true)
     rival = deferral.failure_cost(y_true, cases["baseline"], **costs)
     for row in rows.itertuples():
         deferred = deferral.decide(cases["certainty"], threshold=row.threshold)
         cost = deferral.failure_cost(y_true, decision, deferred=deferred, **costs)
         assert row.reduction == pytest.approx(1 - cost / rival)
-        benefit = deferral.net_benefit(
-            y_true,
-            decision,
-            deferred=deferred,
-            odds=prices.cost_fp / prices.cost_fn,
-            referral=costs["review"] / prices.cost_fn,
-        )
-        assert row.net_benefit == pytest.approx(benefit)
+        # Vickers & Elkin 2006: TP with those that a doctor finds, less false alarms and referrals at their price
+        found = (y_true[deferred | (decision == 1)]).sum() - (costs["review"][deferred] / prices.cost_fn).sum()
+        alarms = ((y_true == 0) & (decision == 1) & ~deferred).sum()
+        assert row.net_benefit == pytest.approx((found - prices.cost_fp / prices.cost_fn * alarms) / len(cases))
         if row.threshold == 0:
             assert np.isnan(row.break_even_review_price)
             continue
-        price = deferral.break_even_review_price(
-            y_true, decision, deferred, sensitivity=prices.sensitivity, specificity=prices.specificity, **prices.errors
-        )
+        doctors_errors = costs["review"] - prices.review
+        avoided = deferral.error_cost(y_true, decision, **prices.errors) - doctors_errors
+        price = deferral.break_even_review_price(avoided, deferred)
         assert row.break_even_review_price == pytest.approx(price)
     assert (np.diff(rows["coverage"]) <= 0).all()
     assert (np.diff(rows["errors_avoided"]) >= 0).all()
@@ -250,7 +246,7 @@ def test_a_sweep_agrees_with_each_policy_on_its_own(rng, prices):
 
 def test_a_baseline_without_errors_cannot_be_undercut(rng):
     cases = made(rng)
-    rows = sweep.sweep(cases.assign(baseline=cases["y_true"]), PRICES, thresholds=np.array([0.0, 0.5]))
+    rows = sweep.threshold_sweep(cases.assign(baseline=cases["y_true"]), PRICES, thresholds=np.array([0.0, 0.5]))
     assert rows["reduction"].isna().all()
 
 

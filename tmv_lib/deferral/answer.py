@@ -1,7 +1,6 @@
 """The answer to: which cases go to a doctor, and what does that buy?"""
 
 import math
-from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -177,12 +176,9 @@ def fit(
     baseline = costs.cheapest_decision(expit(out_of_fold[:, 0]), **prices.errors)
     weights = {kind: weight for kind, weight in learned.weights.items() if learned.used and weight > 0}
     stack = combination.fit_stack(y_true, out_of_fold).tolist()
-    used: dict[str, Any] = {
-        "threshold": threshold,
-        "weights": weights,
-        "ranges": doubt.weighed(ranges, weights),
-    } | prices.errors
-    policy = FittedPolicy(members, knobs.calibration, way, stack, **used)
+    costs_of_errors = prices.cost_fn, prices.cost_fp
+    ranges = doubt.weighed(ranges, weights)
+    policy = FittedPolicy(members, knobs.calibration, way, stack, *costs_of_errors, threshold, weights, ranges)
     validation = val[["patient_id", "y_true"]].assign(baseline=baseline, **decisions.set_axis(val.index))
     return Fitted(choice, learned, policy, validation)
 
@@ -207,19 +203,18 @@ def summaries(
 
 def ways(material: Material, fitted: Fitted, test: pd.DataFrame, knobs: DeferralParams, resampler: Resampler) -> Any:
     """How well each member, each way to combine them, and the one in use read the test cases."""
-    logits = material.logits[knobs.in_force][material.rows("test")]
+    logits, choice = material.logits[knobs.in_force][material.rows("test")], fitted.choice
     probs = {name: expit(logits[name].to_numpy()) for name in logits}
-    stack = fitted.policy.stack
-    probs |= {way: combination.combine(logits, way=way, stack=stack) for way in combination.WAYS[1:]}
+    probs |= {way: combination.combine(logits, way=way, stack=fitted.policy.stack) for way in combination.WAYS[1:]}
     figures = evaluation.ways_to_combine(test, probs | {"in_use": test["y_prob"].to_numpy()}, resampler)
-    choice = fitted.choice
-    validation = {
+    figures["combine"] = fitted.policy.combine
+    figures["validation"] = {
         "prefers": choice.way,
         "nll": choice.nll,
         "times_chosen": {name: count for name, count in choice.times_chosen.items() if count},
         "nll_minus_first_member": choice.gain,
     }
-    return figures | {"combine": fitted.policy.combine, "validation": validation}
+    return figures
 
 
 def measure(
@@ -231,25 +226,22 @@ def measure(
     knobs: DeferralParams,
     resampler: Resampler,
 ) -> dict[str, Any]:
-    """What the policy decides and costs, by which certainty, how well that ranks, and what it does where the members
-    disagree.
-    """
-    prices, learned = knobs.prices, fitted.learned
-    threshold, source = fitted.policy.threshold, "prices" if knobs.threshold is None else "params"
+    """What the policy decides and costs, how well its certainty ranks, and what it does where the members disagree."""
+    prices, learned, threshold = knobs.prices, fitted.learned, fitted.policy.threshold
     figures = evaluation.decisions(test, prices, resampler, threshold=threshold, prevalences=params.prevalences)
-    figures |= {"threshold_from": source if knobs.budget is None else "budget"}
-    figures |= {} if knobs.budget is None else {"budget": knobs.budget}
+    figures["threshold_from"] = "prices" if knobs.threshold is None else "params"
+    if knobs.budget is not None:
+        figures |= {"threshold_from": "budget", "budget": knobs.budget}
     figures |= evaluation.costs(test, prices, resampler)
     against = {f"validation_cost_minus_{rival}": one for rival, one in learned.against.items()}
-    weights = {"used": learned.used, "n_errors": learned.n_errors, "weights": learned.weights}
-    figures["learned"] = weights | against
+    figures["learned"] = {"used": learned.used, "n_errors": learned.n_errors, "weights": learned.weights} | against
     figures["cost_optimal"] = sweep.cost_optimal(swept)
     scores = costs.margins(test, prices) | {"policy": test["certainty"].to_numpy()}
     figures["ranking"] = evaluation.rankings(test, scores, resampler)
     figures["calibration_of_decided"] = evaluation.calibration_of_decided(test, resampler)
     logits = material.logits[knobs.in_force][material.rows("test")]
-    votes = [costs.cheapest_decision(expit(logits[name].to_numpy()), **prices.errors) for name in logits]
-    figures["disagreement"] = evaluation.disagreement(test, np.column_stack(votes), resampler)
+    votes = costs.cheapest_decision(expit(logits.to_numpy()).ravel(), **prices.errors).reshape(logits.shape)
+    figures["disagreement"] = evaluation.disagreement(test, votes, resampler)
     return figures
 
 
@@ -311,8 +303,8 @@ def _known(values: NamedTuple) -> dict[str, Any]:
 
 def sweeps(fitted: Fitted, test: pd.DataFrame, prices: costs.Prices) -> dict[str, pd.DataFrame]:
     """What the policy does at each threshold, on validation and on test."""
-    at_each = partial(sweep.sweep, prices=prices, thresholds=THRESHOLDS)
-    return {"validation": at_each(fitted.validation), "test": at_each(test)}
+    splits = {"validation": fitted.validation, "test": test}
+    return {name: sweep.threshold_sweep(cases, prices, thresholds=THRESHOLDS) for name, cases in splits.items()}
 
 
 def plots(test: pd.DataFrame, swept: dict[str, pd.DataFrame], prices: costs.Prices) -> dict[str, pd.DataFrame]:

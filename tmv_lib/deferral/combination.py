@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import expit, logit
+from scipy.special import expit
 
-from tmv_lib.deferral.doubt import mean_difference
+from tmv_lib.deferral.doubt import log_odds, mean_difference
 from tmv_lib.statistics.arrays import FloatArray, IntArray, as_binary
 from tmv_lib.statistics.estimate import Estimate
 from tmv_lib.statistics.logistic import fit_logistic
@@ -15,7 +15,6 @@ from tmv_lib.statistics.resampling import patient_folds
 
 WAYS = ("first_member", "mean_probability", "mean_logit", "stacking")  # simplest first
 PRIOR_SD = 0.5  # of an intercept and weights about the mean logit
-_LEAST_PROBABILITY = 1e-6
 
 
 class Choice(NamedTuple):
@@ -59,16 +58,9 @@ def combine(logits: ArrayLike, *, way: str, stack: ArrayLike) -> FloatArray:
 
 
 def choose(
-    y_true: ArrayLike,
-    logits: ArrayLike,
-    *,
-    groups: ArrayLike,
-    n_folds: int,
-    n_foldings: int,
-    rng: np.random.Generator,
+    y_true: ArrayLike, logits: ArrayLike, *, groups: ArrayLike, n_folds: int, n_foldings: int, rng: np.random.Generator
 ) -> Choice:
-    """Choose a way by patient-grouped cross-validation of the negative log-likelihood, and judge the choice by a nested
-    one.
+    """Choose a way by patient-grouped cross-validation of the negative log-likelihood, judged by a nested one.
 
     logits: (n, members), each calibrated in the same manner and on other patients than the case's own. Of equal ways
     the simplest is taken; one member alone leaves no choice.
@@ -121,5 +113,4 @@ def _least(losses: FloatArray) -> int:
 
 
 def _nll(y: FloatArray, y_prob: FloatArray) -> FloatArray:
-    z = logit(np.clip(y_prob, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY))
-    return np.logaddexp(0, (1 - 2 * y) * z)
+    return np.logaddexp(0, (1 - 2 * y) * log_odds(y_prob))

@@ -55,13 +55,13 @@ def decide(certainty: ArrayLike, *, threshold: float) -> BoolArray:
     [True, True, False, False]
     """
     certainty = as_finite(certainty, name="certainty", low=NEVER, high=1)
-    require_share("threshold", threshold)
+    _require_share("threshold", threshold)
     return certainty < threshold
 
 
 def chow_review_price(threshold: float, *, cost_fn: float, cost_fp: float) -> float:
     """The review price at which `decide` with this threshold costs least, (1 - t) R_max (Chow 1970)."""
-    require_share("threshold", threshold)
+    _require_share("threshold", threshold)
     return (1 - threshold) * cost_fn * indifference(cost_fn, cost_fp)
 
 
@@ -79,8 +79,8 @@ def chow_threshold(
     (0.7, 0.0)
     """
     _as_review(review, n=1)
-    require_share("sensitivity", sensitivity)
-    require_share("specificity", specificity)
+    _require_share("sensitivity", sensitivity)
+    _require_share("specificity", specificity)
     most = cost_fn * indifference(cost_fn, cost_fp)
     return float(np.clip(sensitivity + specificity - 1 - review / most, 0, 1))
 
@@ -96,9 +96,9 @@ def referral_cost(
     [0.75, 0.45]
     """
     y_true = as_binary(y_true)
-    require_costs(cost_fn, cost_fp)
-    require_share("sensitivity", sensitivity)
-    require_share("specificity", specificity)
+    _require_costs(cost_fn, cost_fp)
+    _require_share("sensitivity", sensitivity)
+    _require_share("specificity", specificity)
     missed, alarmed = cost_fn * (1 - sensitivity) * y_true, cost_fp * (1 - specificity) * (1 - y_true)
     return _as_review(review, n=y_true.size) + missed + alarmed
 
@@ -107,7 +107,7 @@ def error_cost(y_true: ArrayLike, y_pred: ArrayLike, *, cost_fn: float, cost_fp:
     """What deciding each case automatically did cost: cost_fn, cost_fp or 0; (n,)."""
     y_true = as_binary(y_true)
     y_pred = as_binary(y_pred, name="y_pred", n=y_true.size)
-    require_costs(cost_fn, cost_fp)
+    _require_costs(cost_fn, cost_fp)
     return cost_fn * y_true * (1 - y_pred) + cost_fp * (1 - y_true) * y_pred
 
 
@@ -128,109 +128,34 @@ def case_costs(
     return np.where(as_binary(deferred, name="deferred", n=cost.size) == 1, price, cost)
 
 
-def failure_cost(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    cost_fn: float,
-    cost_fp: float,
-    review: ArrayLike,
-    deferred: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-) -> Any:
+def failure_cost(y_true: ArrayLike, y_pred: ArrayLike, *, weights: ArrayLike | None = None, **costs: Any) -> Any:
     """Mean cost of a case: (cost_fn FN + cost_fp FP + review D) / n, FN and FP among the decided, D the deferred.
 
-    y_true, y_pred, deferred: (n,) of 0 and 1; nobody is deferred where `deferred` is left out.
-    weights: (n,) or (resamples, n), as in `tmv_lib.statistics.arrays`.
-
-    Returns a float, or an array (resamples,).
+    costs: the prices and `deferred` as in `case_costs`. weights: (n,) or (resamples, n), as in
+    `tmv_lib.statistics.arrays`. Returns a float, or an array (resamples,).
 
     >>> costs = {"cost_fn": 5, "cost_fp": 1, "review": 0.25}
     >>> float(failure_cost([1, 1, 0, 0], [0, 0, 1, 0], deferred=[1, 0, 0, 0], **costs))  # (0.25 + 5 + 1 + 0) / 4
     1.5625
     """
-    cost = case_costs(y_true, y_pred, cost_fn=cost_fn, cost_fp=cost_fp, review=review, deferred=deferred)
+    cost = case_costs(y_true, y_pred, **costs)
     weights = as_weights(weights, n=cost.size)
     return weights @ cost / weights.sum(axis=-1)
 
 
-def break_even_review_price(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    deferred: ArrayLike,
-    *,
-    cost_fn: float,
-    cost_fp: float,
-    sensitivity: float = 1.0,
-    specificity: float = 1.0,
-    weights: ArrayLike | None = None,
-) -> Any:
+def break_even_review_price(avoided: ArrayLike, deferred: ArrayLike, *, weights: ArrayLike | None = None) -> Any:
     """The review price at which deferring these cases costs as much as deciding all: cost avoided per referral.
 
-    An average over the deferred: the case at the threshold breaks even at `chow_review_price`. sensitivity,
-    specificity: of the doctor who reads them. Below 0 where the doctor's errors on these cases cost more than the
-    automatic ones: no price pays then. weights: (n,) or (resamples, n), as in
-    `tmv_lib.statistics.arrays`. Returns a float, or an array (resamples,). Raises ValueError where nobody is deferred.
+    An average over the deferred: the case at the threshold breaks even at `chow_review_price`. avoided: what each case
+    costs where it is decided, less the doctor's expected errors in it, (n,). Below 0 where these cost more: no price
+    pays then. weights: (n,) or (resamples, n), as in `tmv_lib.statistics.arrays`. Returns a float, or an array
+    (resamples,). Raises ValueError where nobody is deferred.
     """
-    costs = {"cost_fn": cost_fn, "cost_fp": cost_fp}
-    cost = error_cost(y_true, y_pred, **costs)
-    cost = cost - referral_cost(y_true, review=0, sensitivity=sensitivity, specificity=specificity, **costs)
-    mask = as_binary(deferred, name="deferred", n=cost.size)
-    counted = as_weights(weights, n=cost.size) * mask
+    avoided = as_finite(avoided, name="avoided")
+    counted = as_weights(weights, n=avoided.size) * as_binary(deferred, name="deferred", n=avoided.size)
     if not counted.sum(axis=-1).all():
         raise ValueError("no case is deferred: there is no price at which referrals break even")
-    return counted @ cost / counted.sum(axis=-1)
-
-
-def threshold_sweep(
-    y_true: ArrayLike,
-    y_prob: ArrayLike,
-    certainty: ArrayLike,
-    *,
-    thresholds: ArrayLike,
-    cost_fn: float,
-    cost_fp: float,
-    review: ArrayLike,
-) -> pd.DataFrame:
-    """One row a threshold: what is decided, how well, and what the policy costs. The decision is the cheapest one.
-
-    Returns columns `threshold`, `coverage`, `deferral_rate`, `selective_risk`, `sensitivity` and `specificity` of
-    the decided cases (empty where no such case is decided), `errors_left`, `errors_avoided` (counts),
-    `failure_cost`.
-    """
-    y_true = as_binary(y_true)
-    y_pred = cheapest_decision(as_finite(y_prob, name="y_prob", n=y_true.size), cost_fn=cost_fn, cost_fp=cost_fp)
-    certainty = as_finite(certainty, name="certainty", n=y_true.size, low=NEVER, high=1)
-    thresholds = as_finite(thresholds, name="thresholds", low=0, high=1)
-    price = _as_review(review, n=y_true.size)
-
-    missed, alarmed = y_true * (1 - y_pred), (1 - y_true) * y_pred
-    order = np.argsort(certainty)
-    per_case = np.stack([np.ones(y_true.size), y_true, missed, alarmed, price])[:, order]
-    below = np.concatenate([np.zeros((5, 1)), per_case.cumsum(axis=1)], axis=1)
-    deferred = below[:, np.searchsorted(certainty[order], thresholds, side="left")]
-    n_decided, positives, misses, alarms, _ = below[:, -1:] - deferred
-    negatives, errors, n = n_decided - positives, misses + alarms, y_true.size
-
-    return pd.DataFrame(
-        {
-            "threshold": thresholds,
-            "coverage": n_decided / n,
-            "deferral_rate": deferred[0] / n,
-            "selective_risk": _share(errors, n_decided),
-            "sensitivity": _share(positives - misses, positives),
-            "specificity": _share(negatives - alarms, negatives),
-            "errors_left": errors.astype(int),
-            "errors_avoided": (missed.sum() + alarmed.sum() - errors).astype(int),
-            "failure_cost": (cost_fn * misses + cost_fp * alarms + deferred[4]) / n,
-        }
-    )
-
-
-def cost_optimal_threshold(sweep: pd.DataFrame) -> float:
-    """The threshold of a `threshold_sweep` with the least failure cost; where several have it, the smallest."""
-    cheapest = sweep[sweep["failure_cost"] <= sweep["failure_cost"].min() + 1e-12]
-    return float(cheapest["threshold"].min())
+    return counted @ avoided / counted.sum(axis=-1)
 
 
 def threshold_for_budget(certainty: ArrayLike, *, budget: float) -> float:
@@ -239,12 +164,12 @@ def threshold_for_budget(certainty: ArrayLike, *, budget: float) -> float:
     Those of `NEVER` are deferred whatever the budget, and count towards it.
     """
     certainty = as_finite(certainty, name="certainty", low=NEVER, high=1)
-    require_share("budget", budget)
+    _require_share("budget", budget)
     affordable = int(budget * certainty.size + 1e-9)  # 0.29 * 100 falls just short of 29
     return 1.0 if affordable == certainty.size else max(0.0, float(np.sort(certainty)[affordable]))
 
 
-def random_deferral_cost(
+def deferral_costs_at(
     y_true: ArrayLike,
     y_pred: ArrayLike,
     *,
@@ -252,73 +177,29 @@ def random_deferral_cost(
     cost_fn: float,
     cost_fp: float,
     review: ArrayLike,
-) -> FloatArray:
-    """Expected failure cost when this share of cases is deferred by lot: (1 - r) cost of deciding all + r review.
+) -> dict[str, FloatArray]:
+    """Failure cost (k,) when these shares of the cases are deferred, by lot and by an oracle, whom no policy undercuts.
 
-    deferral_rate: (k,) in [0, 1]. Returns (k,).
-    """
-    rate = as_finite(deferral_rate, name="deferral_rate", low=0, high=1)
-    everything = failure_cost(y_true, y_pred, cost_fn=cost_fn, cost_fp=cost_fp, review=review)
-    return (1 - rate) * everything + rate * float(np.asarray(review, dtype=float).mean())
-
-
-def oracle_deferral_cost(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    deferral_rate: ArrayLike,
-    cost_fn: float,
-    cost_fp: float,
-    review: ArrayLike,
-) -> FloatArray:
-    """Failure cost when the cases are deferred first whose referral saves most: no policy can do better.
-
-    deferral_rate: (k,) in [0, 1]; a share that is no whole number of cases mixes its two neighbours. Returns (k,).
+    `random` is what to expect, (1 - r) cost of deciding all + r review; `oracle` defers the cases first whose referral
+    saves most, and a share that is no whole number of cases mixes its two neighbours. deferral_rate: (k,) in [0, 1].
     """
     rate = as_finite(deferral_rate, name="deferral_rate", low=0, high=1)
     cost = error_cost(y_true, y_pred, cost_fn=cost_fn, cost_fp=cost_fp)
-    saved = np.sort(cost - _as_review(review, n=cost.size))[::-1]
-    left = cost.sum() - np.append(0, np.cumsum(saved))  # left[D]: to pay with D referrals
-    return np.interp(rate * cost.size, np.arange(cost.size + 1), left) / cost.size
-
-
-def net_benefit(
-    y_true: ArrayLike,
-    y_pred: ArrayLike,
-    *,
-    odds: float,
-    referral: ArrayLike = 0.0,
-    deferred: ArrayLike | None = None,
-    weights: ArrayLike | None = None,
-) -> Any:
-    """Net benefit (Vickers & Elkin 2006) with deferral: true positives a case, less what they were bought with.
-
-    (TP - odds FP) / n - (what the referrals cost) / n, in true positives a case. A referral counts as found by a
-    doctor who does not err, less `referral`: its cost over cost_fn, a number or one a case, the doctor's own expected
-    errors in it. With odds = cost_fp / cost_fn it equals prevalence - failure cost / cost_fn.
-
-    odds: p / (1 - p) of the threshold probability, > 0: the false alarms that one missed positive is worth, inverted.
-    Returns a float, or an array (resamples,).
-    """
-    y_true = as_binary(y_true)
-    y_pred = as_binary(y_pred, name="y_pred", n=y_true.size)
-    if not 0 < odds < np.inf:
-        raise ValueError(f"odds must be positive and finite, found {odds}")
-    price = _as_review(referral, n=y_true.size)
-    benefit = y_true * y_pred - odds * (1 - y_true) * y_pred
-    if deferred is not None:
-        benefit = np.where(as_binary(deferred, name="deferred", n=y_true.size) == 1, y_true - price, benefit)
-    weights = as_weights(weights, n=y_true.size)
-    return weights @ benefit / weights.sum(axis=-1)
+    price = _as_review(review, n=cost.size)
+    left = cost.sum() - np.append(0, np.cumsum(np.sort(cost - price)[::-1]))  # left[D]: to pay with D referrals
+    return {
+        "random": (1 - rate) * cost.mean() + rate * price.mean(),
+        "oracle": np.interp(rate * cost.size, np.arange(cost.size + 1), left) / cost.size,
+    }
 
 
 def indifference(cost_fn: float, cost_fp: float) -> float:
     """p*, the probability at which both decisions are expected to cost the same; R_max = cost_fn p*."""
-    require_costs(cost_fn, cost_fp)
+    _require_costs(cost_fn, cost_fp)
     return cost_fp / (cost_fn + cost_fp)
 
 
-def require_costs(cost_fn: float, cost_fp: float) -> None:
+def _require_costs(cost_fn: float, cost_fp: float) -> None:
     for name, cost in (("cost_fn", cost_fn), ("cost_fp", cost_fp)):
         if not 0 < cost < np.inf:
             raise ValueError(f"{name} must be positive and finite, found {cost}")
@@ -334,14 +215,9 @@ def _as_review(review: ArrayLike, *, n: int) -> FloatArray:
     return np.broadcast_to(price, n)
 
 
-def require_share(name: str, value: float) -> None:
+def _require_share(name: str, value: float) -> None:
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must lie in [0, 1], found {value}")
-
-
-def _share(part: FloatArray, whole: FloatArray) -> FloatArray:
-    """part / whole, not a number where whole is 0, which a table shows as empty."""
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
 
 
 class Prices(NamedTuple):

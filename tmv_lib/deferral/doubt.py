@@ -17,8 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
-from scipy.special import expit
-from scipy.stats import rankdata
+from scipy.special import expit, logit
 
 from tmv_lib.deferral import costs as deferral
 from tmv_lib.statistics.arrays import FloatArray, as_binary
@@ -36,6 +35,7 @@ KINDS = {
 }
 ERRORS_PER_WEIGHT = 10  # patients with an error that one weight needs (Peduzzi et al. 1996)
 PRIOR_SD = 2.0  # of a weight: the whole range of a signal multiplies the odds of an error by about e^2
+LEAST_PROBABILITY = 1e-6  # log odds stay finite
 LEAST_SPREAD = 1e-5  # of a signal: what single precision leaves of a logit
 LEAST_ADDED = 0.05  # log odds that a doubt must add to be a reason beside a margin that is too small
 SHARE_OF_LARGEST = 0.5  # of the largest contribution that makes another one a reason, too
@@ -98,7 +98,7 @@ def lowered(
     margin = deferral.certainty(y_prob, cost_fn=cost_fn, cost_fp=cost_fp)
     if not weights:
         return margin
-    eta, stake = _odds_and_stake(y_prob, cost_fn=cost_fn, cost_fp=cost_fp)
+    eta, stake = _odds_and_stake(np.asarray(y_prob, dtype=float), cost_fn=cost_fn, cost_fp=cost_fp)
     added = doubt[list(weights)].to_numpy() @ np.array(list(weights.values()))
     return np.minimum(margin, np.clip(1 - stake * expit(eta + added), 0, 1))
 
@@ -163,7 +163,7 @@ def learn(
 
     costs: dict[str, list[FloatArray]] = {"margin": [], "plain_margin": []}
     certainties = np.empty((n_foldings, y.size))
-    by_margin, plain = np.where(refer(margin), price, cost), rankdata(np.abs(2 * p - 1), method="ordinal")
+    by_margin, plain = np.where(refer(margin), price, cost), deferral.least_certain(np.abs(2 * p - 1))
     for row in certainties:
         fold = patient_folds(error, groups, n_folds=n_folds, rng=rng)
         for k in range(n_folds):
@@ -185,21 +185,23 @@ def mean_difference(values: FloatArray, groups: ArrayLike) -> Estimate:
     return Estimate(centre, centre - Z_95 * error, centre + Z_95 * error)
 
 
-def _odds_and_stake(y_prob: ArrayLike, *, cost_fn: float, cost_fp: float) -> tuple[FloatArray, FloatArray]:
+def log_odds(y_prob: ArrayLike) -> FloatArray:
+    """Log odds (n,) of probabilities (n,), at most those of one in a million."""
+    return np.asarray(logit(np.clip(y_prob, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)))
+
+
+def _odds_and_stake(p: FloatArray, *, cost_fn: float, cost_fp: float) -> tuple[FloatArray, FloatArray]:
     """Log odds that the cheapest decision is wrong, and what it then costs as a share of R_max, both (n,)."""
-    p = np.asarray(y_prob, dtype=float)
     positive = deferral.cheapest_decision(p, cost_fn=cost_fn, cost_fp=cost_fp) == 1
-    p_error = np.clip(np.where(positive, 1 - p, p), 1e-6, 1 - 1e-6)
-    indifferent = cost_fp / (cost_fn + cost_fp)
-    return np.log(p_error / (1 - p_error)), np.where(positive, 1 / (1 - indifferent), 1 / indifferent)
+    indifferent = deferral.indifference(cost_fn, cost_fp)
+    return log_odds(np.where(positive, 1 - p, p)), np.where(positive, 1 / (1 - indifferent), 1 / indifferent)
 
 
 def _fit(p: FloatArray, doubt: pd.DataFrame, error: FloatArray, *, cost_fn: float, cost_fp: float) -> dict[str, float]:
-    kinds = list(doubt)
-    if not kinds:
+    if doubt.empty:
         return {}
     eta0, _ = _odds_and_stake(p, cost_fn=cost_fn, cost_fp=cost_fp)
-    x = doubt[kinds].to_numpy()
+    x = doubt.to_numpy()
 
     # sum_i [ln(1 + exp(eta_i)) - e_i eta_i] + |w|^2 / (2 sd^2)
     def loss(w: FloatArray) -> tuple[float, FloatArray]:
@@ -207,6 +209,6 @@ def _fit(p: FloatArray, doubt: pd.DataFrame, error: FloatArray, *, cost_fn: floa
         value = np.logaddexp(0, eta).sum() - error @ eta + w @ w / (2 * PRIOR_SD**2)
         return value, x.T @ (expit(eta) - error) + w / PRIOR_SD**2
 
-    start = np.zeros(len(kinds))
-    fitted = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(kinds)).x
-    return {kind: float(weight) for kind, weight in zip(kinds, fitted, strict=True)}
+    kinds = list(doubt)
+    fitted = minimize(loss, np.zeros(len(kinds)), jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(kinds)).x
+    return dict(zip(kinds, fitted.tolist(), strict=True))

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import logit
 
 from tmv_lib.calibration.errors import calibration_test, expected_calibration_error
 from tmv_lib.calibration.prevalence import prevalence_weights
@@ -20,13 +19,12 @@ from tmv_lib.data import subgroups
 from tmv_lib.deferral import costs as pricing
 from tmv_lib.deferral import selective
 from tmv_lib.deferral.costs import Prices, least_certain, margins
+from tmv_lib.deferral.doubt import log_odds
 from tmv_lib.statistics.arrays import FloatArray
 from tmv_lib.statistics.classification import accuracy, negative_log_likelihood
 from tmv_lib.statistics.estimate import Estimate, Resampler, mean
 from tmv_lib.statistics.ranking import auroc
 from tmv_lib.statistics.tests import wilson_interval
-
-_LEAST_PROBABILITY = 1e-6  # log odds stay finite
 
 
 def ways_to_combine(cases: pd.DataFrame, probs: dict[str, np.ndarray], resampler: Resampler) -> dict[str, Any]:
@@ -36,15 +34,11 @@ def ways_to_combine(cases: pd.DataFrame, probs: dict[str, np.ndarray], resampler
         name: {
             "ece": expected_calibration_error(y_true, prob),
             "auroc": resampler.estimate(auroc, y_true, prob, stratify=y_true),
-            "nll": resampler.estimate(negative_log_likelihood, y_true, _log_odds(prob)),
+            "nll": resampler.estimate(negative_log_likelihood, y_true, log_odds(prob)),
             "accuracy": resampler.estimate(accuracy, y_true, (prob > 0.5).astype(int)),
         }
         for name, prob in probs.items()
     }
-
-
-def _log_odds(prob: np.ndarray) -> FloatArray:
-    return np.asarray(logit(np.clip(prob, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)))
 
 
 def decisions(
@@ -89,31 +83,28 @@ def costs(cases: pd.DataFrame, prices: Prices, resampler: Resampler) -> dict[str
     )
     of_case = prices.of(y_true)
     cost = pricing.case_costs(y_true, decision, deferred=deferred, **of_case)
+    everything = pricing.case_costs(y_true, decision, **of_case)
     rivals = {
-        "baseline": baseline,
-        "baseline_at_half": (cases["y_prob_baseline"].to_numpy() > 0.5).astype(int),
-        "ensemble": decision,
+        "baseline": pricing.case_costs(y_true, baseline, **of_case),
+        "baseline_at_half": pricing.case_costs(y_true, cases["y_prob_baseline"].to_numpy() > 0.5, **of_case),
+        "ensemble": everything,
     }
     figures: dict[str, Any] = {"failure_cost": resampler.estimate(mean_cost, cost)}
-    for name, y_pred in rivals.items():
-        everything = pricing.case_costs(y_true, y_pred, **of_case)
+    for name, rival in rivals.items():
         figures[f"{name}_decides_all"] = {
-            "cost": resampler.estimate(mean_cost, everything),
-            "reduction": resampler.estimate(_reduction, cost, everything),
+            "cost": resampler.estimate(mean_cost, rival),
+            "reduction": resampler.estimate(_reduction, cost, rival),
         }
-    rate = [float(np.mean(deferred))]
-    for name, rival in (("random", pricing.random_deferral_cost), ("oracle", pricing.oracle_deferral_cost)):
-        figures[f"{name}_deferral_cost"] = float(rival(y_true, decision, deferral_rate=rate, **of_case)[0])
+    at_rate = pricing.deferral_costs_at(y_true, decision, deferral_rate=[deferred.mean()], **of_case)
+    figures |= {f"{name}_deferral_cost": float(of_all[0]) for name, of_all in at_rate.items()}
     for name, margin in margins(cases, prices).items():
         like = pricing.case_costs(y_true, decision, deferred=least_certain(margin) <= deferred.sum(), **of_case)
         figures[f"{name}_deferral_cost"] = float(like.mean())
         figures[f"cost_minus_{name}"] = resampler.estimate(mean_cost, cost - like)
-    doctor = {"sensitivity": prices.sensitivity, "specificity": prices.specificity}
-    price = partial(pricing.break_even_review_price, **doctor, **prices.errors)
-    figures["break_even_review_price"] = resampler.estimate(price, y_true, decision, deferred)
+    avoided = everything - (of_case["review"] - prices.review)
+    figures["break_even_review_price"] = resampler.estimate(pricing.break_even_review_price, avoided, deferred)
     figures["doctor_reads_all_cost"] = float(np.mean(of_case["review"]))
     # net benefit = prevalence - failure cost / cost_fn, at the odds of the prices
-    everything = pricing.case_costs(y_true, decision, **of_case)
     figures["net_benefit"] = resampler.estimate(mean_cost, y_true - cost / prices.cost_fn)
     return figures | {"net_benefit_deciding_all": resampler.estimate(mean_cost, y_true - everything / prices.cost_fn)}
 
@@ -128,10 +119,7 @@ def _reduction(cost: FloatArray, rival: FloatArray, *, weights: FloatArray | Non
 
 
 def calibration_of_decided(cases: pd.DataFrame, resampler: Resampler) -> dict[str, Any]:
-    """Whether the probabilities hold among the cases that are decided, beside the same of all cases.
-
-    Deferral keeps the extreme probabilities: what is true of all need not be true of these.
-    """
+    """Whether the probabilities hold among the decided, who keep the extreme ones, beside the same of all cases."""
     figures: dict[str, Any] = {}
     for name, inside in (("decided", ~cases["deferred"].to_numpy()), ("all", np.ones(len(cases), dtype=bool))):
         part, own = cases[inside], resampler.among(inside)
@@ -141,7 +129,7 @@ def calibration_of_decided(cases: pd.DataFrame, resampler: Resampler) -> dict[st
             figures[name]["ece"] = Estimate(absent="there is no such case")
             continue
         figures[name] |= calibration_test(y_true, y_prob, rng=own.rng)._asdict()
-        figures[name]["in_the_large"] = own.estimate(calibration_in_the_large, y_true, _log_odds(y_prob))
+        figures[name]["in_the_large"] = own.estimate(calibration_in_the_large, y_true, log_odds(y_prob))
     return figures
 
 
@@ -178,13 +166,13 @@ def summary(cases: pd.DataFrame, prices: Prices, resampler: Resampler) -> dict[s
 
 def decided_counts(cases: pd.DataFrame) -> dict[str, int]:
     """How many positives and negatives are decided rightly, wrongly, or deferred."""
-    counts = {}
     deferred, positive, called = (cases[name].to_numpy() == 1 for name in ("deferred", "y_true", "decision"))
-    for truth, of_class in (("positive", positive), ("negative", ~positive)):
-        counts[f"{truth}_called_positive"] = int((of_class & ~deferred & called).sum())
-        counts[f"{truth}_called_negative"] = int((of_class & ~deferred & ~called).sum())
-        counts[f"{truth}_deferred"] = int((of_class & deferred).sum())
-    return counts
+    became = {"called_positive": ~deferred & called, "called_negative": ~deferred & ~called, "deferred": deferred}
+    return {
+        f"{truth}_{what}": int((of_class & these).sum())
+        for truth, of_class in (("positive", positive), ("negative", ~positive))
+        for what, these in became.items()
+    }
 
 
 def predictive_values(cases: pd.DataFrame, prevalence: float, resampler: Resampler) -> dict[str, Estimate]:
@@ -252,8 +240,8 @@ def by_subgroup(cases: pd.DataFrame, named: pd.DataFrame, resampler: Resampler) 
     y_true, decided = cases["y_true"].to_numpy(dtype=float), ~cases["deferred"].to_numpy(dtype=bool)
     groups = resampler.groups
     classes = [
-        subgroups.Subgroup(f"y_true: {('negative', 'positive')[label]}", y_true == label, True)
-        for label in (0, 1)
+        subgroups.Subgroup(f"y_true: {name}", y_true == label, True)
+        for label, name in enumerate(("negative", "positive"))
         if (y_true == label).any()
     ]
     of_columns, figures = subgroups.find(named, y_true), dict[str, Any]()

@@ -45,11 +45,11 @@ class Promise(NamedTuple):
     status: str
     limit: float
     level: float
-    threshold: float | None
-    n_patients: float
-    errors: float
-    p_value: float
-    patients_wanted: int | None
+    threshold: float | None = None
+    n_patients: float = 0
+    errors: float = 0
+    p_value: float = 1.0
+    patients_wanted: int | None = None
 
 
 class Standing(NamedTuple):
@@ -94,7 +94,6 @@ PROMISES: dict[str, Rule] = {
     "sensitivity": _missed_of_positives,
 }
 
-
 # What each promise says, of its limit.
 SAYS: dict[str, Callable[[float], str]] = {
     "missed_positives": lambda limit: f"of the patients it calls negative at most {percent(limit)} are positive",
@@ -130,7 +129,7 @@ def promise(
     return {
         name: _certify(name, cal, val, lots, threshold=threshold, limit=limit, level=level)
         if worth[name]
-        else Promise("vacuous", limit, level, None, 0, 0, 1.0, None)
+        else Promise("vacuous", limit, level)
         for name, limit in limits.items()
     }
 
@@ -204,11 +203,9 @@ def sentences(figures: Figures) -> list[str]:
         return ["Nothing is promised: the probabilities were cross-fitted at the site, a procedure and not one policy."]
     made = {name: figures[name] for name in PROMISES if figures[name]["status"] != "vacuous"}
     words = [_sentence(name, entry, figures["delta"]) for name, entry in made.items()]
-    kept = sum(entry["status"] in KEPT for entry in made.values())
-    if kept > 1:
-        words.append(
-            f"All of this together with {percent(1 - figures['delta'])} confidence, for patients like those of cal."
-        )
+    if sum(entry["status"] in KEPT for entry in made.values()) > 1:
+        confidence = percent(1 - figures["delta"])
+        words.append(f"All of this together with {confidence} confidence, for patients like those of cal.")
     if made:
         words.append("One image stands for a patient; which one decides nothing.")
     if figures.get("site_looks_different"):  # left out where the site was not looked at
@@ -257,28 +254,19 @@ def _certify(
 ) -> Promise:
     n, k = _counts(name, cal, lots, threshold)
     if not n.any():
-        return Promise("no_case", limit, level, None, 0, 0, 1.0, None)
+        return Promise("no_case", limit, level)
     passed = None
     for step in _grid(name, val, int(n.mean()), threshold=threshold, limit=limit, level=level):
         n_step, k_step = _counts(name, cal, lots, step)
         p_value = merged(binom.cdf(k_step, n_step, limit))
         if p_value > level:
             break
-        passed = Promise(
-            "kept" if step == threshold else "kept_above",
-            limit,
-            level,
-            float(step),
-            float(n_step.mean()),
-            float(k_step.mean()),
-            p_value,
-            None,
-        )
+        status, counts = "kept" if step == threshold else "kept_above", (float(n_step.mean()), float(k_step.mean()))
+        passed = Promise(status, limit, level, float(step), *counts, p_value)
     if passed:
         return passed
-    p_value, wanted = merged(binom.cdf(k, n, limit)), None
-    if k.sum() / n.sum() < limit:
-        wanted = _patients(k, n, lots, limit=limit, delta=level)
+    wanted = _patients(k, n, lots, limit=limit, delta=level) if k.sum() / n.sum() < limit else None
+    p_value = merged(binom.cdf(k, n, limit))
     return Promise("not_shown", limit, level, None, float(n.mean()), float(k.mean()), p_value, wanted)
 
 
@@ -286,9 +274,7 @@ def _grid(name: str, val: pd.DataFrame, n: int, *, threshold: float, limit: floa
     """Thresholds from strict to the policy's own: quantiles of validation's certainty, from where n suffice."""
     own, wrong = PROMISES[name](val, threshold)
     certainty = val["certainty"].to_numpy()[own]
-    if (
-        name == "sensitivity" or not certainty.size
-    ):  # stricter thresholds only hand over more: the policy's own is the promise
+    if name == "sensitivity" or not certainty.size:  # stricter thresholds only hand over more
         return np.array([threshold])
     start = selective.best_start(wrong[own].astype(float), certainty, n=n, risk=limit, delta=level)
     return np.append(selective.coverage_grid(certainty, start=start, n_steps=STEPS)[:-1], threshold)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import betainccinv, digamma
+from scipy.special import digamma
 from scipy.stats import binom
 
 from tmv_lib.statistics.arrays import FloatArray, as_binary, as_finite, as_weights
@@ -28,29 +28,21 @@ class Certificate(NamedTuple):
     """Accept `confidence >= threshold`: the error rate among accepted cases is at most `risk_bound`.
 
     True with probability 1 - delta over the calibration cases, if these are independent (one image a patient),
-    were used for nothing else, and are exchangeable with the cases to come. Where nothing can be certified,
-    `certified` is False, the threshold is infinite and accepts nobody, and `cases_needed` says what is missing.
-
-    errors, n_accepted: among the calibration cases.
-    p_value: P(Bin(n_accepted, risk) <= errors).
+    were used for nothing else, and are exchangeable with the cases to come. The defaults are what nothing certified
+    says: accept nobody. errors, n_accepted: among the calibration cases. p_value: P(Bin(n_accepted, risk) <= errors).
     """
 
-    certified: bool
-    threshold: float
-    coverage: float
-    errors: int
-    n_accepted: int
-    p_value: float
-    risk_bound: float
-
-
-_NO_CERTIFICATE = Certificate(False, inf, 0.0, 0, 0, 1.0, 1.0)
+    certified: bool = False
+    threshold: float = inf
+    coverage: float = 0.0
+    errors: int = 0
+    n_accepted: int = 0
+    p_value: float = 1.0
+    risk_bound: float = 1.0
 
 
 def risk_coverage_curve(error: ArrayLike, confidence: ArrayLike, *, weights: ArrayLike | None = None) -> RiskCoverage:
-    """Error rate among the accepted cases against the share accepted (El-Yaniv & Wiener 2010).
-
-    weights: (n,) positive, what each case counts.
+    """Error rate among the accepted cases against the share accepted (El-Yaniv & Wiener 2010); weights (n,) positive.
 
     >>> coverage, selective_risk = risk_coverage_curve([0, 1, 0, 1], [0.9, 0.5, 0.7, 0.7])
     >>> [round(float(risk), 3) for risk in selective_risk]
@@ -98,20 +90,6 @@ def augrc(error: ArrayLike, confidence: ArrayLike, *, weights: ArrayLike | None 
     return (np.diff(accepted, prepend=0) * heights).sum(axis=-1) / accepted[..., -1] ** 2
 
 
-def binomial_upper_bound(errors: int, n: int, delta: float) -> float:
-    """Exact upper bound of a proportion at confidence 1 - delta (Clopper & Pearson 1934).
-
-    The p at which P(Bin(n, p) <= errors) = delta; 1 where every case is an error or n is 0.
-
-    >>> round(binomial_upper_bound(0, 59, 0.05), 4)
-    0.0495
-    """
-    _check_share("delta", delta)
-    if not 0 <= errors <= n:
-        raise ValueError(f"errors must lie in 0 to n = {n}, found {errors}")
-    return 1.0 if errors == n else float(betainccinv(errors + 1, n - errors, delta))
-
-
 @lru_cache
 def cases_needed(risk: float, delta: float, errors: int = 0) -> int:
     """The least number of accepted cases, `errors` of them wrong, that certify an error rate of at most `risk`.
@@ -133,9 +111,8 @@ def coverage_grid(confidence: ArrayLike, *, start: float, n_steps: int) -> Float
     """Thresholds that accept shares of these scores from `start` to 1 in equal steps: a grid for `certify_ltt`.
 
     confidence: scores of cases other than those that certify, for instance of validation; no labels enter.
-    start: share in (0, 1]. Fewer than `cases_needed(risk, delta) / n` of n calibration cases can never certify,
-        and room for an error or two (`errors=2`) keeps one mistake at the first step from ending the walk.
-
+    start: share in (0, 1]. Fewer than `cases_needed(risk, delta) / n` of n calibration cases can never certify, and
+    room for an error or two (`errors=2`) keeps one mistake at the first step from ending the walk.
     Returns thresholds from most to least deferring, each once.
     """
     confidence = as_finite(confidence, name="confidence")
@@ -153,10 +130,9 @@ def certify_ltt(error: ArrayLike, confidence: ArrayLike, *, risk: float, delta: 
     Learn-then-Test with fixed-sequence testing (Angelopoulos et al. 2021, arXiv 2110.01052): walk from the most
     to the least deferring threshold while each rejects "the error rate exceeds `risk`" at level `delta`.
 
-    risk, delta: in (0, 1); the error rate to guarantee, and the chance that the guarantee is wrong.
-    grid: thresholds in any order, chosen without the labels of these cases (see `coverage_grid`).
-
-    Raises ValueError for bad lengths, values or ranges.
+    risk, delta: in (0, 1); the error rate to guarantee, and the chance that the guarantee is wrong. grid: thresholds in
+    any order, chosen without the labels of these cases (see `coverage_grid`). Raises ValueError for bad lengths, values
+    or ranges.
     """
     _check_share("risk", risk)
     _check_share("delta", delta)
@@ -169,17 +145,10 @@ def certify_ltt(error: ArrayLike, confidence: ArrayLike, *, risk: float, delta: 
     p_values = binom.cdf(n_errors, n_accepted, risk)
     walked = int(np.logical_and.accumulate(p_values <= delta).sum())
     if walked == 0:
-        return _NO_CERTIFICATE
+        return Certificate()
     last = walked - 1
-    return Certificate(
-        certified=True,
-        threshold=float(thresholds[last]),
-        coverage=float(n_accepted[last] / accepted[-1]),
-        errors=int(n_errors[last]),
-        n_accepted=int(n_accepted[last]),
-        p_value=float(p_values[last]),
-        risk_bound=risk,
-    )
+    coverage, k, n = n_accepted[last] / accepted[-1], int(n_errors[last]), int(n_accepted[last])
+    return Certificate(True, float(thresholds[last]), float(coverage), k, n, float(p_values[last]), risk)
 
 
 def best_start(error: ArrayLike, confidence: ArrayLike, *, n: int, risk: float, delta: float) -> float:

@@ -103,9 +103,8 @@ def _good_for(cases: pd.DataFrame) -> dict[str, Any]:
     result: dict[str, Any] = {"prevalence": float(cases["y_true"].mean())}
     for name, label in (("called_negative", 0), ("called_positive", 1)):
         own = cases[~cases["deferred"] & (cases["decision"] == label)]
-        result[name] = {"share": len(own) / len(cases)}
-        if len(own):
-            result[name]["wrong"] = float((own["y_true"] != label).mean())
+        wrong = {"wrong": float((own["y_true"] != label).mean())} if len(own) else {}
+        result[name] = {"share": len(own) / len(cases)} | wrong
     return result
 
 
