@@ -145,12 +145,10 @@ def _forbidden_by_policy(found: Figures) -> list[str]:
 
 def hundred_cases(run: Run) -> dict[str, int]:
     """What becomes of 100 cases; empty where that is unknown."""
-    ensemble = run.metrics["ensemble"]
-    return (
-        {}
-        if ensemble is None
-        else of_hundred({name: ensemble["deferral"]["of_the_cases"][name] for name in OF_HUNDRED})
-    )
+    if run.metrics["ensemble"] is None:
+        return {}
+    counts = run.metrics["ensemble"]["deferral"]["of_the_cases"]
+    return of_hundred({name: counts[name] for name in OF_HUNDRED})
 
 
 def happens(run: Run) -> Body:
