@@ -152,8 +152,10 @@ def fit_score(evidence: pd.DataFrame, cause: ArrayLike, *, enough: float, proven
     # As strong as cross-validation over the phantoms that it was fitted on asked for.
     model = LogisticRegression(C=0.03, max_iter=2000)
     model.fit(scaler.transform(_by_side(table)), cause, sample_weight=weight / weight.mean())
-    fitted = (values.tolist() for values in (scaler.mean_, scaler.scale_, model.coef_, model.intercept_))
-    return Score([str(kind) for kind in model.classes_], list(table.columns), *fitted, enough, provenance)
+    arrays = (scaler.mean_, scaler.scale_, model.coef_, model.intercept_)
+    mean, scale, coefficients, intercept = (values.tolist() for values in arrays)
+    kinds = [str(kind) for kind in model.classes_]
+    return Score(kinds, list(table.columns), mean, scale, coefficients, intercept, enough, provenance)
 
 
 def sort_errors(evidence: pd.DataFrame, *, score: Score) -> pd.DataFrame:
