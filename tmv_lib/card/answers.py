@@ -65,18 +65,21 @@ def answer_of(stage: str, figures: Figures) -> str:
 def answer(stage: str, root: str | Path = ".") -> str:
     """The answer of one stage. Raises ValueError where its metrics file lacks a figure that the sentence needs."""
     figures = read_metrics(stage, root=root)
-    return f"{NOT_MEASURED}: the stage `{stage}` has not run" if figures is None else answer_of(stage, figures)
+    return not_run(stage) if figures is None else answer_of(stage, figures)
 
 
-def members_of(figures: Figures) -> dict[str, Figures]:
-    """The members' figures in a section that holds others, too."""
-    return {name: figures[name] for name in figures if isinstance(figures[name], Figures) and name != "ensemble"}
+def not_run(stage: str) -> str:
+    return f"{NOT_MEASURED}: the stage `{stage}` has not run"
+
+
+def groups_of(figures: Figures) -> dict[str, Figures]:
+    """The groups of figures that stand among others, each a member, say."""
+    return {name: one for name, one in figures.items() if isinstance(one, Figures) and name != "ensemble"}
 
 
 def _prepare(figures: Figures) -> str:
     found = figures["prepare"]
-    splits = [found["splits"][name] for name in found["splits"]]
-    images, patients = (sum(split[key] for split in splits) for key in ("images", "patients"))
+    images, patients = (sum(split[key] for split in found["splits"].values()) for key in ("images", "patients"))
     return f"{images:,} images of {patients:,} patients. {audit_of(found)}"
 
 
@@ -84,39 +87,36 @@ def audit_of(prepare: Figures) -> str:
     """What the audit of the data found, and what it looked for without finding any."""
     if "problems" not in prepare:  # of predictions alone
         return "Nobody has audited the images: only predictions are known."
-    texts, found = {}, prepare["problems"]
-    for name in found:
-        unit = "files" if "files" in found[name] else "images"
-        count = found[name][unit]
-        what = PROBLEMS.get(name, plain(name))
+    texts = {}
+    for name, one in prepare["problems"].items():
+        unit = "files" if "files" in one else "images"
+        what, count = PROBLEMS.get(name, plain(name)), one[unit]
         texts[what] = f"{what} ({counted(count, unit)})" if count else ""
-    sentences = f"The audit found {', '.join(text for text in texts.values() if text) or 'no problem'}."
-    clear = [name for name, text in texts.items() if not text]
-    return sentences + (f" It looked for {', '.join(clear)} and found none." if clear else "")
+    clear = ", ".join(name for name, text in texts.items() if not text)
+    seen = ", ".join(text for text in texts.values() if text) or "no problem"
+    return f"The audit found {seen}." + (f" It looked for {clear} and found none." if clear else "")
 
 
 def _calibration(figures: Figures) -> str:
     parts = []
-    for name, member in members_of(figures["calibration"]).items():
+    for name, member in groups_of(figures["calibration"]).items():
         test = member["after"].get("positive_class_ece_uniform")  # left out with too few cases for its bins
         slope = number(member["after"].estimate("slope"))
-        if test is None:
-            parts.append(f"{name}: too few cases for a calibration error, slope {slope}")
-            continue
-        holds = "no sign of miscalibration" if test["p_value_holm"] >= LEVEL else "not calibrated"
-        floor = f"a calibrated model stays below {test['noise_floor_p95']:.3f} in 95 of 100 draws"
-        parts.append(f"{name}: {holds}, ECE {test['ece']:.3f} ({floor}), slope {slope}")
+        error = "too few cases for a calibration error"
+        if test is not None:
+            error = "no sign of miscalibration" if test["p_value_holm"] >= LEVEL else "not calibrated"
+            floor = f"a calibrated model stays below {test['noise_floor_p95']:.3f} in 95 of 100 draws"
+            error += f", ECE {test['ece']:.3f} ({floor})"
+        parts.append(f"{name}: {error}, slope {slope}")
     return f"{'; '.join(parts)}."
 
 
 def _site(figures: Figures) -> str:
     site = figures["site"]
     known = site["shift"]["training_patients_at_the_site"]
-    warning = ""
-    if known:
-        warning = f" The networks were trained on {counted(known, 'patients')} of the site."
+    warning = f" The networks were trained on {counted(known, 'patients')} of the site." if known else ""
     blamed: dict[str, list[str]] = {}
-    for name, one in members_of(site).items():
+    for name, one in groups_of(site).items():
         if "interaction" in one:
             blamed.setdefault(one["interaction"]["blame"], []).append(name)
     blame = "; ".join(f"{BLAME[kind]} ({', '.join(names)})" for kind, names in blamed.items())
@@ -126,8 +126,7 @@ def _site(figures: Figures) -> str:
 
 def _baseline(figures: Figures) -> str:
     one = figures["baseline"]
-    at_half = one["at_half"]
-    rates = (f"{name} {share(at_half.estimate(name))}" for name in ("sensitivity", "specificity"))
+    rates = (f"{name} {share(one['at_half'].estimate(name))}" for name in ("sensitivity", "specificity"))
     return (
         f"{one['member']}: AUROC {number(one.estimate('auroc'))}; at p > 0.5 {' and '.join(rates)}, on"
         f" {counted(one['n'], 'images')} of {counted(one['n_patients'], 'patients')}."
@@ -136,19 +135,19 @@ def _baseline(figures: Figures) -> str:
 
 def _diversity(figures: Figures) -> str:
     both = figures["diversity"]
-    pair, together = (both["first"], both["second"]), both["together"]
+    first, second, together = (both[name] for name in ("first", "second", "together"))
     only, shared = together["only_first_wrong"] + together["only_second_wrong"], together["double_fault"]
     better = together["ranks_better"]
-    ranks = f"{better} ranks better" if better in pair else "neither is shown to rank better"
+    ranks = f"{better} ranks better" if better in (first, second) else "neither is shown to rank better"
     return (
-        f"{pair[1]} disagrees with {pair[0]} on {share(together.estimate('disagreement_rate'))} of the images; one of"
+        f"{second} disagrees with {first} on {share(together.estimate('disagreement_rate'))} of the images; one of"
         f" them alone is wrong on {only}, both on {shared}; {ranks}. {CLAIM[both['claim']]}"
     )
 
 
 def _uncertainty(figures: Figures) -> str:
     parts = []
-    for name, member in members_of(figures["uncertainty"]).items():
+    for name, member in groups_of(figures["uncertainty"]).items():
         surest = member["quadrants"]["confident_error"]["n"]
         margin = number(member["margin"].estimate("adjusted_error_auroc"))
         parts.append(
@@ -160,31 +159,28 @@ def _uncertainty(figures: Figures) -> str:
 
 def better_than_margin(member: Figures) -> str:
     """What finds errors better than the margin, or how little the largest gain is worth."""
-    signals = {name: member[name] for name in member if isinstance(member[name], Figures)}
     gains = {
         name: (one["over_margin"], one.estimate("gain_over_margin"))
-        for name, one in signals.items()
+        for name, one in groups_of(member).items()
         if "gain_over_margin" in one  # not of the margin itself, and of no signal with too few errors
     }
     if not gains:
         return "nothing could be compared with the margin"
-    better = [f"{plain(name)} by {number(gain)}" for name, (verdict, gain) in gains.items() if verdict == "better"]
-    if better:
+    if better := [f"{plain(name)} by {number(gain)}" for name, (told, gain) in gains.items() if told == "better"]:
         return f"better than the margin: {few(better)}"
-    name, (verdict, gain) = max(gains.items(), key=lambda item: item[1][1].value or 0)
-    worth = "no worthwhile gain was shown" if verdict == "not shown" else "no other signal is worth having"
+    name, (told, gain) = max(gains.items(), key=lambda item: item[1][1].value or 0)
+    worth = "no worthwhile gain was shown" if told == "not shown" else "no other signal is worth having"
     return f"{worth}: {plain(name)} gains {number(gain)} at most"
 
 
 def _explanations(figures: Figures) -> str:
-    members = {name: one for name, one in members_of(figures["explanations"]).items() if "verdict" in one}
-    return " ".join(f"{name}: {map_verdict.sentence(one['verdict'])}" for name, one in members.items())
+    members = groups_of(figures["explanations"]).items()
+    return " ".join(f"{name}: {map_verdict.sentence(one['verdict'])}" for name, one in members if "verdict" in one)
 
 
 def _stability(figures: Figures) -> str:
-    members = members_of(figures["stability"])
-    claims = "; ".join(f"{unstable_maps(one)} for {name}" for name, one in members.items())
-    return f"That unstable maps go with errors is {claims}."
+    claims = [f"{unstable_maps(one)} for {name}" for name, one in groups_of(figures["stability"]).items()]
+    return f"That unstable maps go with errors is {'; '.join(claims)}."
 
 
 def unstable_maps(member: Figures) -> str:
@@ -208,8 +204,7 @@ def _failures(figures: Figures) -> str:
 
 def kinds_of(own: Figures) -> dict[str, Figures]:
     """The kinds of failure that one model's errors are of."""
-    kinds = {name: own[name] for name in own["as_shipped"] if isinstance(own[name], Figures)}
-    return {name: one for name, one in kinds.items() if own["n_errors"] and one["n"]}
+    return {name: one for name, one in groups_of(own["as_shipped"]).items() if own["n_errors"] and one["n"]}
 
 
 def _ensemble(figures: Figures) -> str:
@@ -223,15 +218,10 @@ def _ensemble(figures: Figures) -> str:
     )
 
 
-ANSWERS: dict[str, Callable[[Figures], str]] = {
-    "prepare": _prepare,
-    "calibration": _calibration,
-    "site": _site,
-    "baseline": _baseline,
-    "diversity": _diversity,
-    "uncertainty": _uncertainty,
-    "explanations": _explanations,
-    "stability": _stability,
-    "failures": _failures,
-    "ensemble": _ensemble,
+ANSWERS: dict[str, Callable[[Figures], str]] = {  # by stage, each a function of that name
+    of_stage.__name__.removeprefix("_"): of_stage
+    for of_stage in (
+        *(_prepare, _calibration, _site, _baseline, _diversity),
+        *(_uncertainty, _explanations, _stability, _failures, _ensemble),
+    )
 }

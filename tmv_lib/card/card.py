@@ -4,7 +4,6 @@ Every figure on it is read from the metrics of the stages that have run. A field
 measured", or "not applicable because ...". What no measurement can say is a person's: `Facts`.
 """
 
-import csv
 import hashlib
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,22 +19,20 @@ from PIL import Image
 
 from tmv_lib.card.answers import ANSWERS
 from tmv_lib.card.facts import Facts
-from tmv_lib.card.policy import OF_HUNDRED, Metrics, Section, of_hundred
-from tmv_lib.card.sections import sections
-from tmv_lib.card.words import NOT_MEASURED
+from tmv_lib.card.policy import OF_HUNDRED, Run, hundred_cases
+from tmv_lib.card.sections import Section, sections
+from tmv_lib.card.words import NOT_MEASURED, plain
 from tmv_lib.pipeline import record
 from tmv_lib.pipeline.files import read_csv, whole
 from tmv_lib.pipeline.params import Member, read
 
 _FOLDER = Path(__file__).parent
 SOURCES = {"phantom", "folder", "medmnist", "table"}
-# What is read of each stage beside its metrics: the card says so with the digest of each file.
-FILES: dict[str, list[str]] = {
+# What is read of a stage beside its metrics: the card says so with the digest of each file.
+FILES = {
     "prepare": ["data/prepare/cases.csv", "data/prepare/images.npy"],
     "calibration": ["data/calibration/cases.csv"],
     "site": ["data/site/cases.csv", "data/site/shift.json"],
-    "baseline": [],
-    "diversity": [],
     "uncertainty": ["data/uncertainty/cases.csv"],
     "explanations": ["data/explanations/cases.csv"],
     "stability": ["data/stability/cases.csv"],
@@ -93,22 +90,19 @@ def write_card(folder: str | Path, members: Mapping[str, Member | None], *, root
 
 
 def make(
-    metrics: Metrics,
+    metrics: Mapping[str, Any],
     facts: Facts,
     members: Mapping[str, Member | None],
     sources: Sequence[Source] = (),
     pictures: Sequence[Picture] = (),
 ) -> Card:
-    """The card as values. metrics: each stage's figures, None where it has not run."""
-    made = sections(metrics, facts, {name: in_words(one) for name, one in members.items()})
-    ensemble = metrics["ensemble"]
-    hundred: dict[str, int] = {}
-    if ensemble is not None:
-        hundred = of_hundred({name: ensemble["deferral"]["of_the_cases"][name] for name in OF_HUNDRED})
+    """The card as values. metrics: each stage's `Figures`, None where it has not run."""
+    run = Run(metrics, facts, {name: in_words(one) for name, one in members.items()})
+    made = sections(run)
     return Card(
         title=facts.text("name"),
         warning=facts.warning(),
-        hundred=hundred,
+        hundred=hundred_cases(run),
         sections={section.key: section for section in made},
         pictures=pictures,
         guidelines=crosswalk(made, facts, has_sources=bool(sources)),
@@ -145,8 +139,7 @@ def examples(root: Path) -> list[Picture]:
     errors = record.read_failures(root=root)
     first = errors[errors["model"] == "ensemble"].drop_duplicates("kind")
     images = record.read_images(first["image_id"], root=root)
-    columns = ["image_id", "y_prob", "deferred"]
-    cases = pd.read_csv(root / "data/ensemble/cases.csv", dtype={"image_id": str})[columns]
+    cases = pd.read_csv(root / "data/ensemble/cases.csv", dtype={"image_id": str})
     policy = cases.set_index("image_id").loc[first["image_id"]]
     return [
         Picture(
@@ -171,20 +164,20 @@ def png(image: np.ndarray) -> str:
 def read_sources(root: Path, members: Mapping[str, Member | None]) -> list[Source]:
     """Every stage that has run, what is read of it under the digest that dvc.lock knows, and what it was told."""
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    others = SOURCES - {params["prepare"]["source"]}
-    params["prepare"] = {name: value for name, value in params["prepare"].items() if name not in others}
+    elsewhere = SOURCES - {params["prepare"]["source"]}
+    params["prepare"] = {name: value for name, value in params["prepare"].items() if name not in elsewhere}
     params["ensemble"] |= {"deferral": params["deferral"]}
     params["train"] = params.get("train", {}) | {"members": params["members"]}
     kept = {name: "predictions.csv" if one is None else "weights.safetensors" for name, one in members.items()}
-    files = {stage: [*paths, f"metrics/{stage}.json"] for stage, paths in FILES.items()}
+    files = {stage: [*FILES.get(stage, []), f"metrics/{stage}.json"] for stage in ANSWERS}
     files["train"] = [f"data/train/{name}/{file}" for name, file in kept.items()]
+    first, *others, last = ANSWERS
     sources = []
-    for stage in ("prepare", "train", *(name for name in FILES if name != "prepare")):
+    for stage in (first, "train", *others):
         if there := [path for path in files[stage] if (root / path).exists()]:
             digests = ", ".join(f"{path} {digest(root / path)[:10]}" for path in there)
             sources.append(Source(stage, digests, _flat(params.get(stage, {})) or NOT_MEASURED))
-    here = "not applicable because it is where this card is made"
-    return [*sources, Source("ensemble", here, _flat(params["ensemble"]))]
+    return [*sources, Source(last, "not applicable because it is where this card is made", _flat(params[last]))]
 
 
 def digest(path: Path) -> str:
@@ -208,14 +201,13 @@ def crosswalk(made: Iterable[Section], facts: Facts, *, has_sources: bool) -> di
     """The items of each reporting guideline with what answers them: parts of the card, or files of the project."""
     titles = {section.key: section.title for section in made if section.answered}
     titles |= {"sources": "Where the numbers come from"} if has_sources else {}
-    titles |= {name: name.replace("_", " ") for name in facts.filled()}
+    titles |= {name: plain(name) for name in facts.filled()}
     items: dict[str, list[Item]] = {}
-    with (_FOLDER / "crosswalk.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            wanted, answered = row["answered_by"], ""
-            if wanted.startswith("repository:"):
-                answered = wanted.removeprefix("repository:")
-            elif wanted and all(key in titles for key in wanted.split()):
-                answered = ", ".join(titles[key] for key in wanted.split())
-            items.setdefault(row["guideline"], []).append(Item(row["item"], row["abridged"], answered))
+    for row in pd.read_csv(_FOLDER / "crosswalk.csv", dtype=str, keep_default_na=False).itertuples():
+        path = row.answered_by.removeprefix("repository:")
+        wanted = row.answered_by.split()
+        answered = ", ".join(titles[key] for key in wanted) if all(key in titles for key in wanted) else ""
+        items.setdefault(row.guideline, []).append(
+            Item(row.item, row.abridged, path if path != row.answered_by else answered)
+        )
     return items

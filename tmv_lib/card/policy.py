@@ -1,16 +1,17 @@
 """The sections of the trust card that are about the policy: verdict, when to use it and when not, promises, costs."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+from tmv_lib.card.answers import groups_of
 from tmv_lib.card.facts import Facts
 from tmv_lib.card.words import NOT_MEASURED, counted, few, number, share
 from tmv_lib.deferral import guarantee, verdict
 from tmv_lib.pipeline.record import Figures
 from tmv_lib.statistics.estimate import Estimate
 
-Metrics = Mapping[str, Figures | None]
-Table = list[list[str]]
+MOST_MEMBERS = 3  # rows of a table: one page holds no more
+MOST_SUBGROUPS = 6
 
 OF_HUNDRED = {  # in the order in which they are drawn, with how they are told apart in grey
     "positive_called_positive": ("positive, called positive", "right"),
@@ -28,25 +29,21 @@ YARDSTICKS = {
     "plain_margin_deferral_cost": "the plain margin |2p - 1|",
     "oracle_deferral_cost": "perfect foresight",
 }
-MOST_SUBGROUPS = 6
+Table = list[list[str]]  # the first row is its head
+Body = tuple[list[str], list[Table]]  # what stands in a section: its sentences and its tables
 
 
-class Section(NamedTuple):
-    """A question of the card with what answers it; the first row of a table is its head.
+class Run(NamedTuple):
+    """What the sections are made of: each stage's `Figures`, None where it has not run, and what each member is."""
 
-    answered: whether anything but "not measured" stands in it.
-    """
+    metrics: Mapping[str, Any]
+    facts: Facts
+    members: Mapping[str, str]
 
-    key: str
-    title: str
-    stages: str
-    words: Sequence[str] = ()
-    tables: Sequence[Table] = ()
-    answered: bool = True
-
-
-def not_measured(key: str, title: str, stages: str, what: str) -> Section:
-    return Section(key, title, stages, [f"{what}: {NOT_MEASURED}."], answered=False)
+    @property
+    def rows(self) -> list[str]:
+        """The members that tables have a row of."""
+        return list(self.members)[:MOST_MEMBERS]
 
 
 def of_hundred(counts: Mapping[str, int]) -> dict[str, int]:
@@ -69,17 +66,16 @@ def _closed(clauses: list[str]) -> list[str]:
     return [*(f"{clause};" for clause in clauses[:-1]), f"{clauses[-1]}."]
 
 
-def answer(ensemble: Figures | None, facts: Facts) -> Section:
-    if ensemble is None:
-        return not_measured("verdict", "Verdict", "ensemble", "Verdict")
-    words = verdict.sentences(ensemble["verdict"], cases=facts.cases, positive=facts.positive)
-    return Section("verdict", "Verdict", "ensemble", words)
+def answer(run: Run) -> Body:
+    facts = run.facts
+    return verdict.sentences(run.metrics["ensemble"]["verdict"], cases=facts.cases, positive=facts.positive), []
 
 
-def use(ensemble: Figures | None, facts: Facts) -> list[str]:
-    if ensemble is None:
-        return _closed([facts.text("intended_use"), f"when it may decide: {NOT_MEASURED}"])
-    found = ensemble["deferral"]
+def use(run: Run) -> Body:
+    clauses = [run.facts.text("intended_use")]
+    if run.metrics["ensemble"] is None:
+        return _closed([*clauses, f"when it may decide: {NOT_MEASURED}"]), []
+    found = run.metrics["ensemble"]["deferral"]
     cost = found["cost"]
     source = {
         "prices": "what these prices ask for",
@@ -87,44 +83,41 @@ def use(ensemble: Figures | None, facts: Facts) -> list[str]:
         "params": f"set by hand; these prices ask for {found['chow_threshold']:.2f}, and it is the cheapest where a"
         f" review costs {found['chow_review_price']:.2f}",
     }[found["threshold_from"]]
-    return _closed(
-        [
-            facts.text("intended_use"),
-            f"its certainty in the case is {found['threshold']:.3g} or more ({source}), and a doctor reads every other"
-            " case",
-            f"a missed positive costs you about {cost['false_negative']:g}, a false alarm {cost['false_positive']:g}"
-            f" and a review {cost['review']:g}. On average a review of the referred is worth"
-            f" {number(found.estimate('break_even_review_price'))}",
-        ]
-    )
+    certain = f"its certainty in the case is {found['threshold']:.3g} or more ({source})"
+    clauses += [
+        f"{certain}, and a doctor reads every other case",
+        f"a missed positive costs you about {cost['false_negative']:g}, a false alarm {cost['false_positive']:g}"
+        f" and a review {cost['review']:g}. On average a review of the referred is worth"
+        f" {number(found.estimate('break_even_review_price'))}",
+    ]
+    return _closed(clauses), []
 
 
-def do_not_use(metrics: Metrics, facts: Facts) -> list[str]:
+def do_not_use(run: Run) -> Body:
     """Each line with the figure that forbids it; nothing that one learns only by reading."""
-    clauses = [facts.text("not_for")]
-    if ensemble := metrics["ensemble"]:
+    clauses = [run.facts.text("not_for")]
+    if ensemble := run.metrics["ensemble"]:
         clauses += _forbidden_by_promises(ensemble["guarantee"]) + _forbidden_by_policy(ensemble["deferral"])
-    if explanations := metrics["explanations"]:
-        members = {name: explanations["explanations"][name] for name in explanations["explanations"]}
-        unusable = [name for name, one in members.items() if "verdict" in one and not one["verdict"]["usable"]]
+    if explanations := run.metrics["explanations"]:
+        members = explanations["explanations"].items()
+        unusable = [name for name, one in members if "verdict" in one and not one["verdict"]["usable"]]
         clauses += [f"you take a map for the reason ({few(unusable)})"] if unusable else []
-    if missing := [stage for stage, figures in metrics.items() if figures is None]:
+    if missing := [stage for stage, figures in run.metrics.items() if figures is None]:
         clauses.append(f"you would rely on what was {NOT_MEASURED}: {', '.join(missing)}")
-    return _closed(clauses)
+    return _closed(clauses), []
 
 
 def _forbidden_by_promises(promises: Figures) -> list[str]:
     if promises["lapses"]:
         return []
-    made = {name: promises[name] for name in guarantee.PROMISES}
-    kept = {name: one for name, one in made.items() if one["status"] in guarantee.KEPT}
-    broken = [
-        f"you rely on the promise that {guarantee.SAYS[name](one['limit'])}: on test it is broken"
-        for name, one in kept.items()
-        if "on_test" in one and one["on_test"]["verdict"] == "broken"
+    kept = [name for name in guarantee.PROMISES if promises[name]["status"] in guarantee.KEPT]
+    if not kept:
+        return ["you must promise an error rate: nothing could be promised with these calibration patients"]
+    return [
+        f"you rely on the promise that {guarantee.SAYS[name](promises[name]['limit'])}: on test it is broken"
+        for name in kept
+        if "on_test" in promises[name] and promises[name]["on_test"]["verdict"] == "broken"
     ]
-    nothing = ["you must promise an error rate: nothing could be promised with these calibration patients"]
-    return broken if kept else nothing
 
 
 def _forbidden_by_policy(found: Figures) -> list[str]:
@@ -142,7 +135,7 @@ def _forbidden_by_policy(found: Figures) -> list[str]:
             f" {decided['noise_floor_p95']:.3f} at most in 95 of 100 draws of calibrated cases"
         )
     worse = []
-    for name, one in _groups(found).items():
+    for name, one in groups_of(found["subgroups"]).items():
         gap = one.estimate("gap_decided") if "gap_decided_rests_on" in one else Estimate(absent="too few")
         if not one["defined_by_truth"] and (gap.value or 0) > 0 and (gap.p_value_holm or 1) < 0.05:
             decided_number = round((one.estimate("coverage").value or 0) * one["n"])
@@ -150,21 +143,20 @@ def _forbidden_by_policy(found: Figures) -> list[str]:
     return clauses + ([f"the case is one of those on which it errs more often: {few(worse)}"] if worse else [])
 
 
-def _groups(found: Figures) -> dict[str, Figures]:
-    groups = found["subgroups"]
-    return {name: groups[name] for name in groups if isinstance(groups[name], Figures)}
+def hundred_cases(run: Run) -> dict[str, int]:
+    """What becomes of 100 cases; empty where that is unknown."""
+    if run.metrics["ensemble"] is None:
+        return {}
+    counts = run.metrics["ensemble"]["deferral"]["of_the_cases"]
+    return of_hundred({name: counts[name] for name in OF_HUNDRED})
 
 
-def happens(ensemble: Figures | None, facts: Facts) -> Section:
-    if ensemble is None:
-        return not_measured("happens", "What happens", "ensemble", f"What becomes of 100 {facts.cases}")
-    found = ensemble["deferral"]
-    counts = {name: found["of_the_cases"][name] for name in OF_HUNDRED}
-    hundred = of_hundred(counts)
+def happens(run: Run) -> Body:
+    found, facts, hundred = run.metrics["ensemble"]["deferral"], run.facts, hundred_cases(run)
 
     def together(*names: str) -> str:
         part = sum(hundred[name] for name in names)
-        return "fewer than 1" if part == 0 and sum(counts[name] for name in names) else str(part)
+        return "fewer than 1" if part == 0 and any(found["of_the_cases"][name] for name in names) else str(part)
 
     sick = sum(count for name, count in hundred.items() if name.startswith("positive"))
     missed, alarms = together("positive_called_negative"), together("negative_called_positive")
@@ -179,24 +171,17 @@ def happens(ensemble: Figures | None, facts: Facts) -> Section:
         f" {counted(found['n'], 'images')} of {counted(found['n_patients'], 'patients')}, {found['errors_left']} are"
         " left.",
     ]
-    return Section("happens", "What happens", "ensemble", words)
+    return words, []
 
 
-def promises(ensemble: Figures | None) -> Section:
-    title, stages = "What is promised, and what is not", "ensemble, site"
-    if ensemble is None:
-        return not_measured("guarantee", title, stages, "Promises")
-    words = guarantee.sentences(ensemble["guarantee"])
-    words.append("Not promised: any single case, any other place or time, what the doctor reads.")
-    return Section("guarantee", title, stages, words)
+def promises(run: Run) -> Body:
+    words = guarantee.sentences(run.metrics["ensemble"]["guarantee"])
+    return [*words, "Not promised: any single case, any other place or time, what the doctor reads."], []
 
 
-def deferral(ensemble: Figures | None) -> Section:
+def deferral(run: Run) -> Body:
     """What handing cases to a doctor does, and what it is worth."""
-    title = "What deferral buys"
-    if ensemble is None:
-        return not_measured("deferral", title, "ensemble", "What deferral buys")
-    found = ensemble["deferral"]
+    found = run.metrics["ensemble"]["deferral"]
     table = [["", "cost per case", "this policy saves"]]
     table.append(["this policy", number(found.estimate("failure_cost")), "not applicable because it is this policy"])
     for label, rival in (
@@ -218,29 +203,24 @@ def deferral(ensemble: Figures | None) -> Section:
         f"Certainty: {used}.",
         f"Unlike the training images and never decided: {share(found.estimate('out_of_distribution'))} of these cases.",
     ]
-    return Section("deferral", title, "ensemble", words, [table])
+    return words, [table]
 
 
-def subgroups(ensemble: Figures | None) -> Section:
+def subgroups(run: Run) -> Body:
     """For whom it decides, how often wrongly, and whether deferral widens the gap: classes first, then the riskiest."""
-    title = "For whom"
-    if ensemble is None:
-        return not_measured("subgroups", title, "ensemble", "Subgroups")
-    found = ensemble["deferral"]
-    groups = _groups(found)
+    found = run.metrics["ensemble"]["deferral"]
+    groups = groups_of(found["subgroups"])
     table = [["", "n", "decided", "wrong where decided", "deferral and the gap"]]
     values = {name: one.estimate("selective_risk").value for name, one in groups.items()}
-    risks = {name: -1 if value is None else value for name, value in values.items()}
-    ordered = sorted(groups, key=lambda name: (name not in CLASSES, -risks[name]))
+    ordered = sorted(groups, key=lambda name: (name not in CLASSES, values[name] is None, -(values[name] or 0)))
     for name in ordered[:MOST_SUBGROUPS]:
         one = groups[name]
         rates = (share(one.estimate(key)) for key in ("coverage", "selective_risk"))
         widening = WIDENING[one["widening"]] if "widening" in one else "too few to compare"
         table.append([CLASSES.get(name, name), str(one["n"]), *rates, widening])
     words = []
-    if len(ordered) > MOST_SUBGROUPS:
-        more = len(ordered) - MOST_SUBGROUPS
+    if (more := len(ordered) - MOST_SUBGROUPS) > 0:
         words.append(f"{more} more, with fewer errors among the decided: metrics/ensemble.json.")
     if "absent" in found["subgroups"]:
         words.append(f"Other subgroups: not applicable because {found['subgroups']['absent']}.")
-    return Section("subgroups", title, "ensemble", words, [table])
+    return words, [table]

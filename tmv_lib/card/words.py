@@ -43,13 +43,13 @@ def signed(estimate: Estimate) -> str:
     return _words(estimate, lambda x: f"{x:+.2f}")
 
 
-def few(names: Sequence[str], most: int = 3) -> str:
-    """A list in words, no longer than so many.
+def few(names: Sequence[str]) -> str:
+    """A list in words, no longer than three.
 
     >>> few(["a", "b", "c", "d"])
     'a, b, c and 1 more'
     """
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def counted(count: int, plural: str) -> str:
@@ -62,9 +62,5 @@ def counted(count: int, plural: str) -> str:
 
 
 def plain(name: str) -> str:
-    """A key as words.
-
-    >>> plain("mutual_information")
-    'mutual information'
-    """
+    """A key as words."""
     return name.replace("_", " ")

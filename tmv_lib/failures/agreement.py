@@ -20,8 +20,8 @@ def agreement(errors: pd.DataFrame, *, n_resamples: int, rng: np.random.Generato
     """
     known = errors[errors["cause"] != "undetermined"]
     decided = known[known["kind"] != "undetermined"]
-    figures: dict[str, Any] = {"n": len(known), "n_decided": len(decided)}
-    figures["mended_by_no_repair"] = len(errors) - len(known)
+    counts = {"n": len(known), "n_decided": len(decided), "mended_by_no_repair": len(errors) - len(known)}
+    figures: dict[str, Any] = {**counts}
     for name, table, column in (("kappa", known, "best"), ("kappa_where_it_decides", decided, "kind")):
         resampler = Resampler(table["patient_id"].to_numpy(), n_resamples, rng)
         figures[name] = resampler.estimate(kappa, table["cause"].to_numpy(), table[column].to_numpy())
@@ -58,13 +58,9 @@ def discriminate(
         for kind in REPAIRABLE:
             of_kind, patients = (cause == kind)[there], groups[there]
             n_patients, n_others = (len(np.unique(patients[side])) for side in (of_kind, ~of_kind))
-            ranked = Resampler(patients, n_resamples, rng).estimate(
-                auroc,
-                of_kind.astype(int),
-                score[there],
-                stratify=of_kind,
-                interval=min(n_patients, n_others) >= FEWEST,
-            )
+            options: dict[str, Any] = {"stratify": of_kind, "interval": min(n_patients, n_others) >= FEWEST}
+            resampler = Resampler(patients, n_resamples, rng)
+            ranked = resampler.estimate(auroc, of_kind.astype(int), score[there], **options)
             figures[str(name)][kind] = {"n": int(of_kind.sum()), "n_patients": n_patients, "auroc": ranked}
     return figures
 
@@ -107,16 +103,14 @@ def shuffled_kappa(
     order = np.argsort(patient, kind="stable")
     sizes = np.bincount(patient)
     starts = np.cumsum(sizes) - sizes
-    own = [
-        order[starts[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes)
-    ]  # (patients, size) each
+    own = [order[starts[sizes == size][:, None] + np.arange(size)] for size in np.unique(sizes)]  # (patients, size)
     # shuffling keeps both marginals, and with them the agreement by chance
     codes = sorted(set(truth.tolist()) | set(found.tolist()))
     chance = sum(float((truth == code).mean() * (found == code).mean()) for code in codes)
-    shuffled = np.empty(n_permutations)
-    for k in range(n_permutations):
-        agreed = sum(int((truth[rows] == found[rng.permutation(rows)]).sum()) for rows in own)
-        shuffled[k] = (agreed / len(truth) - chance) / (1 - chance)
+    agreed = [
+        sum(int((truth[rows] == found[rng.permutation(rows)]).sum()) for rows in own) for _ in range(n_permutations)
+    ]
+    shuffled = (np.array(agreed) / len(truth) - chance) / (1 - chance)
     at_least = int((shuffled >= observed - 1e-12).sum())
     return {
         "n_permutations": n_permutations,

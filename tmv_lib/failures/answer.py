@@ -35,13 +35,12 @@ def count(
 
     errors: sorted, by calibration (`as_shipped`, and those of the site); evidence: as shipped.
     """
-    shipped, metrics, rows = errors["as_shipped"], dict[str, Any](), []
-    for model, of_model in evidence.groupby("model", sort=False):
-        test = of_model[of_model["split"] == "test"]
-        figures, drawn = count_kinds(shipped[shipped["model"] == model], test, params, rng)
+    metrics, rows = dict[str, Any](), []
+    for model, test in evidence[evidence["split"] == "test"].groupby("model", sort=False):
+        own = {name: table[table["model"] == model] for name, table in errors.items()}
+        figures, drawn = count_kinds(own["as_shipped"], test, params, rng)
         rows.append(drawn.assign(series=model))
-        own = {name: taxonomy.tally(table[table["model"] == model]) for name, table in errors.items()}
-        metrics[str(model)] = figures | own
+        metrics[str(model)] = figures | {name: taxonomy.tally(table) for name, table in own.items()}
     return metrics, pd.concat(rows)
 
 
@@ -54,13 +53,12 @@ def count_kinds(
     of_test = Resampler(test["patient_id"].to_numpy(), params.resamples, rng)
     figures, rows = taxonomy.tally(errors), []
     for kind in taxonomy.KINDS:
-        of_kind = errors[errors["kind"] == kind]
-        share = of_errors.estimate(mean, (errors["kind"] == kind).to_numpy(dtype=float))
-        rows += interval_rows(share, value="share", kind=kind)
-        figures[kind] |= {"share": share}
-        if len(of_kind):
-            here = test["image_id"].isin(of_kind["image_id"]).to_numpy()
-            figures[kind]["accuracy_gain"] = len(of_kind) / len(test)
+        of_kind = (errors["kind"] == kind).to_numpy()
+        figures[kind]["share"] = of_errors.estimate(mean, of_kind.astype(float))
+        rows += interval_rows(figures[kind]["share"], value="share", kind=kind)
+        if of_kind.any():
+            here = test["image_id"].isin(errors.loc[of_kind, "image_id"]).to_numpy()
+            figures[kind]["accuracy_gain"] = int(of_kind.sum()) / len(test)
             arrays = y_true, y_prob, *taxonomy.mended(y_true, y_prob, here, kind=kind)
             figures[kind]["auroc_gain"] = of_test.estimate(taxonomy.auroc_gain, *arrays, stratify=y_true)
     # Right, but not once the border is hidden, and a network that never sees the border is wrong.
@@ -109,11 +107,11 @@ def adjudicate(errors: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
         if case.kind not in taxonomy.KINDS:
             raise ValueError(f"row {row}: kind is {case.kind!r}, allowed: {', '.join(taxonomy.KINDS)}")
     theirs, own = table["kind"].to_numpy(), ours.loc[table["image_id"]].to_numpy()
-    counts: dict[str, Any] = {"n": len(table), "agree": int((theirs == own).sum())}
     try:
-        return counts | {"kappa": agreement.kappa(theirs, own)}
+        kappa = agreement.kappa(theirs, own)
     except ValueError as error:
-        return counts | {"kappa": Estimate(absent=str(error))}
+        kappa = Estimate(absent=str(error))
+    return {"n": len(table), "agree": int((theirs == own).sum()), "kappa": kappa}
 
 
 def queues(errors: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -136,12 +134,12 @@ def against_oracle(
     """
     figures = agreement.agreement(errors, n_resamples=params.resamples, rng=rng)
     known = errors[errors["cause"] != "undetermined"]
-    codes = (known[name].to_numpy() for name in ("cause", "best", "patient_id"))
-    figures["kappa_of_shuffled_kinds"] = agreement.shuffled_kappa(*codes, rng=rng)
+    figures["kappa_of_shuffled_kinds"] = agreement.shuffled_kappa(
+        known["cause"], known["best"], known["patient_id"], rng=rng
+    )
     wrong = evidence[evidence["wrong"] & (evidence["cause"] != "undetermined")]
-    signals, groups = taxonomy.all_signals(wrong), wrong["patient_id"].to_numpy()
-    options: dict[str, Any] = {"groups": groups, "n_resamples": params.resamples, "rng": rng}
-    return figures | {"signals": agreement.discriminate(signals, wrong["cause"], **options)}
+    options: dict[str, Any] = {"groups": wrong["patient_id"].to_numpy(), "n_resamples": params.resamples, "rng": rng}
+    return figures | {"signals": agreement.discriminate(taxonomy.all_signals(wrong), wrong["cause"], **options)}
 
 
 def confusion(errors: pd.DataFrame) -> pd.DataFrame:

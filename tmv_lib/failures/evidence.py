@@ -14,15 +14,9 @@ from tmv_lib.statistics.ranking import rank_among
 from tmv_lib.uncertainty.distance import nearest_neighbour_distance
 from tmv_lib.uncertainty.entropy import entropy_decomposition
 
-# What the phantom planted, in the words of the taxonomy.
-PLANTED = {
-    "ambiguous": "clinical ambiguity",
-    "mislabelled": "annotation noise",
-    "blind": "model blindness",
-    "spurious": "spurious feature",
-    "none": "undetermined",
-}
+# What the phantom planted and, of an image, can mend, in the words of the taxonomy.
 REPAIRS = {"spurious": "spurious feature", "blind": "model blindness", "ambiguous": "clinical ambiguity"}
+PLANTED = REPAIRS | {"mislabelled": "annotation noise", "none": "undetermined"}
 SIDE = 56  # pixels, about, to which an image is averaged down where its oddity is measured
 
 
@@ -59,32 +53,25 @@ def of_cases(
     material: Material, calibrators: dict[str, Calibrator], params: Any, rng: np.random.Generator
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """All evidence of every case outside train but the answers of a model, and the confident joint (2, 2)."""
-    cases, images, features = material.cases, material.images, material.features
+    cases, images, features, normals = material.cases, material.images, material.features, material.normals
     y_true, val = cases["y_true"].to_numpy(), (cases["split"] == "val").to_numpy()
     # As the witness sees them: among the members' features, a marker's neighbours are those that bear it, too.
     distance = nearest_neighbour_distance(features, material.reference, k=params.neighbours)
-    odd = oddity.patch_oddity(
-        images,
-        material.normals,
-        side=SIDE,
-        rng=np.random.default_rng(params.seed),
-        progress=partial(tqdm, desc="oddity"),
-    )
-    residual = oddity.residual_oddity(
-        images, material.normals, components=params.components, side=SIDE, seed=params.seed
-    )
-    healthy = val & (y_true == 0)
-    groups = cases["patient_id"].to_numpy()
+    own_rng, progress = np.random.default_rng(params.seed), partial(tqdm, desc="oddity")
+    odd = oddity.patch_oddity(images, normals, side=SIDE, rng=own_rng, progress=progress)
+    residual = oddity.residual_oddity(images, normals, components=params.components, side=SIDE, seed=params.seed)
+    healthy, groups = val & (y_true == 0), cases["patient_id"].to_numpy()
     witness = fit_calibrator("logistic", y_true[val], material.witness[val], groups=groups[val])
     out_of_fold = oddity.out_of_fold_probs(features, y_true, groups=groups, n_folds=params.folds, rng=rng)
+    agreement = oddity.neighbour_agreement(
+        features, y_true, material.reference, material.reference_y, k=params.neighbours
+    )
     inside = [one.probability(cases[f"score_{m}"] - cases[f"border_effect_{m}"]) for m, one in calibrators.items()]
     cases = cases.assign(
         inside_prob=np.mean(inside, axis=0),
         reference_prob=witness.probability(material.witness),
         out_of_fold_prob=out_of_fold,
-        neighbour_agreement=oddity.neighbour_agreement(
-            features, y_true, material.reference, material.reference_y, k=params.neighbours
-        ),
+        neighbour_agreement=agreement,
         distance_rank=rank_among(distance, distance[val]),
         oddity_rank=rank_among(odd, odd[healthy]),
         residual_rank=rank_among(residual, residual[healthy]),
@@ -107,25 +94,21 @@ def of_answers(cases: pd.DataFrame, logits: pd.DataFrame) -> pd.DataFrame:
         members_mutual_information=entropy_decomposition(probs.T).mutual_information,
         map_agreement=cases["map_agreement"],
     )
-    kinds = [kind for kind in taxonomy.BESIDE if f"{kind}_{members[0]}" in cases]
-    own = {kind: cases[[f"{kind}_{name}" for name in members]].set_axis(members, axis=1) for kind in kinds}
+    own = {kind: [f"{kind}_{name}" for name in members] for kind in taxonomy.BESIDE if f"{kind}_{members[0]}" in cases}
     flips = cases[[f"border_flips_{name}" for name in members]].to_numpy(dtype=bool)
-    models = {
-        name: (probs[:, place], flips[:, place], {kind: table[name] for kind, table in own.items()})
-        for place, name in enumerate(members)
-    }
-    models["ensemble"] = (probs.mean(axis=1), flips.all(axis=1), {kind: of.mean(axis=1) for kind, of in own.items()})
-    rows = [
-        shared.assign(
+    rows = []
+    for place, model in enumerate([*members, "ensemble"]):
+        here = slice(None) if model == "ensemble" else [place]
+        y_prob = probs[:, here].mean(axis=1)
+        answered = shared.assign(
             model=model,
             y_prob=y_prob,
-            border_flips=flipped,
+            border_flips=flips[:, here].all(axis=1),
             **{kind: cases[f"{kind}_{model}"] for kind in taxonomy.TRIED},
-            **beside,
+            **{kind: cases[columns].iloc[:, here].mean(axis=1) for kind, columns in own.items()},
             wrong=(y_prob > 0.5) != cases["y_true"].to_numpy(),
         )
-        for model, (y_prob, flipped, beside) in models.items()
-    ]
+        rows.append(answered)
     return pd.concat(rows, ignore_index=True)
 
 

@@ -9,6 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter, uniform_filter
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
@@ -32,9 +34,7 @@ def confident_joint(y_true: ArrayLike, y_prob: ArrayLike) -> NDArray[np.int64]:
     confident = probs >= np.array([probs[y == label, label].mean() for label in (0, 1)]) - 1e-6
     guess = np.where(confident.all(axis=1), probs.argmax(axis=1), confident.argmax(axis=1))
     counted = confident.any(axis=1)
-    joint = np.zeros((2, 2), dtype=np.int64)
-    np.add.at(joint, (y[counted], guess[counted]), 1)
-    return joint
+    return confusion_matrix(y[counted], guess[counted], labels=[0, 1])
 
 
 def out_of_fold_probs(
@@ -44,13 +44,9 @@ def out_of_fold_probs(
 
     features: (n, d), standardised here; strongly regularised (C = 0.001), since d may exceed n.
     """
-    fold = patient_folds(y_true, groups, n_folds=n_folds, rng=rng)
-    probs = np.empty(len(y_true))
-    for k in range(n_folds):
-        head = make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=1000))
-        head.fit(features[fold != k], y_true[fold != k])
-        probs[fold == k] = head.predict_proba(features[fold == k])[:, 1]
-    return probs
+    folds = PredefinedSplit(patient_folds(y_true, groups, n_folds=n_folds, rng=rng))
+    head = make_pipeline(StandardScaler(), LogisticRegression(C=1e-3, max_iter=1000))
+    return cross_val_predict(head, features, y_true, cv=folds, method="predict_proba")[:, 1].astype(float)
 
 
 def neighbour_agreement(
@@ -101,7 +97,8 @@ def patch_oddity(
     if len(normals) > MOST_NORMALS:
         normals = normals[rng.permutation(len(normals))[:MOST_NORMALS]]
     step = max(1, images.shape[1] // side)
-    small, known = (_detail(_averaged(stack, step)) for stack in (images, normals))
+    small, known = (_averaged(stack, step) for stack in (images, normals))
+    small, known = (stack - gaussian_filter(stack, (0, 6, 6)) for stack in (small, known))
     own = np.arange(0, len(known), 4)  # enough of them to know the spread
     worst = np.full(len(small), -np.inf)
     for y, x in progress(list(product(*(range(1, extent - PATCH, PATCH_STEP) for extent in small.shape[1:])))):
@@ -113,13 +110,9 @@ def patch_oddity(
 
 
 def _averaged(images: np.ndarray, step: int) -> np.ndarray:
-    cut = images.shape[1] // step * step
-    n = len(images)
-    return images[:, :cut, :cut].reshape(n, cut // step, step, cut // step, step).mean(axis=(2, 4), dtype=np.float32)
-
-
-def _detail(small: np.ndarray) -> np.ndarray:
-    return np.asarray(small - gaussian_filter(small, (0, 6, 6)))
+    side, n = images.shape[1] // step, len(images)
+    cut = images[:, : side * step, : side * step]
+    return cut.reshape(n, side, step, side, step).mean(axis=(2, 4), dtype=np.float32)
 
 
 def _patches(stack: np.ndarray, y: int, x: int) -> np.ndarray:

@@ -21,8 +21,7 @@ def sheets(
         for case in chosen.itertuples():
             row, sign = row_of[case.image_id], 1 if case.y_prob > 0.5 else -1
             panels = [(name, images[row], of[row] * sign) for name, of in maps.items()]
-            label = "positive" if case.y_true == 1 else "negative"
-            name = case.image_id.rpartition("/")[2][-24:]
+            label, name = ("negative", "positive")[case.y_true], case.image_id.rpartition("/")[2][-24:]
             facts = f"{name}\nlabelled {label},\nensemble says {case.y_prob:.0%} positive"
             nearest = f"{case.best} {case.probability:.0%}, next {case.runner_up}"
             rows.append((facts, images[row], panels, f"{_capital(nearest)}.\n{_capital(case.reason)}."))

@@ -119,8 +119,11 @@ def signals(evidence: pd.DataFrame) -> pd.DataFrame:
 
     What was tried is NaN where it was not. Raises ValueError where a column of `EVIDENCE` is missing.
     """
-    table = _of_label(evidence).drop(columns="y_prob")
-    table = table.apply(logit).clip(-LARGEST, LARGEST).rename(columns=lambda name: name.replace("_prob", "_logit"))
+    if missing := [name for name in EVIDENCE if name not in evidence]:
+        raise ValueError(f"evidence column {missing[0]} is missing; it has {', '.join(evidence.columns)}")
+    probs = evidence[["ensemble_prob", "inside_prob", "reference_prob", "out_of_fold_prob"]]
+    table = logit(probs.where(evidence["y_true"] == 1, 1 - probs)).clip(-LARGEST, LARGEST)
+    table = table.rename(columns=lambda name: name.replace("_prob", "_logit"))
     table["neighbour_agreement"] = evidence["neighbour_agreement"].astype(float)
     for name in ("distance_rank", "oddity_rank", "residual_rank"):
         table[name] = -np.log(1.01 - evidence[name])  # the unusual images are in the last hundredths of a rank
@@ -149,16 +152,10 @@ def fit_score(evidence: pd.DataFrame, cause: ArrayLike, *, enough: float, proven
     # As strong as cross-validation over the phantoms that it was fitted on asked for.
     model = LogisticRegression(C=0.03, max_iter=2000)
     model.fit(scaler.transform(_by_side(table)), cause, sample_weight=weight / weight.mean())
-    return Score(
-        kinds=[str(kind) for kind in model.classes_],
-        names=list(table.columns),
-        mean=scaler.mean_.tolist(),
-        scale=scaler.scale_.tolist(),
-        coefficients=model.coef_.tolist(),
-        intercept=model.intercept_.tolist(),
-        enough=enough,
-        provenance=provenance,
-    )
+    arrays = (scaler.mean_, scaler.scale_, model.coef_, model.intercept_)
+    mean, scale, coefficients, intercept = (values.tolist() for values in arrays)
+    kinds = [str(kind) for kind in model.classes_]
+    return Score(kinds, list(table.columns), mean, scale, coefficients, intercept, enough, provenance)
 
 
 def sort_errors(evidence: pd.DataFrame, *, score: Score) -> pd.DataFrame:
@@ -192,14 +189,6 @@ def _by_side(table: pd.DataFrame) -> NDArray[np.float64]:
     return np.hstack([values, values * table[["missed"]].to_numpy()])
 
 
-def _of_label(evidence: pd.DataFrame) -> pd.DataFrame:
-    """Every probability as one of the given label."""
-    if missing := [name for name in EVIDENCE if name not in evidence]:
-        raise ValueError(f"evidence column {missing[0]} is missing; it has {', '.join(evidence.columns)}")
-    probs = evidence[["y_prob", "ensemble_prob", "inside_prob", "reference_prob", "out_of_fold_prob"]]
-    return probs.where(evidence["y_true"] == 1, 1 - probs)
-
-
 def cause_of_errors(planted: ArrayLike, mended: pd.DataFrame) -> NDArray[np.object_]:
     """The cause of each error by intervention: the repair that mends it, `undetermined` where none does, (n,).
 
@@ -208,21 +197,19 @@ def cause_of_errors(planted: ArrayLike, mended: pd.DataFrame) -> NDArray[np.obje
     """
     kind, flags = np.asarray(planted, dtype=object), mended.to_numpy(dtype=bool)
     kinds = mended.columns.to_numpy(dtype=object)
-    first = np.where(flags.any(axis=1), kinds[flags.argmax(axis=1)], "undetermined")
-    own = ((kinds[None, :] == kind[:, None]) & flags).any(axis=1)
-    return np.where(own, kind, first).astype(object)
+    own = ((kinds == kind[:, None]) & flags).any(axis=1)
+    return np.select([own, flags.any(axis=1)], [kind, kinds[flags.argmax(axis=1)]], "undetermined")
 
 
 def tally(errors: pd.DataFrame) -> dict[str, Any]:
     """How many errors there are, missed positives and false alarms apart, and how many of each kind."""
-    missed = errors["y_true"] == 1
-    found: dict[str, Any] = {"n_errors": len(errors)}
-    found |= {"false_negative": int(missed.sum()), "false_positive": int((~missed).sum())}
-    for kind in KINDS:
-        here = errors["kind"] == kind
-        sides = {"false_negative": int((here & missed).sum()), "false_positive": int((here & ~missed).sum())}
-        found[kind] = {"n": int(here.sum()), **sides}
-    return found
+
+    def counted(name: str, here: pd.DataFrame) -> dict[str, Any]:
+        missed = int((here["y_true"] == 1).sum())
+        return {name: len(here), "false_negative": missed, "false_positive": len(here) - missed}
+
+    kinds = {kind: counted("n", errors[errors["kind"] == kind]) for kind in KINDS}
+    return counted("n_errors", errors) | kinds
 
 
 def mended(y_true: np.ndarray, y_prob: np.ndarray, of_kind: np.ndarray, *, kind: str) -> tuple[np.ndarray, np.ndarray]:

@@ -28,6 +28,7 @@ from tmv_lib.statistics.ranking import auroc, average_precision
 from tmv_lib.statistics.tests import delong_test, mcnemar_exact
 
 LEVEL = 0.05  # of the tests, after Holm
+CELLS = ("true_negative", "false_positive", "false_negative", "true_positive")
 UNTESTED = "resampling raises the ECE of two models unequally: neither interval nor test would hold"
 
 
@@ -62,9 +63,8 @@ def performance(cases: pd.DataFrame, params: ReadingParams) -> dict[str, Any]:
 
 def by_patient(cases: pd.DataFrame) -> pd.DataFrame:
     """A row per patient from a row per image: `y_true`, `score`, `logit`, `patient_id` as `per_patient` pools them."""
-    y_true, score, patient_id = per_patient(cases["y_true"], cases["score"], cases["patient_id"])
-    logit = per_patient(cases["y_true"], cases["logit"], cases["patient_id"]).logit
-    return pd.DataFrame({"y_true": y_true, "score": score, "logit": logit, "patient_id": patient_id})
+    of_score, of_logit = (per_patient(cases["y_true"], cases[z], cases["patient_id"]) for z in ("score", "logit"))
+    return pd.DataFrame({**of_logit._asdict(), "score": of_score.logit})
 
 
 def _read(val: pd.DataFrame, test: pd.DataFrame, params: ReadingParams, rng: np.random.Generator) -> dict[str, Any]:
@@ -79,10 +79,7 @@ def _read(val: pd.DataFrame, test: pd.DataFrame, params: ReadingParams, rng: np.
     threshold = operating_point(val["y_true"], val["score"], sensitivity=params.sensitivity)
     for name, positive in (("at_half", expit(logit) > 0.5), ("at_operating_point", score > threshold)):
         y_pred = positive.astype(int)
-        counts = zip(
-            ("true_negative", "false_positive", "false_negative", "true_positive"), confusion_counts(y_true, y_pred)
-        )
-        figures[name] = dict(counts) | {
+        figures[name] = dict(zip(CELLS, confusion_counts(y_true, y_pred))) | {
             "accuracy": resampler.estimate(accuracy, y_true, y_pred),
             "f1_score": resampler.estimate(f1_score, y_true, y_pred),
             **resampler.by_class(y_true, y_pred),
@@ -114,15 +111,15 @@ def shared_errors(test: Pair, params: ReadingParams) -> dict[str, Any]:
     y_true = rows["y_true"].to_numpy()
     decisions = [expit(rows["logit"].to_numpy()) > 0.5 for rows in test.values()]
     wrong = [decision != y_true for decision in decisions]
-    only_first, only_second = int((wrong[0] & ~wrong[1]).sum()), int((wrong[1] & ~wrong[0]).sum())
+    both_right, only_second, only_first, double_fault = confusion_counts(*wrong)
     differ = decisions[0] != decisions[1]
     resampler = Resampler(rows["patient_id"].to_numpy(), params.resamples, np.random.default_rng(params.seed))
     figures: dict[str, Any] = {
         "disagreement": int(differ.sum()),
-        "both_right": int((~wrong[0] & ~wrong[1]).sum()),
+        "both_right": both_right,
         "only_first_wrong": only_first,
         "only_second_wrong": only_second,
-        "double_fault": int((wrong[0] & wrong[1]).sum()),
+        "double_fault": double_fault,
         "mcnemar_p_value": mcnemar_exact(only_first, only_second),
     }
     try:
@@ -143,7 +140,7 @@ def differences(val: Pair, test: Pair, params: ReadingParams) -> dict[str, Any]:
     points = [operating_point(rows["y_true"], rows["score"], sensitivity=params.sensitivity) for rows in val.values()]
     raw, calibrated = ([rows[name].to_numpy() for rows in test.values()] for name in ("score", "logit"))
     patients = [by_patient(rows) for rows in test.values()]
-    compare = partial(_compare, test[first], params)
+    compare, compare_patients = (partial(_compare, rows, params) for rows in (test[first], patients[0]))
     key = "logistic_miscalibration_difference"
 
     claim: dict[str, Any] = {
@@ -157,26 +154,17 @@ def differences(val: Pair, test: Pair, params: ReadingParams) -> dict[str, Any]:
         "raw": _probabilities(compare, raw),
         "calibrated": _probabilities(compare, calibrated),
         "per_patient": {
-            "auroc_difference": _compare(
-                patients[0], params, auroc, [rows["score"].to_numpy() for rows in patients], stratify=True
-            )
+            "auroc_difference": compare_patients(auroc, [rows["score"].to_numpy() for rows in patients], stratify=True)
         },
     }
     adjust(claim)
     adjust(others)
-    phases = {phase: claim.pop(phase) for phase in ("raw", "calibrated")}
-    for phase, figures in phases.items():
-        others[phase] |= figures
-    return (
-        claim
-        | others
-        | {
-            "ranks_better": better(claim["auroc_difference"], larger=first, smaller=second),
-            "calibrates_better": {
-                phase: better(figures[key], larger=second, smaller=first) for phase, figures in phases.items()
-            },
-        }
-    )
+    ranks = better(claim["auroc_difference"], larger=first, smaller=second)
+    calibrates = {}
+    for phase in ("raw", "calibrated"):
+        calibrates[phase] = better(claim[phase][key], larger=second, smaller=first)
+        others[phase] |= claim.pop(phase)
+    return claim | others | {"ranks_better": ranks, "calibrates_better": calibrates}
 
 
 def _compare(
