@@ -85,8 +85,6 @@ def _prepare(figures: Figures) -> str:
 
 def audit_of(prepare: Figures) -> str:
     """What the audit of the data found, and what it looked for without finding any."""
-    if "problems" not in prepare:  # of predictions alone
-        return "Nobody has audited the images: only predictions are known."
     texts = {}
     for name, one in prepare["problems"].items():
         unit = "files" if "files" in one else "images"
@@ -204,7 +202,7 @@ def _failures(figures: Figures) -> str:
 
 def kinds_of(own: Figures) -> dict[str, Figures]:
     """The kinds of failure that one model's errors are of."""
-    return {name: one for name, one in groups_of(own["as_shipped"]).items() if own["n_errors"] and one["n"]}
+    return {name: own[name] for name in groups_of(own["as_shipped"]) if own["n_errors"] and own[name]["n"]}
 
 
 def _ensemble(figures: Figures) -> str:
