@@ -54,10 +54,11 @@ def main() -> None:
     alike = likeness.compare(system, scored, batch.cases.loc[readable, "patient_id"])
     images = of_images(batch.cases, scored.cases)
     patients = of_patients(images)
-    write_metrics(given.out.with_name(f"{given.out.stem}_batch.json"), of_batch(images, patients, alike))
+    found = of_batch(images, patients, alike)
+    write_metrics(given.out.with_name(f"{given.out.stem}_batch.json"), found)
     write_csv(given.out.with_name(f"{given.out.stem}_patients.csv"), patients)
     write_csv(given.out, images)
-    print(summary(images, patients, alike))
+    print(summary(found))
     for row in batch.cases[~readable].itertuples():
         print(f"could not be read: {row.problem}", file=sys.stderr)
 
@@ -122,15 +123,15 @@ def of_batch(images: pd.DataFrame, patients: pd.DataFrame, alike: likeness.Liken
     return found | {"likeness": {name: test._asdict() for name, test in alike.tests.items()} | {"words": alike.words}}
 
 
-def summary(images: pd.DataFrame, patients: pd.DataFrame, alike: likeness.Likeness) -> str:
-    """The batch in a few lines."""
+def summary(found: dict[str, Any]) -> str:
+    """The batch in a few lines, from `of_batch`."""
     lines = []
-    for name, rows in (("images", images), ("patients", patients)):
-        counted = rows["answer"].value_counts()
-        parts = ", ".join(f"{counted.get(word, 0)} {word}" for word in (*ANSWERS.values(), DOCTOR))
-        lines.append(f"{len(rows)} {name}: {parts}")
-    unlike = int(images["out_of_distribution"].fillna(0).sum())
-    return "\n".join([*lines, f"unlike the training images, and so to a doctor: {unlike} images", alike.words])
+    for name in ("images", "patients"):
+        parts = ", ".join(f"{found[name][word]} {word}" for word in (*ANSWERS.values(), DOCTOR))
+        lines.append(f"{found[name]['n']} {name}: {parts}")
+    unlike = found["images"]["out_of_distribution"]
+    lines.append(f"unlike the training images, and so to a doctor: {unlike} images")
+    return "\n".join([*lines, found["likeness"]["words"]])
 
 
 if __name__ == "__main__":

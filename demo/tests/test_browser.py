@@ -183,7 +183,7 @@ def test_the_policy_follows_its_sliders(app, opened):
     page.get_by_role("slider", name="Certainty").focus()
     for _ in range(20):
         page.keyboard.press("ArrowRight")
-    page.get_by_text("dvc exp run -S deferral.threshold=0.5", exact=True).wait_for()
+    page.get_by_text("dvc exp run -S deferral.threshold=0.9", exact=True).wait_for()
     settled(page)
     after = page.locator("body").inner_text()
     pattern = re.compile(r"Coverage ([\d.]+)%")
