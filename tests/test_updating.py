@@ -155,9 +155,9 @@ def test_a_patient_drawn_twice_is_two_copies_in_one_fold(rng):
     folds = fold_by_patient(groups, n_folds=5, n_foldings=2, rng=rng)
     times = np.where(groups < 30, 2, 1)
     own, _ = cross_fitted_update(y, z, groups=groups, folds=folds, weights=times[None].astype(float))
-    copies = [np.repeat(of, times, axis=-1) for of in (y, z, groups, folds)]
-    options = {"groups": copies[2], "folds": copies[3], "weights": np.ones((1, times.sum()))}
-    np.testing.assert_allclose(np.repeat(own[0], times), cross_fitted_update(*copies[:2], **options)[0][0])
+    truth, scores, fold = (np.repeat(of, times, axis=-1) for of in (y, z, folds))
+    options = {"groups": np.arange(len(truth)), "folds": fold, "weights": np.ones((1, len(truth)))}
+    np.testing.assert_allclose(np.repeat(own[0], times), cross_fitted_update(truth, scores, **options)[0][0])
     counts = patient_counts(groups, n_resamples=50, rng=rng)
     assert (counts.sum(axis=1) == len(y)).all()
 
