@@ -4,7 +4,7 @@ from textwrap import fill
 
 from tmv_lib.card.answers import answer, questions
 from tmv_lib.card.facts import Facts
-from tmv_lib.deferral import guarantee, verdict
+from tmv_lib.deferral import verdict
 from tmv_lib.pipeline.params import read
 from tmv_lib.pipeline.record import read_metrics
 from tmv_lib.pipeline.stage import run
@@ -23,9 +23,9 @@ def main() -> None:
     facts = read("card.yaml", "card", Facts)
     head, *reasons = verdict.sentences(ensemble["verdict"], cases=facts.cases, positive=facts.positive)
     print(f"\nVerdict: {head}")
-    for sentence in [*reasons, *guarantee.sentences(ensemble["guarantee"])]:
+    for sentence in reasons:
         print(fill(sentence, WIDTH, initial_indent="    ", subsequent_indent="    "))
-    print(f"The whole answer, on one page: {CARD}")
+    print(f"What is promised, and the whole answer on one page: {CARD}")
 
 
 if __name__ == "__main__":
