@@ -197,6 +197,15 @@ def merged(p_values: FloatArray) -> float:
     return float(p_values[0]) if len(p_values) == 1 else min(1.0, 2 * float(p_values.mean()))
 
 
+def about(n: float) -> str:
+    """A number of patients that rests on an estimate, to two digits.
+
+    >>> about(38_376)
+    'about 38,000'
+    """
+    return f"about {float(f'{n:.2g}'):,.0f}"
+
+
 def sentences(figures: Figures) -> list[str]:
     """The promises in words, from their values as `ensemble` writes them; what is not worth making is not printed."""
     if figures["lapses"]:
@@ -220,7 +229,7 @@ def _sentence(name: str, entry: Figures, delta: float) -> str:
         return f"Not promised that {claim}: there is no such case."
     if entry["status"] == "not_shown":
         wanted = entry.get("patients_wanted")  # left out where no number would do
-        more = f"about {wanted:,} calibration patients would be needed" if wanted else "no number of patients would do"
+        more = f"{about(wanted)} calibration patients would be needed" if wanted else "no number of patients would do"
         return f"Not promised that {claim}: in cal {counted}; {more}.{_standing(entry, delta)}"
     above = f" from a certainty of {entry['threshold']:.2f} on" if entry["status"] == "kept_above" else ""
     return f"Promised{above}, {sure}: {claim} (in cal {counted}).{_standing(entry, delta)}"
@@ -231,7 +240,7 @@ def _standing(entry: Figures, delta: float) -> str:
         return ""
     one = entry["on_test"]
     words = {"holds": "it holds", "broken": "it is broken" if entry["status"] in KEPT else "it would be broken"}
-    more = f"; about {one['patients_needed']:,} patients would tell" if "patients_needed" in one else ""
+    more = f"; {about(one['patients_needed'])} patients would tell" if "patients_needed" in one else ""
     return (
         f" On test {words.get(one['verdict'], 'one cannot tell')}: {one['errors']:.1f} of {one['n_patients']:.0f}"
         f" ({percent(one['low'], 1)} to {percent(one['high'], 1)}, {percent(1 - 2 * delta)} interval){more}."

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from tmv_lib.deferral.costs import Prices, case_costs
+from tmv_lib.deferral.guarantee import about
 from tmv_lib.pipeline.record import Figures
 from tmv_lib.statistics.arrays import FloatArray
 from tmv_lib.statistics.estimate import Estimate, Resampler, mean, percent
@@ -133,7 +134,7 @@ def sentences(verdict: Figures, *, cases: str = "cases", positive: str = "a posi
         rivals = ", or ".join(_compared(against, name) for name in names)
         needed = verdict.estimate("patients_needed").value
         why = f"At {cost} per case it was not shown to cost less than {rivals}. " + (
-            f"If the differences are what they are, about {needed:,} patients would tell."
+            f"If the differences are what they are, {about(needed)} patients would tell."
             if needed is not None
             else "If the differences are what they are, no number of such patients would show a saving."
         )
