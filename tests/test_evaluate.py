@@ -92,7 +92,7 @@ def test_one_model_is_evaluated_in_a_process_that_has_no_torch(project):
     assert not (found / "metrics/diversity.json").exists()
     card = (found / "plots/ensemble/trust_card.md").read_text(encoding="utf-8")
     assert "known by its predictions alone" in card
-    assert "Explanations: not measured" in card
+    assert "not measured: the stage `explanations` has not run" in card
     assert (found / "plots/ensemble/trust_card.html").exists()
 
 

@@ -2,6 +2,8 @@
 
 import ast
 import re
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -89,3 +91,20 @@ def test_no_code_parses_a_sentence():
 @pytest.mark.parametrize("path", sorted((ROOT / "tmv_lib").glob("*/*.py")), ids=named)
 def test_every_module_says_what_it_is(path):
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=named)
+def test_what_a_page_points_to_is_there(page):
+    """Its links, and the files and folders of code that it names; a command of another commit names that commit."""
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (page.parent / link).exists(), link
+    for name in re.findall(r"`((?:tmv_lib|stages|commands|demo|studies|benchmarks|tests|docs)/[\w./-]*\w)`", text):
+        assert (ROOT / name).exists(), name
+    for module in re.findall(r"python -m ((?:stages|commands|demo|studies|benchmarks)[\w.]*)(?!.*at commit)", text):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or path.is_dir(), module
+    for module, names in re.findall(r"^from (tmv_lib[\w.]*) import ([\w, ]+)", text, re.MULTILINE):
+        there = import_module(module)
+        for name in (part.split(" ")[0] for part in names.split(", ")):
+            assert hasattr(there, name) or find_spec(f"{module}.{name}"), name

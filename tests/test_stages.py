@@ -878,7 +878,7 @@ def test_the_card_is_read_from_the_metrics_that_there_are(answered, monkeypatch)
         run_stages(answered, monkeypatch, "ensemble")
     path.unlink()
     run_stages(answered, monkeypatch, "ensemble")
-    assert all("Calibration: not measured." in text for text in card())
+    assert all("not measured: the stage `calibration` has not run" in text for text in card())
 
 
 def test_promises_hang_on_nothing_but_the_seed(answered, monkeypatch):
