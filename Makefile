@@ -23,7 +23,7 @@ evaluate: $(BIN)/.installed  ## others' models: make evaluate PREDICTIONS="a.csv
 	python -m commands.evaluate $(PREDICTIONS) --out "$(OUT)"
 
 test: $(BIN)/.installed-dev .git
-	python -m pytest
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(BIN)/.installed-dev
 	ruff check

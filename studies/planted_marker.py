@@ -49,17 +49,17 @@ def main() -> None:
     write_csv("docs/planted_marker.csv", pd.DataFrame(rows))
 
 
-def ask(world: dict[str, Any], *, patients: dict[str, int], epochs: int, seed: int) -> Asked:
+def ask(world: dict[str, Any], *, patients: dict[str, int], epochs: int, seed: int, size: int = SIZE) -> Asked:
     """Train on this phantom, then let the instruments of `explanations` look at what it does on its test images."""
     rates: dict[str, Any] = {"prevalence": 0.4, "mislabelled": 0.0, "ambiguous": 0.0, "blind": 0.0}
     site: dict[str, Any] = {"marker_rest": [0.5, 0.5], "test_exposure": 1.0, "test_noise": 1.0}
     plan = plan_cases(seed=seed, patients=patients, **rates, **site, **world)
-    phantom = render(plan, size=SIZE, progress=partial(tqdm, desc="images"))
+    phantom = render(plan, size=size, progress=partial(tqdm, desc="images"))
     model = trained(plan, phantom.images, epochs=epochs, seed=seed)
     test = (plan["split"] == "test").to_numpy()
     cases, images = plan[test].reset_index(drop=True), phantom.images[test]
     options: dict[str, Any] = {"batch_size": 32, "precision": "float32"}
-    seen = explainer(model, layer=target_layer(model, size=SIZE), method="grad_cam", **options)(images)
+    seen = explainer(model, layer=target_layer(model, size=size), method="grad_cam", **options)(images)
     typical = np.median(images, axis=0).astype(np.uint8)
     hidden = predict(model, regions.hide_border(images, typical, share=SHARE), **options).logit
     maps = seen.maps * np.where(seen.logit > 0, 1, -1)[:, None, None]
