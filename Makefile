@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
-	architecture foreign validate-taxonomy predict evaluate answers promises fresh-phantoms public-predictions referral-rates
+	architecture foreign validate-taxonomy predict evaluate answers verify promises fresh-phantoms public-predictions referral-rates
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -22,8 +22,11 @@ predict: $(BIN)/.installed  ## score new images: make predict IMAGES=<folder or 
 evaluate: $(BIN)/.installed  ## others' models: make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder>; docs/extending.md
 	python -m commands.evaluate $(PREDICTIONS) --out "$(OUT)"
 
+verify: $(BIN)/.installed  ## is what lies on disk whole? says what is damaged, and what mends it
+	python -m commands.verify
+
 test: $(BIN)/.installed-dev .git
-	OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(BIN)/.installed-dev
 	ruff check

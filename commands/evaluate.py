@@ -12,6 +12,7 @@ import shutil
 from contextlib import chdir
 from importlib import import_module
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import pandas as pd
@@ -19,9 +20,10 @@ import yaml
 from tqdm import tqdm
 
 from tmv_lib.data.cases import SPLITS
-from tmv_lib.pipeline.files import read_csv, write_csv
+from tmv_lib.data.lists import check_header
+from tmv_lib.pipeline.files import AS_WRITTEN, read_csv, write_csv
 from tmv_lib.pipeline.metrics import write_metrics
-from tmv_lib.pipeline.params import check_name
+from tmv_lib.pipeline.params import check_name, read_yaml
 from tmv_lib.pipeline.stage import run
 
 SOURCE = "predictions"  # what cases.csv says of where they come from
@@ -44,8 +46,8 @@ def evaluate(predictions: list[Path], out: Path) -> None:
     if out.exists():
         raise ValueError(f"{out}: is there already; name another folder, or remove this one")
     members = read_predictions(predictions)
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))  # of this run alone
     try:
         lay_out(part, members)
         with chdir(part):
@@ -87,8 +89,10 @@ def read_predictions(paths: list[Path]) -> dict[str, pd.DataFrame]:
 
 def read_member(path: Path) -> pd.DataFrame:
     """One CSV, checked; rows are counted as in the file, the header being row 1."""
+    check_header(path, COLUMNS)
     read_csv(path, COLUMNS)
-    table = pd.read_csv(path, dtype={"image_id": str, "patient_id": str, "split": str})
+    table = pd.read_csv(path, **AS_WRITTEN)
+    table = table.loc[:, ~table.columns.str.startswith("Unnamed: ")]  # the index of a saved table
     logit, y_true = pd.to_numeric(table["logit"], errors="coerce"), pd.to_numeric(table["y_true"], errors="coerce")
     for column, wrong, allowed in (
         ("image_id", table["image_id"].duplicated(), "stands there already"),
@@ -99,6 +103,10 @@ def read_member(path: Path) -> pd.DataFrame:
         if wrong.any():
             row = int(np.argmax(wrong))
             raise ValueError(f"{path}: row {row + 2}: {column} '{table[column].iloc[row]}' {allowed}")
+    if logit.between(0, 1).all():
+        raise ValueError(
+            f"{path}: every value of column logit lies in [0, 1], as probabilities do; log(p / (1 - p)) makes logits"
+        )
     for split, use in NEEDED.items():
         labels = set(table.loc[table["split"] == split, "y_true"])
         if labels != {0, 1}:
@@ -114,10 +122,9 @@ def read_member(path: Path) -> pd.DataFrame:
 
 def lay_out(folder: Path, members: dict[str, pd.DataFrame]) -> None:
     """The files that the stages look for, as `prepare` and `train` would have left them."""
-    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    params = read_yaml("params.yaml")
     kept = {name: params[name] for name in (*STAGES, "deferral")}
     told = {"prepare": {"source": SOURCE}, "members": dict.fromkeys(members), **kept}
-    folder.mkdir(parents=True)
     (folder / "params.yaml").write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
     shutil.copy("card.yaml", folder)
     cases = next(iter(members.values())).drop(columns="logit").assign(source=SOURCE)

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from dvc.repo import Repo
 from scipy.special import expit, logit
 from tqdm import tqdm
 
 from tmv_lib.data.answer import PrepareParams
 from tmv_lib.data.unlabelled import load_unlabelled
-from tmv_lib.pipeline.files import write_csv
+from tmv_lib.pipeline.files import for_spreadsheets, write_csv
 from tmv_lib.pipeline.metrics import write_metrics
 from tmv_lib.pipeline.params import read
 from tmv_lib.pipeline.stage import run
@@ -37,6 +38,7 @@ def main() -> None:
     given = options.parse_args()
     if given.out.suffix != ".csv":
         raise ValueError(f"{given.out}: the file to write must end in .csv")
+    require_as_run()
     system = prediction.load()
     source = read("params.yaml", "prepare", PrepareParams)
     batch = load_unlabelled(
@@ -54,13 +56,32 @@ def main() -> None:
     alike = likeness.compare(system, scored, batch.cases.loc[readable, "patient_id"])
     images = of_images(batch.cases, scored.cases)
     patients = of_patients(images)
-    found = of_batch(images, patients, alike)
+    found = of_batch(images, patients, alike) | {"n_files_passed_over": len(batch.passed_over)}
     write_metrics(given.out.with_name(f"{given.out.stem}_batch.json"), found)
-    write_csv(given.out.with_name(f"{given.out.stem}_patients.csv"), patients)
-    write_csv(given.out, images)
+    write_csv(given.out.with_name(f"{given.out.stem}_patients.csv"), for_spreadsheets(patients))
+    write_csv(given.out, for_spreadsheets(images))
     print(summary(found))
+    if batch.passed_over:
+        print(f"{len(batch.passed_over)} files are no images: {', '.join(batch.passed_over[:5])}", file=sys.stderr)
     for row in batch.cases[~readable].itertuples():
         print(f"could not be read: {row.problem}", file=sys.stderr)
+
+
+def require_as_run() -> None:
+    """Raise ValueError where parameters, code, data or policy are not those of the last run, as DVC sees it."""
+    changed = Repo(".").status()
+    for stage, reasons in changed.items():
+        what = [
+            f"{path} ({state})"
+            for reason in reasons
+            if isinstance(reason, dict)
+            for of in reason.values()
+            for path, state in (of.items() if isinstance(of, dict) else ((of, "changed"),))
+        ]
+        raise ValueError(
+            f"stage {stage} is not what its last run left: {', '.join(map(str, what)) or reasons};"
+            " `make repro` brings it up to date"
+        )
 
 
 def of_images(cases: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from tmv_lib.pipeline.files import AS_WRITTEN
+
 NOT_MEASURED = "not measured"
 
 
@@ -62,6 +64,6 @@ def _parsed(path: Path, stamp: tuple[int, int]) -> Any:
             return yaml.safe_load(path.read_text(encoding="utf-8"))
         if path.suffix == ".npy":
             return np.load(path, mmap_mode="r")
-        return pd.read_csv(path, dtype={"image_id": str, "patient_id": str, "split": str})
+        return pd.read_csv(path, **AS_WRITTEN)
     except (OSError, ValueError, yaml.YAMLError):
         return None

@@ -13,9 +13,9 @@ from demo.disk import Disk
 from demo.maps import verdict
 from demo.page import Overlay, Section, looked
 from tmv_lib.data.images import read_image, square
+from tmv_lib.data.levels import MOST_PIXELS
 
 MOST_BYTES = 20 * 2**20
-MOST_PIXELS = 50_000_000  # a large radiograph has 20 million
 LEAST_SIDE = 28
 REFUSED = "Refused: this image is unlike the images that the networks were trained on. They give no answer on it."
 KINDS = ("png", "jpg", "jpeg", "dcm", "dicom")
@@ -39,7 +39,7 @@ def read(data: bytes) -> np.ndarray:
     if min(height, width) < LEAST_SIDE:
         raise ValueError(f"This image has {width} x {height} pixels; at least {LEAST_SIDE} a side are needed.")
     try:
-        return read_image(data, name="upload")[0]
+        return read_image(data, name="upload").levels
     except ValueError as error:
         raise ValueError("This file is damaged, cut short, or of a kind that is not read.") from error
 

@@ -1,11 +1,10 @@
 """What are we looking at, and can the data be trusted?"""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 
-from tmv_lib.data.answer import PrepareParams, load, repairs
+from tmv_lib.data.answer import PrepareParams, below, load, repairs
 from tmv_lib.data.audit import NOBODY_KNOWS, audit_images
 from tmv_lib.data.cases import SPLITS, check_cases, cut_splits, name_local
 from tmv_lib.data.foreign import spoiled_validation
@@ -23,9 +22,9 @@ def main() -> None:
     rng = np.random.default_rng(params.seed)
     cases["split"] = cut_splits(cases, val=params.val, cal=params.cal, test=params.test, rng=rng)
     if params.local:
-        cases = name_local(cases, Path(params.root) / params.local)
+        cases = name_local(cases, below(params.root, params.local, what="prepare.local"))
     check_cases(cases)
-    audit = audit_images(images, cases, loaded.unreadable, ignored=loaded.ignored)
+    audit = audit_images(images, cases, loaded.unreadable, loaded.remarks, ignored=loaded.ignored)
     if unknown := audit.counts["patients"].get("unknown"):
         print(f"warning: of {unknown} {NOBODY_KNOWS}", file=sys.stderr)
     mends, mended = repairs(cases, params)

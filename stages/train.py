@@ -1,5 +1,6 @@
 """(No question: this makes what the questions are about.) Train one member and save what it says of every case."""
 
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,12 +12,14 @@ from tmv_lib.network import classifier
 from tmv_lib.network.answer import curves, start, train
 from tmv_lib.network.training import TrainParams
 from tmv_lib.pipeline.files import read_csv, whole, write_csv, write_npy
-from tmv_lib.pipeline.params import Member, read
+from tmv_lib.pipeline.params import Member, check_name, read
 from tmv_lib.pipeline.stage import run
 
 
 def main() -> None:
-    name = sys.argv[1]
+    # DVC says which member it runs, so that no text of params.yaml stands in a command line
+    name = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("DVC_STAGE", "").partition("@")[2]
+    check_name(name, where=f"stages.train: {name!r} names the member")
     member, params = read("params.yaml", f"members.{name}", Member), read("params.yaml", "train", TrainParams)
     cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
     images = np.load("data/prepare/images.npy", mmap_mode="r")

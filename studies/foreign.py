@@ -65,7 +65,7 @@ def collect(test: np.ndarray, folders: list[Path], bring: Any, prepare: PrepareP
         if not paths:
             raise ValueError(f"{folder}: no PNG or JPEG below it")
         drawn = np.sort(rng.choice(len(paths), min(DRAWN, len(paths)), replace=False))
-        kinds[folder.name.replace("_", " ")] = np.stack([bring(read_grey(paths[place])) for place in drawn])
+        kinds[folder.name.replace("_", " ")] = np.stack([bring(read_grey(paths[place])[0]) for place in drawn])
     return kinds
 
 
@@ -73,7 +73,7 @@ def photographs() -> Iterator[np.ndarray]:
     """Each photograph that two libraries ship, whole, and the quarters and more that fit into it as squares."""
     homes = (Path(skimage.__file__).parent / "data", Path(sklearn.datasets.__file__).parent / "images")
     for path in sorted(path for home in homes for path in home.iterdir() if path.suffix in (".png", ".jpg")):
-        grey = read_grey(path)
+        grey, _ = read_grey(path)
         yield grey
         side = min(grey.shape) // 2
         for top in range(0, grey.shape[0] - side + 1, side):

@@ -12,6 +12,7 @@ from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
@@ -19,9 +20,15 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from tmv_lib.data.dicom import is_dicom, read_dicom, read_header
+from tmv_lib.data import dicom
+from tmv_lib.data.dicom import is_dicom, read_header
 
 RAMP = np.arange(256).reshape(16, 16)
+
+
+def read_dicom(path) -> np.ndarray:
+    """The grey levels alone."""
+    return dicom.read_dicom(path)[0]
 
 
 def write(path, pixels, *, bits=8, signed=False, syntax=None, **elements):
@@ -241,7 +248,7 @@ def test_broken_files_are_named(tmp_path):
 
 
 def test_windows_that_cannot_be_are_named(tmp_path):
-    with pytest.raises(ValueError, match="window width 0 is too small"):
+    with pytest.raises(ValueError, match="window of centre 9 and width 0 cannot be one for LINEAR"):
         read_dicom(write(tmp_path / "a.dcm", RAMP, WindowCenter=9, WindowWidth=0))
     with pytest.raises(ValueError, match="VOI LUT function 'CUBIC'"):
         read_dicom(write(tmp_path / "a.dcm", RAMP, WindowCenter=9, WindowWidth=9, VOILUTFunction="CUBIC"))
@@ -260,3 +267,83 @@ def test_dicom_is_known_by_content_or_suffix(tmp_path):
     assert is_dicom(tmp_path / "broken.DCM")
     Image.fromarray(RAMP.astype(np.uint8)).save(tmp_path / "a.png")
     assert not is_dicom(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("elements", "words"),
+    [
+        ({"RescaleSlope": 0}, "rescale slope 0"),
+        ({"RescaleSlope": float("nan")}, "rescale slope nan"),
+        ({"RescaleIntercept": float("inf")}, "intercept inf"),
+        ({"WindowCenter": 9, "WindowWidth": float("inf")}, "window of centre 9 and width inf"),
+        ({"WindowCenter": 9, "WindowWidth": 1e20}, "leaves one grey level of an image that has more"),
+        ({"PresentationLUTShape": "INVERSE"}, "one says white, the other black"),
+        ({"HighBit": 11}, "only the lowest bits of a pixel are read"),
+        ({"PixelAspectRatio": [1, 2]}, "pixels of 1 by 2, only square ones are read"),
+        ({"PixelSpacing": [0.2, 0.1]}, "pixels of 0.2 by 0.1"),
+        ({"SamplesPerPixel": 3}, "MONOCHROME2 of 3 samples per pixel"),
+        ({"SharedFunctionalGroupsSequence": [Dataset()]}, "inside functional groups"),
+        ({"Modality": "SEG"}, "modality SEG, whose values are no picture"),
+        ({"Rows": 8}, "256 bytes of pixel data, the header asks for 128"),
+        ({"Rows": 60_000, "Columns": 60_000}, "60000 x 60000 pixels, 1 to 50,000,000 are read"),
+        ({"Rows": None}, "Rows is missing"),
+    ],
+)
+def test_what_a_header_says_and_nothing_here_honours_is_refused_by_name(tmp_path, elements, words):
+    with pytest.raises(ValueError, match=rf"a\.dcm: not a readable DICOM image .*{words}"):
+        read_dicom(write(tmp_path / "a.dcm", RAMP, **elements))
+
+
+def test_values_beyond_the_stored_bits_are_refused_but_for_padding(tmp_path):
+    pixels = np.where(RAMP == 0, 65535, RAMP)
+    with pytest.raises(ValueError, match="value 65535, the 12 bits stored hold 0 to 4095"):
+        read_dicom(write(tmp_path / "a.dcm", pixels, bits=12))
+    shown = read_dicom(write(tmp_path / "b.dcm", pixels, bits=12, PixelPaddingValue=65535))
+    assert shown[0, 0] == 0
+    assert shown.max() == 255
+
+
+def test_a_lookup_table_is_scaled_by_the_bits_that_its_entries_use(tmp_path):
+    twelve = [table(np.arange(4096), first=0, bits=12)]
+    sixteen = [table(np.arange(4096), first=0, bits=16)]
+    right = write(tmp_path / "a.dcm", 16 * RAMP, bits=12, VOILUTSequence=twelve)
+    wrong = write(tmp_path / "b.dcm", 16 * RAMP, bits=12, VOILUTSequence=sixteen)
+    np.testing.assert_array_equal(read_dicom(wrong), read_dicom(right))
+    assert dicom.read_dicom(right)[1] == ""
+    assert dicom.read_dicom(wrong)[1] == "its lookup table says 16 bits and reaches 4095: read as 12"
+
+
+@pytest.mark.parametrize(("columns", "bits"), [(20_000, 8), (16, 12)])
+def test_a_codestream_of_another_size_or_depth_than_the_header_is_refused_before_it_is_decoded(
+    tmp_path, columns, bits, monkeypatch
+):
+    stream = io.BytesIO()
+    Image.fromarray(RAMP.astype(np.uint8)).save(stream, "JPEG")
+    said = stream.getvalue()
+    place = said.index(b"\xff\xc0") + 5
+    said = said[:place] + (16).to_bytes(2) + columns.to_bytes(2) + said[place + 4 :]
+    path = write(tmp_path / "a.dcm", RAMP, bits=8)
+    data = pydicom.dcmread(path)
+    data.PixelData = encapsulate([said])
+    data["PixelData"].VR, data["PixelData"].is_undefined_length = "OB", True
+    data.BitsAllocated, data.BitsStored, data.HighBit = (16, bits, bits - 1) if bits > 8 else (8, 8, 7)
+    data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    data.save_as(path)
+    monkeypatch.setattr(Dataset, "pixel_array", property(lambda _: pytest.fail("it was decoded")))
+    with pytest.raises(ValueError, match=rf"compressed are {columns} x 16 pixels of 8 bits, the header says 16 x 16"):
+        read_dicom(path)
+
+
+def test_a_deflated_file_is_refused_before_it_is_unpacked(tmp_path):
+    path = write(tmp_path / "a.dcm", RAMP)
+    data = pydicom.dcmread(path)
+    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    data.save_as(path)
+    with pytest.raises(ValueError, match=r"a\.dcm: not a readable DICOM image \(deflated"):
+        read_dicom(path)
+
+
+def test_a_file_without_preamble_is_read_by_its_suffix(tmp_path):
+    path = write(tmp_path / "a.dcm", RAMP)
+    (tmp_path / "bare.dcm").write_bytes(path.read_bytes()[132:])
+    np.testing.assert_array_equal(read_dicom(tmp_path / "bare.dcm"), RAMP)

@@ -61,8 +61,42 @@ MEMBER = "{architecture: resnet18, weights: none, dropout: 0.1, train: true, see
             f"b: {MEMBER.replace('none', '../w.pth')}",
             r"members\.b\.weights is '\.\./w\.pth': files lie in data/weights/",
         ),
+        (f"b: {MEMBER.replace('none', 'data/weights/../../w.pth')}", "files lie in data/weights/"),
+        (f"'x; touch PWNED; true': {MEMBER}", "a name is lower-case letters"),
     ],
 )
 def test_a_member_that_cannot_work_is_refused(written, change, message):
     with pytest.raises(ValueError, match=message):
         read_members(written(f"members:\n  a: {MEMBER}\n  {change}\n"))
+
+
+def test_numbers_are_those_of_yaml_1_2_which_dvc_writes(written):
+    assert read(written("a: {threshold: 5e-05, passes: 3}"), "a", Example).threshold == 0.00005
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: {threshold: 0.1, passes: 3}\na: {threshold: 0.2, passes: 3}", "line 2: not readable YAML .*duplicate key"),
+        ("a:\n\tthreshold: 1", "line 2: not readable YAML"),
+        ("a: [1", "not readable YAML"),
+        ("a: !!python/object/apply:os.system ['true']", "not readable YAML"),
+    ],
+)
+def test_what_is_no_yaml_is_told_with_its_line(written, text, words):
+    with pytest.raises(ValueError, match=rf"params\.yaml: .*{words}"):
+        read(written(text), "a", Example)
+
+
+def test_a_file_that_is_not_there_or_not_text_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.yaml: no such file"):
+        read(tmp_path / "none.yaml", "a", Example)
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match=r"bytes\.yaml: not UTF-8 text"):
+        read(tmp_path / "bytes.yaml", "a", Example)
+
+
+@pytest.mark.parametrize("members", ["members: []", "members: 3", "a: 1", ""])
+def test_members_that_are_no_mapping_are_refused(written, members):
+    with pytest.raises(ValueError, match="members must name"):
+        read_members(written(members))

@@ -37,8 +37,8 @@ def test_a_folder_gives_what_prepare_would_make_of_the_same_files(folder):
 
 
 def test_the_content_of_a_file_is_read_like_the_file(folder):
-    levels, header = read_image((folder / "IM0001").read_bytes(), name="upload")
-    np.testing.assert_array_equal(levels, read_dicom(folder / "IM0001"))
+    levels, header, _ = read_image((folder / "IM0001").read_bytes(), name="upload")
+    np.testing.assert_array_equal(levels, read_dicom(folder / "IM0001")[0])
     assert header["patient_id"] == "P9"
     with pytest.raises(ValueError, match=r"^upload\.dcm: not a readable DICOM image"):
         read_image(b"nothing", name="upload.dcm")
@@ -80,7 +80,7 @@ def test_a_list_that_cannot_be_used_is_refused(folder, text, words):
 
 def test_no_image_at_all(tmp_path):
     (tmp_path / "note.txt").write_text("not an image")
-    with pytest.raises(ValueError, match="no PNG, JPEG or DICOM image among 1 files"):
+    with pytest.raises(ValueError, match="no picture and no DICOM image among 1 files"):
         load_unlabelled(tmp_path, **HOW)
     with pytest.raises(ValueError, match="no such folder or CSV"):
         load_unlabelled(tmp_path / "nowhere", **HOW)

@@ -13,7 +13,7 @@ from scipy.special import expit
 from tmv_lib.calibration import calibrators, errors, prevalence, slope
 from tmv_lib.calibration.calibrators import Calibrator
 from tmv_lib.calibration.corp import corp_curve, corp_decomposition
-from tmv_lib.pipeline.params import Params
+from tmv_lib.pipeline.params import Params, Resamples, Seed
 from tmv_lib.statistics.classification import brier_score, negative_log_likelihood, per_patient
 from tmv_lib.statistics.estimate import Estimate, Resampler, difference
 from tmv_lib.statistics.ranking import auroc_with_upper_bound
@@ -22,10 +22,10 @@ from tmv_lib.statistics.ranking import auroc_with_upper_bound
 class CalibrationParams(Params):
     bins: Annotated[int, Field(ge=2, le=100)]
     folds: Annotated[int, Field(ge=2, le=20)]
-    noise_draws: Annotated[int, Field(ge=100)]
+    noise_draws: Resamples
     prevalences: list[Annotated[float, Field(gt=0, lt=1)]]
-    resamples: Annotated[int, Field(ge=100)]
-    seed: Annotated[int, Field(ge=0)]
+    resamples: Resamples
+    seed: Seed
 
 
 class Answer(NamedTuple):

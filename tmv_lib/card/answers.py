@@ -6,11 +6,10 @@ A metrics file holds values and enumerations; the words for them stand here.
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
-
 from tmv_lib.card.words import NOT_MEASURED, counted, few, number, plain, share
 from tmv_lib.deferral import verdict
 from tmv_lib.explanations import map_verdict
+from tmv_lib.pipeline.params import read_yaml
 from tmv_lib.pipeline.record import Figures, read_metrics
 
 LEVEL = 0.05
@@ -41,6 +40,7 @@ PROBLEMS = {  # of the audit, by key of `prepare`
     "patient_in_two_splits": "patients in two splits",
     "blank": "blank images",
     "unreadable": "unreadable files",
+    "doubtful": "files read with a doubt",
     "ignored_label": "unusable labels",
 }
 CLAIM = {  # "the second ranks better, the first is better calibrated", by `claim` of `diversity`
@@ -53,7 +53,7 @@ CLAIM = {  # "the second ranks better, the first is better calibrated", by `clai
 
 def questions(root: str | Path = ".") -> dict[str, str]:
     """The questions of the pipeline by stage, in its order: the `desc` of dvc.yaml of every stage with an answer."""
-    stages = yaml.safe_load((Path(root) / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    stages = read_yaml(Path(root) / "dvc.yaml")["stages"]
     return {name: stage["desc"] for name, stage in stages.items() if name in ANSWERS}
 
 

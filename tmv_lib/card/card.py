@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
@@ -23,8 +22,8 @@ from tmv_lib.card.policy import OF_HUNDRED, Run, hundred_cases
 from tmv_lib.card.sections import Section, sections
 from tmv_lib.card.words import NOT_MEASURED, plain
 from tmv_lib.pipeline import record
-from tmv_lib.pipeline.files import read_csv, whole
-from tmv_lib.pipeline.params import Member, read
+from tmv_lib.pipeline.files import AS_WRITTEN, read_csv, whole
+from tmv_lib.pipeline.params import Member, read, read_yaml
 
 _FOLDER = Path(__file__).parent
 SOURCES = {"phantom", "folder", "medmnist", "table"}
@@ -139,7 +138,7 @@ def examples(root: Path) -> list[Picture]:
     errors = record.read_failures(root=root)
     first = errors[errors["model"] == "ensemble"].drop_duplicates("kind")
     images = record.read_images(first["image_id"], root=root)
-    cases = pd.read_csv(root / "data/ensemble/cases.csv", dtype={"image_id": str})
+    cases = pd.read_csv(root / "data/ensemble/cases.csv", **AS_WRITTEN)
     policy = cases.set_index("image_id").loc[first["image_id"]]
     return [
         Picture(
@@ -163,7 +162,7 @@ def png(image: np.ndarray) -> str:
 
 def read_sources(root: Path, members: Mapping[str, Member | None]) -> list[Source]:
     """Every stage that has run, what is read of it under the digest that dvc.lock knows, and what it was told."""
-    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    params = read_yaml(root / "params.yaml")
     elsewhere = SOURCES - {params["prepare"]["source"]}
     params["prepare"] = {name: value for name, value in params["prepare"].items() if name not in elsewhere}
     params["ensemble"] |= {"deferral": params["deferral"]}

@@ -1,5 +1,6 @@
 """What are we looking at? The sources of images, what each may be asked for, and what is made of its images."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +17,7 @@ from tmv_lib.data.medmnist import load_medmnist
 from tmv_lib.data.table import Meaning, Rows, load_table
 from tmv_lib.phantom.plan import plan_cases, repaired
 from tmv_lib.phantom.radiograph import render
-from tmv_lib.pipeline.params import Params
+from tmv_lib.pipeline.params import Params, Seed
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -82,7 +83,7 @@ class PrepareParams(Params):
     cal: Share
     test: Share
     local: str | None
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
     phantom: PhantomParams
     folder: FolderParams
     medmnist: MedmnistParams
@@ -97,14 +98,23 @@ def load(params: PrepareParams) -> Loaded:
         plan = plan_cases(seed=params.seed, **params.phantom.model_dump())
         phantom = render(plan, size=size, progress=progress)
         masks = {"masks": phantom.masks, "lungs": phantom.lungs}
-        return Loaded(plan.assign(width=size, height=size), phantom.images, NOTHING_UNREADABLE, masks)
+        return Loaded(plan.assign(width=size, height=size), phantom.images, NOTHING_UNREADABLE, masks=masks)
     if params.source == "medmnist":
         return load_medmnist(root=params.root, size=size, progress=progress, **params.medmnist.model_dump())
     options: dict[str, Any] = {"root": params.root, "size": size, "how": params.square, "progress": progress}
     if params.source == "folder":
         return load_folder(**options, **params.folder.model_dump())
     list_options = params.table.model_dump()
-    return load_table(Path(params.root) / list_options.pop("file"), **options, **list_options)
+    listed = below(params.root, list_options.pop("file"), what="prepare.table.file")
+    return load_table(listed, **options, **list_options)
+
+
+def below(root: str | Path, name: str, *, what: str) -> Path:
+    """The path of a file below root. Raises ValueError where it leads out of it, where DVC would not see it change."""
+    path = os.path.normpath(name)
+    if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir:
+        raise ValueError(f"params.yaml: {what} is {name!r}: it must lie below prepare.root, {root}")
+    return Path(root) / path
 
 
 def repairs(cases: pd.DataFrame, params: PrepareParams) -> tuple[pd.DataFrame, np.ndarray]:

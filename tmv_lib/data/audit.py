@@ -24,8 +24,8 @@ class Audit(NamedTuple):
     """What was found.
 
     findings: `image_id`, `split`, `problem`, `detail`, one row an image and problem (duplicate, near_duplicate,
-        duplicate_across_splits, contradicting_label, patient_in_two_splits, blank, unreadable). An unreadable
-        file has its path as `image_id` and no split.
+        duplicate_across_splits, contradicting_label, patient_in_two_splits, blank, unreadable, doubtful). A file of
+        the last two has its path as `image_id` and no split.
     counts: nested numbers for a metrics file: problems, sizes, splits, patients and, where it can be told,
         id_blocks.
     """
@@ -34,11 +34,19 @@ class Audit(NamedTuple):
     counts: dict[str, Any]
 
 
-def audit_images(images: np.ndarray, cases: pd.DataFrame, unreadable: pd.DataFrame, *, ignored: int = 0) -> Audit:
+def audit_images(
+    images: np.ndarray,
+    cases: pd.DataFrame,
+    unreadable: pd.DataFrame,
+    remarks: pd.DataFrame | None = None,
+    *,
+    ignored: int = 0,
+) -> Audit:
     """Look for pictures that are there twice, patients on both sides of a split, labels that contradict, bad files.
 
     images: uint8 (n, size, size), in the row order of `cases`, whose splits are cut already.
-    unreadable: `path`, `problem` of the files that were left out. ignored: images without a usable label.
+    unreadable, remarks: `path`, `problem` of the files that were left out, and of those that were read with a doubt.
+    ignored: images without a usable label.
     Duplicates across splits are identical or near; contradicting labels are looked for among identical images.
     Raises ValueError where images and cases differ in number.
     """
@@ -68,6 +76,10 @@ def audit_images(images: np.ndarray, cases: pd.DataFrame, unreadable: pd.DataFra
     findings.append(_named(table[blank], "blank", pd.Series(spread).map("standard deviation {:.2f}".format)[blank]))
     left_out = unreadable.rename(columns={"path": "image_id", "problem": "detail"})
     findings.append(_named(left_out.assign(split=""), "unreadable", left_out["detail"]))
+    if remarks is not None and len(remarks):
+        problems["doubtful"] = {"files": len(remarks)}
+        doubtful = remarks.rename(columns={"path": "image_id", "problem": "detail"}).assign(split="")
+        findings.append(_named(doubtful, "doubtful", doubtful["detail"]))
     counts = {"problems": problems, **_counted(table, size=images.shape[1])}
     return Audit(pd.concat(findings, ignore_index=True), counts)
 

@@ -23,6 +23,7 @@ class Loaded(NamedTuple):
         further columns, which are kept.
     images: uint8 (n, size, size), in the row order of `cases`.
     unreadable: `path`, `problem` of every file that was left out.
+    remarks: the same of every file that was read with a doubt, such as levels scaled by the largest one.
     masks: boolean (n, size, size) by name, where the truth is known: `masks` (the finding), `lungs`.
     ignored: how many images were left out because none of their labels says yes or no.
     """
@@ -30,6 +31,7 @@ class Loaded(NamedTuple):
     cases: pd.DataFrame
     images: np.ndarray
     unreadable: pd.DataFrame
+    remarks: pd.DataFrame = NOTHING_UNREADABLE
     masks: Mapping[str, np.ndarray] = MappingProxyType({})
     ignored: int = 0
 
@@ -79,7 +81,7 @@ def name_local(cases: pd.DataFrame, path: str | Path) -> pd.DataFrame:
     case table counts. A patient moves whole, unnamed test images included: who taught the site's calibration must not
     judge it. Raises ValueError naming file and row of what is no test case, stands there twice or is no label.
     """
-    named = read_list(path)
+    named = read_list(path, ("image_id", "y_true"))
     if "image_id" not in named or set(named) - {"image_id", "y_true"}:
         raise ValueError(f"{path}: the columns must be image_id and, at will, y_true, found {', '.join(named)}")
     split = named["image_id"].map(cases.set_index("image_id")["split"])

@@ -1,4 +1,4 @@
-"""Images in folders: <root>/<split>/<class>/*.{jpg,jpeg,png}, the layout of the common pneumonia release."""
+"""Images in folders: everything below <root>/<split>/<class>, the layout of the common pneumonia release."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from tmv_lib.data.cases import SPLITS, Loaded
-from tmv_lib.data.images import How, Progress, read_squares, unreadable
-
-SUFFIXES = {".jpg", ".jpeg", ".png"}
+from tmv_lib.data.images import How, Progress, read_squares, told
 
 
 def load_folder(
@@ -21,20 +19,20 @@ def load_folder(
     patient: str | None,
     progress: Progress = iter,
 ) -> Loaded:
-    """Read every image below `root`.
+    """Read every picture and DICOM file below `root`; whatever else lies there is listed in `unreadable`.
 
     classes: the two class folders; positive: the one that is y_true = 1.
     patient: regular expression, searched in the file name; its group `patient` (or its first group) is the
         patient, every other named group becomes a column of the case table. None: each image is a patient.
-    The image_id is the path below `root` without its suffix. Raises ValueError for a missing folder, a folder
-    that is no known split or class, a name without a patient, and two files of one image_id.
+    The image_id is the path below `root` without its suffix; hidden files are not looked at. Raises ValueError for a
+    missing folder, a folder that is no known split or class, a name without a patient, and two files of one image_id.
     """
     root = Path(root)
     files = _listed(root, classes, positive)
     pattern = re.compile(patient) if patient else None
     if pattern and not pattern.groups:
         raise ValueError(f"patient pattern {patient!r} has no group that names the patient")
-    told = [
+    listed = [
         {
             "image_id": name.with_suffix("").as_posix(),
             **_patient(pattern, name),
@@ -48,10 +46,14 @@ def load_folder(
     found, images = read_squares(root, names, size=size, how=how, progress=progress)
     rows = [
         case | {"width": file["width"], "height": file["height"]}
-        for case, file in zip(told, found, strict=True)
+        for case, file in zip(listed, found, strict=True)
         if "problem" not in file
     ]
-    return Loaded(pd.DataFrame(rows), images, unreadable(names, found))
+    twice = pd.Series([row["image_id"] for row in rows]).duplicated()
+    if twice.any():
+        image = rows[int(twice.argmax())]["image_id"]
+        raise ValueError(f"{root / image}: two files of this name that differ in their suffix alone")
+    return Loaded(pd.DataFrame(rows), images, told(names, found, "problem"), told(names, found, "remark"))
 
 
 def _listed(root: Path, classes: list[str], positive: str) -> list[Path]:
@@ -60,16 +62,20 @@ def _listed(root: Path, classes: list[str], positive: str) -> list[Path]:
     if len(classes) != 2 or positive not in classes:
         raise ValueError(f"classes must be two folders, one of them {positive!r} (the positive), found {classes}")
     files = []
-    for split in sorted(path for path in root.iterdir() if path.is_dir()):
+    for split in sorted(path for path in root.iterdir() if path.is_dir() and not _hidden(path, root)):
         if split.name not in SPLITS:
             raise ValueError(f"{split}: unknown split; allowed are {', '.join(SPLITS)}")
-        for folder in sorted(path for path in split.iterdir() if path.is_dir()):
+        for folder in sorted(path for path in split.iterdir() if path.is_dir() and not _hidden(path, root)):
             if folder.name not in classes:
                 raise ValueError(f"{folder}: unknown class; allowed are {', '.join(classes)}")
-            files += sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+            files += sorted(path for path in folder.rglob("*") if not path.is_dir() and not _hidden(path, root))
     if not files:
         raise ValueError(f"{root}: no image like <split>/<class>/*.jpeg below it")
     return [path.relative_to(root) for path in files]
+
+
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def _patient(pattern: re.Pattern[str] | None, name: Path) -> dict[str, str | None]:

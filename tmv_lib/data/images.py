@@ -3,35 +3,73 @@
 from collections.abc import Callable, Iterable
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageOps
 
 from tmv_lib.data.dicom import SUFFIXES, read_dicom, read_header
+from tmv_lib.data.levels import MOST_PIXELS, depth, remark_on
 
 How = Literal["stretch", "pad", "crop"]
 Progress = Callable[[Iterable[Any]], Iterable[Any]]  # such as `tqdm`
 
+FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000")
+MOST_BYTES = 256 * 2**20  # of one file
+MOST_SIDE = 14_000  # pixels: `pad` makes a square of the longer side
 
-def read_grey(path: str | Path | BinaryIO) -> np.ndarray:
-    """Read a PNG or JPEG as grey levels, uint8 (height, width).
 
-    16-bit files keep their upper eight bits; colour becomes luminance (ITU-R 601). Raises ValueError naming
-    the file where it cannot be read.
+class Read(NamedTuple):
+    """A picture as grey levels.
+
+    levels: uint8 (height, width), 0 black and 255 white. header: what DICOM says beside it, empty for others. remark:
+    what the levels do not show, that they were scaled by the largest one, say; or "".
+    """
+
+    levels: np.ndarray
+    header: dict[str, str]
+    remark: str
+
+
+def read_grey(path: str | Path | BinaryIO) -> tuple[np.ndarray, str]:
+    """Read a picture of one of `FORMATS` as grey levels, uint8 (height, width), with a remark or "".
+
+    It is turned as its EXIF orientation says. Colour becomes luminance (ITU-R 601). Deeper files are scaled by the
+    smallest depth of 8, 10, 12, 14 and 16 bits that holds their largest level, since no header says how many bits are
+    in use. Raises ValueError naming the file where it cannot be read, is larger than `MOST_PIXELS`, has several frames,
+    transparent pixels, or floating-point or negative levels.
     """
     try:
-        with Image.open(path) as picture:
-            if picture.mode.startswith("I"):
-                return (np.asarray(picture, dtype=np.int64).clip(0, 65535) // 256).astype(np.uint8)
-            return np.asarray(picture.convert("L"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        with Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise ValueError(f"{picture.width} x {picture.height} pixels, at most {MOST_PIXELS:,} are read")
+            if getattr(picture, "n_frames", 1) != 1:
+                raise ValueError(f"{picture.n_frames} frames, only single images are read")
+            upright = ImageOps.exif_transpose(picture)
+            if upright.has_transparency_data and np.asarray(upright.convert("RGBA"))[..., 3].min() < 255:
+                raise ValueError("transparent pixels, which have no grey level")
+            if upright.mode == "F":
+                raise ValueError("floating-point levels, whose range nothing says")
+            if upright.mode.startswith("I"):
+                return _of_depth(np.asarray(upright))
+            return np.asarray(upright.convert("L")), ""
+    except Exception as error:  # a damaged file raises errors of many kinds
         raise ValueError(f"{path}: not a readable image ({error})") from error
 
 
-def read_image(content: bytes, *, name: str) -> tuple[np.ndarray, dict[str, str]]:
-    """Grey levels, uint8 (height, width), and DICOM header (empty for others) of the content of a PNG, JPEG or DICOM.
+def _of_depth(levels: np.ndarray) -> tuple[np.ndarray, str]:
+    low, high = int(levels.min()), int(levels.max())
+    if low < 0 or high >= 2**16:
+        raise ValueError(f"levels from {low} to {high}, 0 to 65535 are read")
+    bits = depth(high)
+    if bits == 16:
+        return (levels // 256).astype(np.uint8), ""
+    return np.rint(levels * (255 / (2**bits - 1))).astype(np.uint8), f"its levels reach {high}: read as {bits} bits"
+
+
+def read_image(content: bytes, *, name: str) -> Read:
+    """Read the content of a picture or a DICOM file.
 
     name: of the file; its suffix counts where the content does not say DICOM. Raises ValueError with this name where it
     cannot be read.
@@ -39,27 +77,41 @@ def read_image(content: bytes, *, name: str) -> tuple[np.ndarray, dict[str, str]
     stream = BytesIO(content)
     try:
         if content[128:132] == b"DICM" or Path(name).suffix.lower() in SUFFIXES:
-            return read_dicom(stream), read_header(BytesIO(content))
-        return read_grey(stream), {}
+            levels, remark, header = *read_dicom(stream), read_header(BytesIO(content))
+        else:
+            levels, remark, header = *read_grey(stream), {}
     except ValueError as error:
         raise ValueError(str(error).replace(str(stream), name)) from error
+    if max(levels.shape) > MOST_SIDE:
+        height, width = levels.shape
+        raise ValueError(f"{name}: {width} x {height} pixels, at most {MOST_SIDE:,} a side are read")
+    return Read(levels, header, remark or remark_on(levels))
+
+
+def content_of(path: Path) -> bytes:
+    """All bytes of a regular file of at most `MOST_BYTES`. Raises ValueError naming any other."""
+    if not path.is_file():
+        raise ValueError(f"{path}: not a regular file")
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise ValueError(f"{path}: {size >> 20} MB, at most {MOST_BYTES >> 20} are read")
+    return path.read_bytes()
 
 
 def read_squares(
     root: Path, names: list[str], *, size: int, how: How, progress: Progress
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """Read these PNG, JPEG and DICOM files below root.
+    """Read these pictures and DICOM files below root.
 
-    Returns of each file `problem`, or `width` and `height` in pixels and what its DICOM header says; and the readable
-    images, uint8 (n, size, size), as `square` makes them. Raises ValueError where there is none.
+    Returns of each file `problem`, or `width` and `height` in pixels, `remark` and what its DICOM header says; and the
+    readable images, uint8 (n, size, size), as `square` makes them. Raises ValueError where there is none.
     """
     found: list[dict[str, Any]] = []
     images = []
     for name in progress(names):
         try:
-            image, header = read_image((root / name).read_bytes(), name=name)
-            images.append(square(image, size=size, how=how))
-            found.append({**header, "width": image.shape[1], "height": image.shape[0]})
+            levels, header, remark = read_image(content_of(root / name), name=name)
+            images.append(square(levels, size=size, how=how))
+            found.append({**header, "width": levels.shape[1], "height": levels.shape[0], "remark": remark})
         except (OSError, ValueError) as error:
             found.append({"problem": str(error)})
     if not images:
@@ -67,9 +119,9 @@ def read_squares(
     return found, np.stack(images)
 
 
-def unreadable(names: list[str], found: list[dict[str, Any]]) -> pd.DataFrame:
-    """`path` and `problem` of what `read_squares` could not read."""
-    table = pd.DataFrame({"path": names, "problem": [file.get("problem") for file in found]})
+def told(names: list[str], found: list[dict[str, Any]], what: str) -> pd.DataFrame:
+    """`path` and `problem` of the files of which `read_squares` has a `problem`, or a `remark`."""
+    table = pd.DataFrame({"path": names, "problem": [file.get(what) or None for file in found]})
     return table.dropna(ignore_index=True)
 
 

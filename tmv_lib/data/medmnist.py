@@ -41,9 +41,11 @@ def load_medmnist(
         raise ValueError(f"size must be one of {', '.join(map(str, SIZES))} for MedMNIST, found {size}")
     code = _code(dataset, INFO[dataset]["label"], positive)
     path = _file(dataset, size, Path(root), INFO[dataset])
-    tables, images = [], []
+    tables, images, remarks = [], [], []
     for split in progress(["train", "val", "test"]):
         pixels, labels = _arrays(path, split, size)
+        if len(pixels) != (published := INFO[dataset]["n_samples"][split]):
+            remarks.append((path.name, f"{split} has {len(pixels)} images, the published set {published}"))
         # A set with several labels an image has a column for each, any other the number of its label.
         y_true = labels[:, code] if labels.shape[1] > 1 else labels[:, 0] == code
         name = [f"{dataset}/{split}/{row:06d}" for row in range(len(labels))]
@@ -51,7 +53,8 @@ def load_medmnist(
         tables.append(pd.DataFrame(table))
         images.append(pixels)
     cases = pd.concat(tables, ignore_index=True).assign(source="medmnist", width=size, height=size)
-    return Loaded(cases, np.concatenate(images), NOTHING_UNREADABLE)
+    doubts = pd.DataFrame(remarks, columns=NOTHING_UNREADABLE.columns)
+    return Loaded(cases, np.concatenate(images), NOTHING_UNREADABLE, doubts)
 
 
 def _code(dataset: str, labels: dict[str, str], positive: str | None) -> int:
@@ -86,11 +89,18 @@ def _arrays(path: Path, split: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     """One split: uint8 (n, size, size) and integer labels (n, k), one column unless an image has several labels."""
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: not a whole .npz file; delete it to have it downloaded again")
-    with np.load(path) as archive:
-        missing = {f"{split}_images", f"{split}_labels"} - set(archive.files)
-        if missing:
-            raise ValueError(f"{path}: {sorted(missing)[0]} is missing; it has {', '.join(archive.files)}")
-        images, labels = archive[f"{split}_images"], archive[f"{split}_labels"]
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            there = archive.files
+            images, labels = (archive.get(f"{split}_{what}") for what in ("images", "labels"))
+    except Exception as error:  # a damaged archive raises errors of many kinds
+        raise ValueError(f"{path}: not a whole .npz file ({type(error).__name__}: {error})") from error
+    for what, array in (("images", images), ("labels", labels)):
+        if array is None:
+            raise ValueError(f"{path}: {split}_{what} is missing; it has {', '.join(there)}")
+    if not np.issubdtype(labels.dtype, np.integer) or len(labels) != len(images) or labels.ndim not in (1, 2):
+        must = f"must be whole numbers, (n,) or (n, k) for {len(images)} images"
+        raise ValueError(f"{path}: {split}_labels {must}, found {labels.dtype} {labels.shape}")
     if images.dtype != np.uint8 or images.shape[1:] not in [(size, size), (size, size, 3)]:
         must = f"must be uint8 (n, {size}, {size}) or (n, {size}, {size}, 3)"
         raise ValueError(f"{path}: {split}_images {must}, found {images.dtype} {images.shape}")

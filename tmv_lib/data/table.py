@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path, PurePath
 from string import Formatter
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from tmv_lib.data.cases import COLUMNS, SPLITS, Loaded
-from tmv_lib.data.images import How, Progress, read_squares, unreadable
+from tmv_lib.data.images import How, Progress, read_squares, told
 from tmv_lib.data.lists import read_list, refuse
 
 Meaning = Literal["ignore", "positive", "negative"]
@@ -71,7 +71,7 @@ def load_table(
     columns = {"patient_id": patient_column, "split": split_column}
     needed = [*fields, label_column, *([reader_column] if reader_column else [])]
     needed += [column for ours, column in columns.items() if column != ours]
-    text = _joined(path, join or [])
+    text = _joined(path, join or [], {*needed, *columns.values()})
     further = _further(path, text, needed, [*fields, label_column, reader_column, *columns.values()])
 
     listed = text[[column for column in columns.values() if column in text]].rename(
@@ -89,14 +89,14 @@ def load_table(
     names = list(united["image_id"])
     found, images = read_squares(root, names, size=size, how=how, progress=progress)
     read = [
-        {"patient_id": case["image_id"], "split": "", **file, **case, "source": "table"}
+        {"patient_id": case["image_id"], "split": "", **_header(file), **case, "source": "table"}
         for file, case in zip(found, united.to_dict("records"), strict=True)
         if "problem" not in file
     ]
     cases = pd.DataFrame(read)
     first = [*COLUMNS, "width", "height"]
     cases = cases[[*first, *cases.columns.difference(first, sort=False)]]
-    return Loaded(cases, images, unreadable(names, found), ignored=ignored)
+    return Loaded(cases, images, told(names, found, "problem"), told(names, found, "remark"), ignored=ignored)
 
 
 def _template(path: str | Path, image: str) -> list[tuple[str, str | None, str]]:
@@ -111,12 +111,16 @@ def _template(path: str | Path, image: str) -> list[tuple[str, str | None, str]]
     return parts
 
 
-def _joined(path: str | Path, join: list[str]) -> pd.DataFrame:
+def _header(file: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in file.items() if name != "remark"}
+
+
+def _joined(path: str | Path, join: list[str], known: set[str]) -> pd.DataFrame:
     """The list as text, with the further ones joined to it; "" where these have no such row."""
-    text = read_list(path)
+    text = read_list(path, known)
     for name in join:
         other = Path(path).parent / name
-        more = read_list(other)
+        more = read_list(other, known)
         shared = [column for column in text if column in more]
         if not shared:
             raise ValueError(f"{other}: shares no column with {path}, which has {', '.join(text)}")
@@ -164,6 +168,7 @@ def _paths(path: str | Path, text: pd.DataFrame, template: list[tuple[str, str |
         found = pd.Series([glob.glob(pattern, root_dir=root) for pattern in patterns], text.index)
         refuse(path, found.str.len() > 1, names, f"is several files in {root}")
         names = found.str[0].fillna(names).rename("image")
+    refuse(path, names.map(lambda name: name.startswith(("/", "../"))), names, f"lies outside {root}")
     there = {name: (root / name).is_file() for name in names.unique()}
     refuse(path, ~names.map(there), names, f"is no file in {root}")
     return names
@@ -197,11 +202,8 @@ def _check_rows(path: str | Path, listed: pd.DataFrame, columns: dict[str, str])
 
 
 def _written(label: str) -> str:
-    """A label in one spelling: 1.0 is 1."""
-    try:
-        return f"{float(label):g}"
-    except ValueError:
-        return label
+    """A label in one spelling: 1.0 is 1. Any other stays the text that it is: 01, 1E3 and 1119302008 are codes."""
+    return re.sub(r"^(-?\d+)\.0*$", r"\1", label)
 
 
 def _answers(
@@ -220,6 +222,9 @@ def _answers(
         refuse(path, labels.map(lambda cell: "" in cell), cells, "is empty")
     found = sorted({label for cell in labels for label in cell} - set(means))
     wanted = "1" if positive is None else _written(positive)
+    spelled = {label.casefold(): label for label in found}
+    if odd := [label for label in found if spelled[label.casefold()] != label]:
+        raise ValueError(f"{path}: labels {odd[0]!r} and {spelled[odd[0].casefold()]!r} differ in their case alone")
     if positive is None and not set(found) <= {"0", "1"}:
         raise ValueError(f"{path}: without `positive` the labels must be 0 and 1, found {', '.join(found[:5])}")
     if wanted not in found or (len(found) > 2 and not several):

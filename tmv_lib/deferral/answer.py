@@ -11,7 +11,7 @@ from scipy.special import expit
 from tmv_lib.data.subgroups import subgroup_columns
 from tmv_lib.deferral import combination, costs, doubt, evaluation, guarantee, sweep
 from tmv_lib.deferral.policy import FittedPolicy, apply, decide, reliance
-from tmv_lib.pipeline.params import Params
+from tmv_lib.pipeline.params import Params, Resamples, Seed
 from tmv_lib.statistics.estimate import Estimate, Resampler
 
 THRESHOLDS = np.linspace(0, 1, 101)
@@ -25,8 +25,8 @@ class EnsembleParams(Params):
     folds: Annotated[int, Field(ge=2, le=20)]
     foldings: Annotated[int, Field(ge=1, le=50)]
     prevalences: list[Annotated[float, Field(gt=0, lt=1)]]
-    resamples: Annotated[int, Field(ge=100)]
-    seed: Annotated[int, Field(ge=0)]
+    resamples: Resamples
+    seed: Seed
 
 
 class CostParams(Params):

@@ -14,7 +14,7 @@ from tmv_lib.calibration.calibrators import Calibrator
 from tmv_lib.explanations import attribution, faithfulness, map_verdict, regions, sanity
 from tmv_lib.explanations.attribution import Explained, Method
 from tmv_lib.network import classifier
-from tmv_lib.pipeline.params import Params
+from tmv_lib.pipeline.params import Params, Resamples, Seed
 from tmv_lib.statistics.estimate import Estimate, Resampler, adjust, mean
 from tmv_lib.statistics.ranking import rank_correlation
 
@@ -31,8 +31,8 @@ class ExplanationsParams(Params):
     sanity_cases: Annotated[int, Field(ge=8)]
     untrained_networks: Annotated[int, Field(ge=1)]
     random_pairs: Annotated[int, Field(ge=1)]
-    resamples: Annotated[int, Field(ge=100)]
-    seed: Annotated[int, Field(ge=0)]
+    resamples: Resamples
+    seed: Seed
 
 
 class Material(NamedTuple):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from tmv_lib.data.subgroups import adjust_gaps, find, gap, subgroup_columns
 from tmv_lib.failures import agreement, taxonomy
-from tmv_lib.pipeline.params import Params
+from tmv_lib.pipeline.params import Params, Resamples, Seed
 from tmv_lib.statistics.estimate import Estimate, Resampler, interval_rows, mean
 
 
@@ -17,8 +17,8 @@ class FailuresParams(Params):
     folds: Annotated[int, Field(ge=2, le=20)]
     components: Annotated[int, Field(ge=1)]
     adjudication: str | None
-    resamples: Annotated[int, Field(ge=100)]
-    seed: Annotated[int, Field(ge=0)]
+    resamples: Resamples
+    seed: Seed
 
 
 def sort_errors(evidence: pd.DataFrame) -> pd.DataFrame:

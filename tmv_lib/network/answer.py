@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from tmv_lib.network import classifier, training
 from tmv_lib.network.training import Augmentation, TrainParams
-from tmv_lib.pipeline.params import Member, Params
+from tmv_lib.pipeline.params import Member, Params, Seed
 
 # What `training.fit` and `training.augment` do, by number: to be raised with every change that trains another network.
 # A test holds it against the losses of a tiny training.
@@ -31,7 +32,7 @@ class ReferenceParams(Params):
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     precision: classifier.Precision
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
 
     def training(self, augmentation: Augmentation) -> TrainParams:
         """How the witness is trained: like a member, never stopped early."""
@@ -67,6 +68,7 @@ def train(
     """Train on train and stop on val, from the checkpoint of this very training where there is one."""
     parts = ((cases["split"] == split).to_numpy() for split in ("train", "val"))
     fit, val = ((images[rows], cases["y_true"].to_numpy()[rows]) for rows in parts)
+    _set_aside_damaged(Path("dvclive") / name)
     with Live(f"dvclive/{name}", report=None, save_dvc_exp=False, dvcyaml=None, resume=True) as live:
 
         def report(epoch: training.Epoch) -> None:
@@ -84,6 +86,19 @@ def train(
         return training.fit(
             model, fit, val, params, seed=member.seed, checkpoint=checkpoint, report=report, progress=bar
         )
+
+
+def _set_aside_damaged(log: Path) -> None:
+    """Move a log of DVCLive away that a kill or a full disk has damaged, so that training goes on with a new one."""
+    metrics = log / "metrics.json"
+    try:
+        if metrics.exists():
+            json.loads(metrics.read_text(encoding="utf-8"))
+    except ValueError:
+        aside = log.with_name(f"{log.name}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        log.replace(aside)
+        print(f"warning: {metrics}: damaged, kept in {aside}; the log of training begins anew")
 
 
 def digest(member: Params, params: TrainParams, cases: pd.DataFrame, images: np.ndarray) -> str:

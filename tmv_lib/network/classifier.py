@@ -51,9 +51,10 @@ def build(architecture: str, *, weights: str, dropout: float) -> Classifier:
         network = torchvision.models.get_model(architecture, weights=None if weights == "none" else weights)
     except (ValueError, KeyError) as error:
         raise ValueError(f"architecture {architecture!r} with weights {weights!r}: torchvision says: {error}") from None
-    except OSError as error:
+    except (OSError, RuntimeError, UnpicklingError) as error:  # the last two where the file in torch's cache is damaged
         raise ValueError(
-            f"weights {weights!r} of {architecture}: download failed ({error}); weights: none trains from scratch"
+            f"weights {weights!r} of {architecture}: download failed, or the file in torch's cache is damaged"
+            f" ({_first_line(error)}); weights: none trains from scratch"
         ) from None
     linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
     if not linear or linear[-1] != list(network.named_modules())[-1][0] or hasattr(network, "aux_logits"):
@@ -80,22 +81,52 @@ def load_weights(model: Classifier, path: str | Path) -> None:
     """Load what `save_weights` saved, or a torchvision state dict (.safetensors, .pt, .pth) of this architecture.
 
     A torchvision head of one output is taken as it is; of two outputs (negative, positive) as their difference.
-    Raises ValueError naming the file and what does not fit.
+    Training wraps it at times: the entry `state_dict` of a checkpoint is taken, and a prefix `module.` off every name.
+    Raises ValueError naming the file and what does not fit, and for weights that are not finite numbers or all 0.
     """
     path = Path(path)
+    state = _stored(path)
+    if "head.weight" not in state:
+        state = _with_head(state, set(model.state_dict()), path)
+    wanted = model.state_dict()
+    missing, strange = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
+    if missing or strange:
+        raise ValueError(
+            f"{path}: does not fit the architecture: {len(missing)} of {len(wanted)} entries are missing"
+            f" ({', '.join(missing[:3])}), {len(strange)} are not known ({', '.join(strange[:3])})"
+        )
+    for name, value in state.items():
+        if value.shape != wanted[name].shape:
+            found, needed = tuple(value.shape), tuple(wanted[name].shape)
+            raise ValueError(f"{path}: does not fit the architecture: {name} has shape {found}, needed is {needed}")
+        if value.is_floating_point() != wanted[name].is_floating_point() or not torch.isfinite(value).all():
+            raise ValueError(f"{path}: {name} does not hold finite floating-point numbers")
+    if not any(value.any() for name, value in state.items() if name.startswith("body.") and value.is_floating_point()):
+        raise ValueError(f"{path}: every weight is 0")
+    model.load_state_dict(state)
+
+
+def _stored(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file of weights by name; nothing in it is executed."""
     if not path.is_file():
         raise ValueError(f"{path}: no such weights file")
     try:
         safe = path.suffix == ".safetensors"
         state = load_file(path) if safe else torch.load(path, weights_only=True, map_location="cpu")
-    except (SafetensorError, UnpicklingError, RuntimeError) as error:
-        raise ValueError(f"{path}: not a file of weights ({str(error).splitlines()[0]})") from None
-    if "head.weight" not in state:
-        state = _with_head(state, set(model.state_dict()), path)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: does not fit the architecture: {str(error).splitlines()[1].strip()}") from None
+    except UnpicklingError:
+        raise ValueError(f"{path}: holds more than tensors, as a pickled model does: save its state_dict()") from None
+    except Exception as error:  # a damaged file raises errors of many kinds
+        raise ValueError(f"{path}: not a whole file of weights ({_first_line(error)})") from None
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{path}: holds {type(state).__name__}, needed is a state dict, tensors by name")
+    wrapped = all(name.startswith("module.") for name in state)
+    return {name.removeprefix("module.") if wrapped else name: value for name, value in state.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _with_head(state: dict[str, torch.Tensor], wanted: set[str], path: Path) -> dict[str, torch.Tensor]:
@@ -112,7 +143,10 @@ def _with_head(state: dict[str, torch.Tensor], wanted: set[str], path: Path) -> 
 
 def save_weights(model: Classifier, path: str | Path) -> None:
     """Write all weights and buffers as safetensors, under the names `body.*` and `head.*`."""
-    save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, path)
+    try:
+        save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
 
 
 def available_device() -> torch.device:

@@ -1,5 +1,6 @@
 """Training one member: what is minimised, how images vary, when it stops, how it goes on after a kill."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from tmv_lib.network.classifier import Classifier, Precision, as_levels, normalise, predict
+from tmv_lib.pipeline.files import whole
 from tmv_lib.pipeline.params import Params
 
 
@@ -142,10 +144,19 @@ def _resume(
     """The epochs that a checkpoint has behind it and the best weights, with the parts put where it stopped."""
     if not checkpoint.exists():
         return [], {}
-    saved = torch.load(checkpoint, weights_only=True, map_location=device)
-    for name, part in parts.items():
-        part.load_state_dict(saved[name])
-    return [Epoch(*entry) for entry in saved["history"]], saved["best"]
+    fresh = {name: copy.deepcopy(part.state_dict()) for name, part in parts.items()}
+    try:
+        saved = torch.load(checkpoint, weights_only=True, map_location=device)
+        for name, part in parts.items():
+            part.load_state_dict(saved[name])
+        return [Epoch(*entry) for entry in saved["history"]], saved["best"]
+    except Exception as error:  # a damaged file raises errors of many kinds
+        aside = checkpoint.with_suffix(".damaged")
+        checkpoint.replace(aside)
+        print(f"warning: {checkpoint}: damaged ({type(error).__name__}), kept as {aside.name}; training begins anew")
+        for name, part in parts.items():
+            part.load_state_dict(fresh[name])
+        return [], {}
 
 
 def _step(
@@ -179,7 +190,8 @@ def _exhausted(history: list[Epoch], patience: int) -> bool:
 
 
 def _save(state: dict[str, Any], checkpoint: Path) -> None:
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    temporary = checkpoint.with_suffix(".part")
-    torch.save(state, temporary)
-    temporary.replace(checkpoint)
+    with whole(checkpoint) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:  # a full disk
+            raise OSError(str(error).splitlines()[0]) from error

@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 import vl_convert
-import yaml
 from dvc_render.vega import VegaRenderer
+
+from tmv_lib.pipeline.params import read_yaml
 
 REVISION = "workspace"  # the name that DVC gives to the files as they lie there
 
@@ -35,7 +36,7 @@ def filled(table: pd.DataFrame, *, name: str, root: str | Path = ".", **options:
 
 def described(*, root: str | Path = ".") -> dict[str, dict[str, str]]:
     """The options of every plot with a template in `dvc.yaml`, by its path, in file order."""
-    return dict(_entries(yaml.safe_load(Path(root, "dvc.yaml").read_text(encoding="utf-8"))["stages"], root))
+    return dict(_entries(read_yaml(Path(root, "dvc.yaml"))["stages"], root))
 
 
 def svg(specification: dict[str, Any]) -> str:
@@ -59,7 +60,7 @@ def _entries(stages: dict[str, Any], root: str | Path) -> Iterator[tuple[str, di
 def _keys(foreach: Any, root: str | Path) -> list[str]:
     """The keys of a `foreach`, which may name a mapping of `params.yaml`."""
     if isinstance(foreach, str):
-        params = yaml.safe_load(Path(root, "params.yaml").read_text(encoding="utf-8"))
+        params = read_yaml(Path(root, "params.yaml"))
         foreach = params[foreach.removeprefix("${").removesuffix("}")]
     return [str(key) for key in foreach]
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,18 +10,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a formula may begin with
+
+# How tables are read: ids stay what they are, `NA` is a name, and only an empty cell is missing.
+AS_WRITTEN: dict[str, Any] = {
+    "dtype": {"image_id": str, "patient_id": str, "split": str},
+    "keep_default_na": False,
+    "na_values": [""],
+}
+
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, and rename it to `path` once the block ends without an error."""
+    """Yield a temporary path beside `path`, and rename it to `path` once the block ends without an error.
+
+    Raises OSError naming `path` where the disk is full or the folder cannot be written to.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part{path.suffix}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -42,6 +57,14 @@ def write_csv(path: str | Path, table: pd.DataFrame, *, digits: int = 8) -> None
     with whole(path) as temporary:
         formatted = partial(rounded, digits=digits)
         table.to_csv(temporary, index=False, float_format=formatted, lineterminator="\n")
+
+
+def for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with an apostrophe before every text that a spreadsheet would take for a formula.
+
+    File names and ids come from anywhere, and people open these tables.
+    """
+    return table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell)
 
 
 def rounded(value: float, *, digits: int) -> str:
@@ -68,12 +91,24 @@ def write_npy(path: str | Path, array: np.ndarray) -> None:
         np.save(temporary, array)
 
 
+def read_npy(path: str | Path) -> np.ndarray:
+    """Read one array, memory-mapped. Raises ValueError naming the file where it is not there, cut or another."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file; `dvc repro` makes it") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{path}: not a whole .npy file ({error})") from error
+
+
 def read_csv(path: str | Path, columns: list[str]) -> pd.DataFrame:
     """Read these columns of a table, ids as text. Raises ValueError naming the file and a column missing or empty."""
     try:
-        table = pd.read_csv(path, dtype={"image_id": str, "patient_id": str, "split": str})
+        table = pd.read_csv(path, **AS_WRITTEN)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; `dvc repro` makes it") from None
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: not a readable CSV ({error})") from error
     for name in columns:
         if name not in table:
             raise ValueError(f"{path}: column {name} is missing; the columns are {', '.join(table.columns)}")
@@ -87,7 +122,7 @@ def read_rows(path: str | Path, *, image_id: pd.Series, wanted: pd.Series) -> np
 
     Raises ValueError naming the file where the numbers of rows differ or a wanted image has none.
     """
-    array = np.load(path, mmap_mode="r")
+    array = read_npy(path)
     if len(array) != len(image_id):
         raise ValueError(f"{path}: {len(array)} rows for {len(image_id)} images")
     place = pd.Index(image_id).get_indexer(wanted)

@@ -4,12 +4,19 @@ Each stage declares its own model: what it may be asked for stands at the top of
 in one stage does not make the others rerun.
 """
 
+import os
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+# Above these bounds a stage would run for days, or not fit into memory.
+Resamples = Annotated[int, Field(ge=100, le=100_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class Params(BaseModel):
@@ -21,12 +28,32 @@ class Params(BaseModel):
 Section = TypeVar("Section", bound=Params)
 
 
+def read_yaml(path: str | Path) -> Any:
+    """Read a YAML 1.2 file, as DVC does. Raises ValueError naming file, line and what is wrong, a key twice, say."""
+    try:
+        return _parsed(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not UTF-8 text") from None
+    except YAMLError as error:
+        marked = isinstance(error, MarkedYAMLError) and error.problem_mark is not None
+        line = f"line {error.problem_mark.line + 1}: " if marked else ""
+        problem = error.problem if isinstance(error, MarkedYAMLError) else str(error)
+        raise ValueError(f"{path}: {line}not readable YAML ({problem})") from None
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> Any:
+    return YAML(typ="safe", pure=True).load(text)
+
+
 def read(path: str | Path, key: str, model: type[Section]) -> Section:
     """Read the section `key` (dotted for nested ones) of the YAML file `path` as `model`.
 
     Raises ValueError of one line a problem: the key, what was found, what is allowed.
     """
-    values: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    values = read_yaml(path)
     for part in key.split("."):
         if not isinstance(values, dict) or part not in values:
             raise ValueError(f"{path}: section {key} is missing")
@@ -58,7 +85,7 @@ class Member(Params):
     weights: str
     dropout: Annotated[float, Field(ge=0, lt=1)]
     train: bool
-    seed: Annotated[int, Field(ge=0)]
+    seed: Seed
 
 
 def read_members(path: str | Path) -> dict[str, Member]:
@@ -76,7 +103,7 @@ def read_members(path: str | Path) -> dict[str, Member]:
     for name, member in members.items():
         if not member.train and member.weights == "none":
             raise ValueError(f"{path}: members.{name}.train is false and weights is none: there is nothing to evaluate")
-        if "/" in member.weights and not member.weights.startswith("data/weights/"):
+        if "/" in member.weights and Path(os.path.normpath(member.weights)).parts[:2] != ("data", "weights"):
             raise ValueError(f"{path}: members.{name}.weights is {member.weights!r}: files lie in data/weights/")
     return members
 
@@ -96,7 +123,11 @@ def named_members(path: str | Path) -> dict[str, Member | None]:
 
 
 def _listed(path: str | Path) -> dict[str, Any]:
-    return (yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}).get("members") or {}
+    values = read_yaml(path)
+    listed = values.get("members") if isinstance(values, dict) else None
+    if not isinstance(listed, dict):
+        raise ValueError(f"{path}: members must name networks, found {listed!r}")
+    return listed
 
 
 def check_name(name: str, *, where: str) -> None:

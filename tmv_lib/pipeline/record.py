@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from safetensors import safe_open
 
-from tmv_lib.pipeline.files import join, read_csv, read_rows
+from tmv_lib.pipeline.files import AS_WRITTEN, join, read_csv, read_rows
 from tmv_lib.pipeline.metrics import SUFFIXES
 from tmv_lib.statistics.estimate import Estimate
 
@@ -44,7 +44,7 @@ def read_cases(members: Iterable[str], *, further: Iterable[str] = (), root: str
 
 def read_case_table(*, root: str | Path = ".") -> pd.DataFrame:
     """The case table with every column that the source has, ids as text."""
-    return pd.read_csv(Path(root) / CASES, dtype={"image_id": str, "patient_id": str})
+    return pd.read_csv(Path(root) / CASES, **AS_WRITTEN)
 
 
 def outside_train(cases: pd.DataFrame) -> pd.DataFrame:
@@ -153,7 +153,7 @@ def read_signals(path: str | Path, columns: list[str]) -> pd.DataFrame:
     Raises ValueError naming a file or column that is not there.
     """
     read_csv(path, ["image_id"])
-    table = pd.read_csv(path, dtype={"image_id": str})
+    table = pd.read_csv(path, **AS_WRITTEN)
     if lacking := [name for name in columns if name not in table]:
         raise ValueError(f"{path}: signal {lacking[0]} is missing; the columns are {', '.join(table.columns)}")
     return table[["image_id", *columns]]

@@ -1,17 +1,41 @@
-"""How a stage script starts, and how it fails."""
+"""How a stage or command starts, and how it fails."""
 
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+HERE = Path(__file__).parents[2]
+
 
 def run(main: Callable[[], None]) -> None:
-    """Run a stage; bad input is told in one line, with the place in this project that met it, and exit code 1."""
+    """Run a stage or command; whatever it raises is told in one line, with the place in this project that met it.
+
+    Exit code 1; 130 when it is interrupted, 143 when it is asked to end, both after its temporary files are gone.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         main()
-    except (ValueError, OSError) as error:
-        here = Path(__file__).parents[2]
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if ".venv" not in frame.filename]
-        place = [frame for frame in frames if Path(frame.filename).is_relative_to(here)][-1]
-        sys.exit(f"error: {error} [{Path(place.filename).relative_to(here)}:{place.lineno}]")
+    except KeyboardInterrupt:
+        print("interrupted; training goes on from its last whole epoch when it is run again", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:  # the libraries raise errors of every kind on broken files and full disks
+        sys.exit(f"error: {described(error)} [{place(error)}]")
+
+
+def described(error: Exception) -> str:
+    """What is wrong, on as many lines as there are problems; of an error of a library its kind as well."""
+    text = str(error).strip() or "no more is known"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return text if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {text}"
+
+
+def place(error: Exception) -> str:
+    """File and line of this project that met the error."""
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    inside = [(file.relative_to(HERE), line) for file, line in frames if file.is_relative_to(HERE)]
+    own = [(file, line) for file, line in inside if not file.parts[0].startswith(".")]
+    file, line = own[-1] if own else frames[-1]
+    return f"{file}:{line}"

@@ -10,7 +10,7 @@ from scipy.special import expit
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from tmv_lib.calibration.errors import expected_calibration_error
-from tmv_lib.pipeline.params import Params
+from tmv_lib.pipeline.params import Params, Resamples, Seed
 from tmv_lib.statistics.classification import (
     accuracy,
     brier_score,
@@ -36,8 +36,8 @@ class ReadingParams(Params):
     """sensitivity: that the operating point reaches on validation."""
 
     sensitivity: Annotated[float, Field(gt=0, lt=1)]
-    resamples: Annotated[int, Field(ge=100)]
-    seed: Annotated[int, Field(ge=0)]
+    resamples: Resamples
+    seed: Seed
 
 
 Pair = dict[str, pd.DataFrame]  # the rows of both members, by name

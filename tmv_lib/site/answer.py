@@ -13,7 +13,7 @@ from tmv_lib.calibration.errors import reliability_curve
 from tmv_lib.calibration.prevalence import at_prevalence, prevalence_by_confusion, prevalence_by_em
 from tmv_lib.data.audit import id_blocks, is_block
 from tmv_lib.deferral.selective import cases_needed
-from tmv_lib.pipeline.params import Params
+from tmv_lib.pipeline.params import Params, Resamples, Seed
 from tmv_lib.site.calibrated import blame, calibrate_at_site, combined, compare_calibration, labelled
 from tmv_lib.site.learning_curve import MEASURES, bands, learning_curve
 from tmv_lib.site.shift import (
@@ -42,8 +42,8 @@ class SiteParams(Params):
     draws: Annotated[int, Field(ge=20)]
     risk: Annotated[float, Field(gt=0, lt=1)]
     delta: Annotated[float, Field(gt=0, lt=1)]
-    resamples: Annotated[int, Field(ge=100)]
-    seed: Annotated[int, Field(ge=0)]
+    resamples: Resamples
+    seed: Seed
 
 
 class Places(NamedTuple):

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from tmv_lib.calibration.calibrators import Calibrator
 from tmv_lib.explanations.attribution import Explained
-from tmv_lib.pipeline.params import Params
+from tmv_lib.pipeline.params import Params, Resamples, Seed
 from tmv_lib.stability.perturbations import Perturbation
 from tmv_lib.stability.similarity import MEASURES, SIMILARITIES, Explain, per_case, stability
 from tmv_lib.statistics.classification import sensitivity, specificity
@@ -37,8 +37,8 @@ class StabilityParams(Params):
     blur: Annotated[float, Field(gt=0, le=10)]
     moved_quantile: Annotated[float, Field(gt=0.5, lt=1)]
     batch_size: Annotated[int, Field(ge=1)]
-    resamples: Annotated[int, Field(ge=100)]
-    seed: Annotated[int, Field(ge=0)]
+    resamples: Resamples
+    seed: Seed
 
 
 class Answer(NamedTuple):

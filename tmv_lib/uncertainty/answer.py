@@ -8,7 +8,7 @@ from pydantic import Field
 from scipy.special import expit
 
 from tmv_lib.calibration.calibrators import Calibrator
-from tmv_lib.pipeline.params import Params
+from tmv_lib.pipeline.params import Params, Resamples, Seed
 from tmv_lib.statistics.estimate import Estimate, Resampler, interval_rows, mean
 from tmv_lib.statistics.ranking import rank_among
 from tmv_lib.uncertainty import detection, entropy
@@ -24,8 +24,8 @@ class UncertaintyParams(Params):
     passes: Annotated[int, Field(ge=2, le=10_000)]
     neighbours: Annotated[int, Field(ge=1)]
     confident: Annotated[float, Field(gt=0.5, lt=1)]
-    resamples: Annotated[int, Field(ge=100)]
-    seed: Annotated[int, Field(ge=0)]
+    resamples: Resamples
+    seed: Seed
 
 
 class Network(NamedTuple):

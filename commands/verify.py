@@ -1,0 +1,65 @@
+"""Is what lies on disk whole? `make verify` says what is damaged, and the command that mends it.
+
+DVC takes a cached file for what its name says, and its lock file for readable: a kill at the wrong moment, or a bad
+disk, makes both false.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+
+from dvc.repo import Repo
+from tqdm import tqdm
+
+from tmv_lib.pipeline.params import read_yaml
+from tmv_lib.pipeline.stage import run
+
+CHUNK = 2**20
+
+
+def main() -> None:
+    problems = [*of_lock(Path("dvc.lock")), *of_parts(Path())]
+    if not problems:
+        problems = of_cache(Path(Repo(".").cache.local.path))
+    for problem in problems:
+        print(problem)
+    if problems:
+        sys.exit(1)
+    print("dvc.lock can be read, every cached file is what its name says, and no part of a file was left behind")
+
+
+def of_lock(lock: Path) -> list[str]:
+    """What is wrong with the lock file."""
+    try:
+        there = isinstance(read_yaml(lock), dict)
+    except ValueError as error:
+        return [f"{error}: `git checkout {lock}` brings back the last one committed"]
+    return [] if there else [f"{lock}: empty: `git checkout {lock}` brings back the last one committed"]
+
+
+def of_cache(cache: Path) -> list[str]:
+    """Every file of the cache whose content has another MD5 than its name says."""
+    files = [file for file in sorted((cache / "files/md5").glob("??/*")) if file.is_file()]
+    broken = [file for file in tqdm(files, desc="cache", leave=False) if digest(file) != file.parent.name + file.stem]
+    return [f"{file}: damaged: remove it, then `make repro`, or `dvc pull` where there is a remote" for file in broken]
+
+
+def of_parts(root: Path) -> list[str]:
+    """Parts of files that a killed run left behind."""
+    parts = [
+        file for folder in ("data", "metrics", "plots", "checkpoints") for file in (root / folder).rglob(".*.part*")
+    ]
+    return [f"{file}: part of a file that a killed run left: remove it" for file in sorted(parts)]
+
+
+def digest(file: Path) -> str:
+    """The MD5 of a file, which DVC names it by."""
+    made = hashlib.md5(usedforsecurity=False)
+    with file.open("rb") as content:
+        while part := content.read(CHUNK):
+            made.update(part)
+    return made.hexdigest()
+
+
+if __name__ == "__main__":
+    run(main)
