@@ -23,7 +23,7 @@ evaluate: $(BIN)/.installed  ## others' models: make evaluate PREDICTIONS="a.csv
 	python -m commands.evaluate $(PREDICTIONS) --out "$(OUT)"
 
 test: $(BIN)/.installed-dev .git
-	OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --dist loadfile
+	OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(BIN)/.installed-dev
 	ruff check
