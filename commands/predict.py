@@ -69,19 +69,16 @@ def main() -> None:
 
 def require_as_run() -> None:
     """Raise ValueError where parameters, code, data or policy are not those of the last run, as DVC sees it."""
-    changed = Repo(".").status()
-    for stage, reasons in changed.items():
-        what = [
-            f"{path} ({state})"
+    for stage, reasons in Repo(".").status().items():
+        changed = [
+            f"{path} ({state if isinstance(state, str) else ', '.join(state)})"
             for reason in reasons
             if isinstance(reason, dict)
             for of in reason.values()
-            for path, state in (of.items() if isinstance(of, dict) else ((of, "changed"),))
+            for path, state in of.items()
         ]
-        raise ValueError(
-            f"stage {stage} is not what its last run left: {', '.join(map(str, what)) or reasons};"
-            " `make repro` brings it up to date"
-        )
+        what = ", ".join(changed) or ", ".join(map(str, reasons))
+        raise ValueError(f"stage {stage} is not what its last run left: {what}; `make repro` brings it up to date")
 
 
 def of_images(cases: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:

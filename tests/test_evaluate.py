@@ -151,6 +151,10 @@ def test_a_reversed_model_is_refused_and_nothing_is_left(project):
         (lambda t: t[t["split"] != "cal"], r"split cal must hold both classes, found y_true \[\]: it certifies"),
         (lambda t: t[(t["split"] != "val") | (t["y_true"] == 1)], r"split val must hold both classes"),
         (lambda t: t.assign(patient_id=t["patient_id"].where(t.index != 2999, "p0")), "1 patients, p0 among them"),
+        (lambda t: t.assign(logit=expit(t["logit"])), r"mine\.csv: every value of column logit lies in \[0, 1\]"),
+        (lambda t: t.rename(columns={"split": "Split"}), r"mine\.csv: column 'Split' is nearly 'split'; rename it"),
+        (lambda t: t.rename(columns={"patient_id": "Patient ID "}), "column 'Patient ID ' is nearly 'patient_id'"),
+        (lambda t: t.rename(columns={"sex": "logit"}), r"mine\.csv: column 'logit' is there 2 times"),
         (lambda t: t.iloc[:-1], r"yours\.csv: 1 images, i2999 among them"),
         (
             lambda t: t.assign(y_true=t["y_true"].where(t.index != 4, 1 - t["y_true"])),
@@ -162,6 +166,28 @@ def test_a_file_that_cannot_be_used_is_named(project, change, words):
     change(predictions()).to_csv("mine.csv", index=False)
     with pytest.raises(ValueError, match=words):
         evaluate.read_predictions([Path("mine.csv"), Path("yours.csv")])
+
+
+def test_names_stay_what_they_are_and_an_index_is_no_column(project):
+    table = predictions()
+    named = {"i0": "NA", "i1": "1e5", "i2": "007"}
+    table.assign(image_id=table["image_id"].replace(named), patient_id="NA" + table["patient_id"]).to_csv("saved.csv")
+    read = evaluate.read_predictions([Path("saved.csv")])["saved"]
+    assert read["image_id"][:3].tolist() == ["NA", "1e5", "007"]
+    assert read["patient_id"][0] == "NAp0"
+    assert list(read) == list(table)
+
+
+def test_two_evaluations_at_once_leave_each_other_alone(project, monkeypatch):
+    parts = []
+    monkeypatch.setattr(evaluate, "lay_out", lambda part, members: parts.append(part) or (part / "own").write_text(""))
+    monkeypatch.setattr(evaluate, "STAGES", ())
+    evaluate.evaluate([Path("mine.csv")], Path("one"))
+    with pytest.raises(ValueError, match="one: is there already"):
+        evaluate.evaluate([Path("mine.csv")], Path("one"))
+    evaluate.evaluate([Path("mine.csv")], Path("two"))
+    assert len(set(parts)) == 2
+    assert not [path for path in project.iterdir() if path.suffix == ".part"]
 
 
 def test_a_file_names_its_member(project):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tmv_lib.pipeline.files import join, read_csv, read_rows, whole, write_csv
+from tmv_lib.pipeline.files import for_spreadsheets, join, read_csv, read_npy, read_rows, whole, write_csv
 from tmv_lib.pipeline.metrics import write_metrics
 
 
@@ -91,3 +91,24 @@ def test_rows_of_an_array_go_by_id(tmp_path):
         read_rows(tmp_path / "rows.npy", image_id=ids, wanted=pd.Series(["a", "d"]))
     with pytest.raises(ValueError, match=r"rows\.npy: 3 rows for 2 images"):
         read_rows(tmp_path / "rows.npy", image_id=ids[:2], wanted=ids)
+
+
+def test_a_cell_that_a_spreadsheet_takes_for_a_formula_is_told_apart():
+    table = pd.DataFrame({"image_id": ["=1+1", "@a", "-5.png", "a=1"], "y_prob": [-0.5, 1.0, 0.0, 2.0]})
+    safe = for_spreadsheets(table)
+    assert safe["image_id"].tolist() == ["'=1+1", "'@a", "'-5.png", "a=1"]
+    assert safe["y_prob"].tolist() == [-0.5, 1.0, 0.0, 2.0]
+
+
+def test_names_that_look_like_numbers_or_nothing_stay_names(tmp_path):
+    write_csv(
+        tmp_path / "a.csv", pd.DataFrame({"image_id": ["NA", "001", "1e5", "nan"], "logit": [0.5, 1.0, 2.0, 3.0]})
+    )
+    assert read_csv(tmp_path / "a.csv", ["image_id", "logit"])["image_id"].tolist() == ["NA", "001", "1e5", "nan"]
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"nothing"])
+def test_an_array_that_is_cut_is_named(tmp_path, content):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.npy: not a whole \.npy file"):
+        read_npy(tmp_path / "a.npy")

@@ -105,3 +105,17 @@ def test_a_folder_local_is_a_split(root):
     (root / "test").rename(root / "local")
     cases = load_folder(root, **OPTIONS).cases
     assert cases.loc[cases["split"] == "local", "image_id"].tolist() == ["local/PNEUMONIA/p3_bacteria"]
+
+
+def test_whatever_lies_in_a_class_is_read_or_has_its_reason(root):
+    (root / "train/NORMAL/ward 3").mkdir()
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(root / "train/NORMAL/ward 3/p5_.tif")
+    (root / "train/NORMAL/p6_.txt").write_text("no picture")
+    (root / "train/NORMAL/.hidden").write_text("")
+    (root / ".cache").mkdir()
+    loaded = load_folder(root, **OPTIONS)
+    assert "train/NORMAL/ward 3/p5_" in set(loaded.cases["image_id"])
+    assert loaded.unreadable["path"].tolist() == ["train/NORMAL/p6_.txt"]
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(root / "train/NORMAL/ward 3/p5_.png")
+    with pytest.raises(ValueError, match=r"ward 3/p5_: two files of this name that differ in their suffix alone"):
+        load_folder(root, **OPTIONS)

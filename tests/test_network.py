@@ -83,6 +83,58 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         classifier.load_weights(built(), tmp_path / "odd.safetensors")
 
 
+def spoiled(**changes) -> dict[str, torch.Tensor]:
+    return torchvision.models.resnet18(num_classes=1).state_dict() | changes
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        ([1, 2], "holds list, needed is a state dict"),
+        (torch.zeros(3), "holds Tensor, needed is a state dict"),
+        ({}, "holds dict, needed is a state dict"),
+        ({"epoch": 3}, "holds dict, needed is a state dict"),
+        (torchvision.models.resnet18(num_classes=1), "holds more than tensors, as a pickled model does"),
+        (spoiled(**{"conv1.weight": torch.full((64, 3, 7, 7), torch.nan)}), "body.conv1.weight does not hold finite"),
+        (spoiled(**{"conv1.weight": torch.ones((64, 3, 7, 7), dtype=torch.int8)}), "body.conv1.weight does not hold"),
+        (
+            spoiled(**{"conv1.weight": torch.ones(64, 3, 3, 3)}),
+            r"does not fit the architecture: body.conv1.weight has shape",
+        ),
+        ({name: torch.zeros_like(value) for name, value in spoiled().items()}, "every weight is 0"),
+    ],
+)
+def test_weights_that_are_none_are_refused_in_one_short_line(tmp_path, stored, words):
+    torch.save(stored, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=rf"w\.pth: {words}") as told:
+        classifier.load_weights(built(), tmp_path / "w.pth")
+    assert len(str(told.value)) < 400 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("cut", [0, 100, -100])
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_cut_file_of_weights_is_named(tmp_path, cut, suffix):
+    path = tmp_path / f"w.{suffix}"
+    if suffix == "pth":
+        torch.save(spoiled(), path)
+    else:
+        classifier.save_weights(built(), path)
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(ValueError, match=rf"w\.{suffix}: not a whole file of weights"):
+        classifier.load_weights(built(), path)
+
+
+def test_what_training_wraps_around_weights_comes_off(tmp_path):
+    plain = torchvision.models.resnet18(num_classes=1).eval()
+    wrapped = {f"module.{name}": value for name, value in plain.state_dict().items()}
+    torch.save({"state_dict": wrapped, "epoch": 3}, tmp_path / "w.pth")
+    model = built().eval()
+    classifier.load_weights(model, tmp_path / "w.pth")
+    batch = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(batch), plain(batch)[:, 0])
+
+
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [

@@ -429,3 +429,54 @@ def test_what_is_wrong_with_a_layout_is_named(tmp_path, text, options, message):
         return
     with pytest.raises(ValueError, match=message):
         load(tmp_path, text, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        ("path,label,Split\na.png,1,test\nb.png,0,test\n", {}, "column 'Split' is nearly 'split'; rename it"),
+        ("path,label,patient_id \na.png,1,7\nb.png,0,7\n", {}, "column 'patient_id ' is nearly 'patient_id'"),
+        ("path,label,label\na.png,1,0\nb.png,0,1\n", {}, "column 'label' is there 2 times"),
+        ("path,label\n../a.png,1\nb.png,0\n", {}, r"row 2: image '\.\./a\.png' lies outside"),
+        ("path,label\n/etc/hostname,1\nb.png,0\n", {}, "row 2: image '/etc/hostname' lies outside"),
+        (
+            "path,label\na.png,Pneumonia\nb.png,pneumonia\n",
+            {"positive": "Pneumonia"},
+            "labels 'Pneumonia' and 'pneumonia' differ in their case alone",
+        ),
+        ("path,label,x\na.png,01,0\nb.png,1,0\n", {}, "the labels must be 0 and 1, found 01, 1"),
+    ],
+)
+def test_what_is_nearly_right_is_refused_and_never_ignored(tmp_path, text, options, words):
+    with pytest.raises(ValueError, match=words):
+        load(tmp_path, text, **options)
+
+
+def test_labels_are_text(tmp_path):
+    text = "path,label\na.png,1119302008\nb.png,1119303003\n"
+    assert load(tmp_path, text, positive="1119303003").cases["y_true"].tolist() == [0, 1]
+    assert load(tmp_path, "path,label\na.png,1E10\nb.png,10000000000\n", positive="1E10").cases["y_true"].tolist() == [
+        1,
+        0,
+    ]
+    assert load(tmp_path, "path,label\na.png,1.0\nb.png,0.0\n").cases["y_true"].tolist() == [1, 0]
+
+
+def test_ten_thousand_columns_are_enough(tmp_path):
+    header = ",".join(f"c{k}" for k in range(10_001))
+    with pytest.raises(ValueError, match="10003 columns, at most 10,000 are read"):
+        load(tmp_path, f"path,label,{header}\na.png,1\n")
+
+
+def test_doubtful_files_are_read_and_told(tmp_path):
+    picture(tmp_path / "a.png", 0)
+    loaded = load(tmp_path, "path,label\na.png,1\nb.png,0\n")
+    assert loaded.remarks.empty
+    deep = np.linspace(0, 4095, 64).astype(np.uint16).reshape(8, 8)
+    (tmp_path / "deep").mkdir()
+    Image.fromarray(deep).save(tmp_path / "deep/c.png")
+    loaded = load(tmp_path, "path,label\ndeep/c.png,1\nb.png,0\n")
+    assert loaded.remarks.to_dict("records") == [
+        {"path": "deep/c.png", "problem": "its levels reach 4095: read as 12 bits"}
+    ]
+    assert loaded.images[0].max() == 255

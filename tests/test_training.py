@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tmv_lib.network import classifier, training
-from tmv_lib.network.answer import RECIPE, digest
+from tmv_lib.network.answer import RECIPE, digest, set_aside_damaged
 from tmv_lib.network.training import Augmentation, TrainParams, augment
 from tmv_lib.pipeline.params import read, read_members
 
@@ -73,6 +73,31 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
     assert [epoch.epoch for epoch in seen] == [3]
     assert again == history
     assert weights(resumed) == weights(whole)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"not a checkpoint", None])
+def test_a_damaged_checkpoint_is_set_aside_and_training_begins_anew(tmp_path, damaged, capsys):
+    data, whole, again = bright_or_dark(16), fresh(), fresh()
+    history = fit(whole, data, data, tmp_path / "a.pt", epochs=1)
+    content = (tmp_path / "a.pt").read_bytes()
+    (tmp_path / "b.pt").write_bytes(content[:-200] if damaged is None else damaged)
+    assert fit(again, data, data, tmp_path / "b.pt", epochs=1) == history
+    assert weights(again) == weights(whole)
+    assert "b.pt: damaged" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pt", "b.damaged", "b.pt"]
+
+
+def test_a_damaged_log_is_set_aside(tmp_path, capsys):
+    log = tmp_path / "net"
+    log.mkdir()
+    (log / "metrics.json").write_text('{"train_loss": 0.')
+    set_aside_damaged(log)
+    assert [path.name for path in tmp_path.iterdir()] == ["net.damaged"]
+    assert "metrics.json: damaged" in capsys.readouterr().out
+    log.mkdir()
+    (log / "metrics.json").write_text("{}")
+    set_aside_damaged(log)
+    assert log.exists()
 
 
 def test_another_seed_is_another_network(tmp_path):

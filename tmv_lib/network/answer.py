@@ -68,7 +68,7 @@ def train(
     """Train on train and stop on val, from the checkpoint of this very training where there is one."""
     parts = ((cases["split"] == split).to_numpy() for split in ("train", "val"))
     fit, val = ((images[rows], cases["y_true"].to_numpy()[rows]) for rows in parts)
-    _set_aside_damaged(Path("dvclive") / name)
+    set_aside_damaged(Path("dvclive") / name)
     with Live(f"dvclive/{name}", report=None, save_dvc_exp=False, dvcyaml=None, resume=True) as live:
 
         def report(epoch: training.Epoch) -> None:
@@ -88,7 +88,7 @@ def train(
         )
 
 
-def _set_aside_damaged(log: Path) -> None:
+def set_aside_damaged(log: Path) -> None:
     """Move a log of DVCLive away that a kill or a full disk has damaged, so that training goes on with a new one."""
     metrics = log / "metrics.json"
     try:

@@ -6,7 +6,6 @@ in one stage does not make the others rerun.
 
 import os
 import re
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -31,7 +30,7 @@ Section = TypeVar("Section", bound=Params)
 def read_yaml(path: str | Path) -> Any:
     """Read a YAML 1.2 file, as DVC does. Raises ValueError naming file, line and what is wrong, a key twice, say."""
     try:
-        return _parsed(Path(path).read_text(encoding="utf-8"))
+        return YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except UnicodeDecodeError:
@@ -41,11 +40,6 @@ def read_yaml(path: str | Path) -> Any:
         line = f"line {error.problem_mark.line + 1}: " if marked else ""
         problem = error.problem if isinstance(error, MarkedYAMLError) else str(error)
         raise ValueError(f"{path}: {line}not readable YAML ({problem})") from None
-
-
-@lru_cache(maxsize=8)
-def _parsed(text: str) -> Any:
-    return YAML(typ="safe", pure=True).load(text)
 
 
 def read(path: str | Path, key: str, model: type[Section]) -> Section:

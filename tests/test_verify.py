@@ -1,0 +1,34 @@
+"""What `make verify` says of a damaged project."""
+
+from commands import verify
+
+
+def test_a_file_of_the_cache_that_is_not_what_its_name_says_is_named(tmp_path):
+    right = tmp_path / "files/md5/5d/41402abc4b2a76b9719d911017c592"  # the MD5 of "hello"
+    right.parent.mkdir(parents=True)
+    right.write_text("hello")
+    wrong = tmp_path / "files/md5/00/000000000000000000000000000000.dir"
+    wrong.parent.mkdir(parents=True)
+    wrong.write_text("[]")
+    assert verify.of_cache(tmp_path) == [
+        f"{wrong}: damaged: remove it, then `make repro`, or `dvc pull` where there is a remote"
+    ]
+
+
+def test_an_empty_or_torn_lock_file_is_named_with_the_command_that_brings_it_back(tmp_path):
+    lock = tmp_path / "dvc.lock"
+    for text in ("", "stages: {prepare: [", "3"):
+        lock.write_text(text)
+        (told,) = verify.of_lock(lock)
+        assert str(lock) in told
+        assert told.endswith(f"`git checkout {lock}` brings back the last one committed")
+    lock.write_text("schema: '2.0'\nstages: {}\n")
+    assert verify.of_lock(lock) == []
+
+
+def test_a_part_that_a_killed_run_left_is_named(tmp_path):
+    (tmp_path / "data/train").mkdir(parents=True)
+    (tmp_path / "data/train/.a.npy.part.npy").write_text("")
+    assert [
+        line.endswith("part of a file that a killed run left: remove it") for line in verify.of_parts(tmp_path)
+    ] == [True]
