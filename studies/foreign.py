@@ -103,9 +103,8 @@ def ask(shown: np.ndarray, asked: system.System, prices: costs.Prices) -> pd.Dat
     cases = system.score(asked, shown).cases
     odd = refusal.oddities(shown, cases, asked.pixels)[asked.usual.columns]
     alone = out_of_distribution.alone(odd, asked.usual) <= out_of_distribution.REFUSED
-    y_prob = cases[[f"y_prob_{name}" for name in asked.networks]].mean(axis=1)
     refused = pd.DataFrame(alone, columns=odd.columns).add_prefix("alone_")
-    return refused.assign(oddity=cases["oddity"], certainty=costs.certainty(y_prob, **prices.errors))
+    return refused.assign(oddity=cases["oddity"], certainty=costs.certainty(cases["y_prob"], **prices.errors))
 
 
 def table(asked: pd.DataFrame, *, threshold: float) -> pd.DataFrame:
