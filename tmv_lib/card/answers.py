@@ -103,6 +103,8 @@ def _calibration(figures: Figures) -> str:
         error = "too few cases for a calibration error"
         if test is not None:
             error = "no sign of miscalibration" if test["p_value_holm"] >= LEVEL else "not calibrated"
+            corrected = test["p_value_holm"] >= LEVEL > test["p_value"]
+            error += " once corrected for the number of tests" if corrected else ""
             floor = f"a calibrated model stays below {test['noise_floor_p95']:.3f} in 95 of 100 draws"
             error += f", ECE {test['ece']:.3f} ({floor})"
         parts.append(f"{name}: {error}, slope {slope}")
