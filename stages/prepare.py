@@ -27,6 +27,9 @@ def main() -> None:
     audit = audit_images(images, cases, loaded.unreadable, loaded.remarks, ignored=loaded.ignored)
     if unknown := audit.counts["patients"].get("unknown"):
         print(f"warning: of {unknown} {NOBODY_KNOWS}", file=sys.stderr)
+    for problem, of in audit.counts["problems"].items():
+        if count := sum(of.get(unit, 0) for unit in ("images", "files")):
+            print(f"warning: {count} x {problem.replace('_', ' ')}, see data/prepare/audit.csv", file=sys.stderr)
     mends, mended = repairs(cases, params)
     kinds, spoiled = spoiled_validation(cases, images)
 

@@ -19,7 +19,7 @@ from tmv_lib.phantom.plan import plan_cases, repaired
 from tmv_lib.phantom.radiograph import render
 from tmv_lib.pipeline.params import Params, Seed
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Range = Annotated[list[Rate], Field(min_length=2, max_length=2)]

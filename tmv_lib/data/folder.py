@@ -7,6 +7,7 @@ import pandas as pd
 
 from tmv_lib.data.cases import SPLITS, Loaded
 from tmv_lib.data.images import How, Progress, read_squares, told
+from tmv_lib.data.lists import printable
 
 
 def load_folder(
@@ -71,7 +72,7 @@ def _listed(root: Path, classes: list[str], positive: str) -> list[Path]:
             files += sorted(path for path in folder.rglob("*") if not path.is_dir() and not _hidden(path, root))
     if not files:
         raise ValueError(f"{root}: no image like <split>/<class>/*.jpeg below it")
-    return [path.relative_to(root) for path in files]
+    return [Path(printable(str(path.relative_to(root)))) for path in files]
 
 
 def _hidden(path: Path, root: Path) -> bool:

@@ -44,8 +44,8 @@ def read_grey(path: str | Path | BinaryIO) -> tuple[np.ndarray, str]:
         with Image.open(path, formats=FORMATS) as picture:
             if picture.width * picture.height > MOST_PIXELS:
                 raise ValueError(f"{picture.width} x {picture.height} pixels, at most {MOST_PIXELS:,} are read")
-            if getattr(picture, "n_frames", 1) != 1:
-                raise ValueError(f"{picture.n_frames} frames, only single images are read")
+            if (frames := getattr(picture, "n_frames", 1)) != 1:
+                raise ValueError(f"{frames} frames, only single images are read")
             upright = ImageOps.exif_transpose(picture)
             if upright.has_transparency_data and np.asarray(upright.convert("RGBA"))[..., 3].min() < 255:
                 raise ValueError("transparent pixels, which have no grey level")

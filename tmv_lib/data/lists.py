@@ -49,6 +49,11 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).casefold()
 
 
+def printable(name: str) -> str:
+    """A file name as UTF-8 text, bytes that are none as `\\udcff`: so it can stand in a table, though not be opened."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def refuse(path: str | Path, wrong: pd.Series, told: pd.Series, problem: str) -> None:
     """Raise ValueError naming the first row that is wrong and what stands there, unless none is."""
     if wrong.any():

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tmv_lib.data.dicom import SUFFIXES, is_dicom
 from tmv_lib.data.images import How, Progress, read_squares
-from tmv_lib.data.lists import read_list, refuse
+from tmv_lib.data.lists import printable, read_list, refuse
 
 PACKED = (
     ".gz",
@@ -67,7 +67,7 @@ def load_unlabelled(
 def _below(root: Path) -> tuple[pd.DataFrame, list[str]]:
     files = [path for path in sorted(root.rglob("*")) if not path.is_dir() and not path.name.startswith(".")]
     pictures = {*Image.registered_extensions(), *SUFFIXES, *PACKED}
-    names = {path: path.relative_to(root).as_posix() for path in files}
+    names = {path: printable(path.relative_to(root).as_posix()) for path in files}
     found = [path for path in files if path.suffix.lower() in pictures or (path.is_file() and is_dicom(path))]
     if not found:
         raise ValueError(f"{root}: no picture and no DICOM image among {len(files)} files")

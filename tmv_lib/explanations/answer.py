@@ -26,11 +26,11 @@ NOTHING_TO_LOOK_AT = "every map of the test split is empty", "no finding of the 
 class ExplanationsParams(Params):
     method: Method
     layers: dict[str, str]
-    batch_size: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1, le=65_536)]
     border: Annotated[float, Field(gt=0, lt=0.5)]
     sanity_cases: Annotated[int, Field(ge=8)]
-    untrained_networks: Annotated[int, Field(ge=1)]
-    random_pairs: Annotated[int, Field(ge=1)]
+    untrained_networks: Annotated[int, Field(ge=1, le=1000)]
+    random_pairs: Annotated[int, Field(ge=1, le=1000)]
     resamples: Resamples
     seed: Seed
 

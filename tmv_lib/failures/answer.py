@@ -13,9 +13,9 @@ from tmv_lib.statistics.estimate import Estimate, Resampler, interval_rows, mean
 
 
 class FailuresParams(Params):
-    neighbours: Annotated[int, Field(ge=1)]
+    neighbours: Annotated[int, Field(ge=1, le=10_000)]
     folds: Annotated[int, Field(ge=2, le=20)]
-    components: Annotated[int, Field(ge=1)]
+    components: Annotated[int, Field(ge=1, le=10_000)]
     adjudication: str | None
     resamples: Resamples
     seed: Seed

@@ -27,8 +27,8 @@ RECIPE = 1
 class ReferenceParams(Params):
     architecture: str
     crop: Annotated[float, Field(gt=0, lt=0.4)]
-    epochs: Annotated[int, Field(ge=1)]
-    batch_size: Annotated[int, Field(ge=2)]
+    epochs: Annotated[int, Field(ge=1, le=10_000)]
+    batch_size: Annotated[int, Field(ge=2, le=65_536)]
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     precision: classifier.Precision

@@ -35,11 +35,11 @@ def read_yaml(path: str | Path) -> Any:
         raise ValueError(f"{path}: no such file") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not UTF-8 text") from None
+    except MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark is not None else ""
+        raise ValueError(f"{path}: {line}not readable YAML ({error.problem})") from None
     except YAMLError as error:
-        marked = isinstance(error, MarkedYAMLError) and error.problem_mark is not None
-        line = f"line {error.problem_mark.line + 1}: " if marked else ""
-        problem = error.problem if isinstance(error, MarkedYAMLError) else str(error)
-        raise ValueError(f"{path}: {line}not readable YAML ({problem})") from None
+        raise ValueError(f"{path}: not readable YAML ({error})") from None
 
 
 def read(path: str | Path, key: str, model: type[Section]) -> Section:

@@ -34,12 +34,12 @@ LOOKS_DIFFERENT = {"negative_class": ("y_true_0",), "positive_class": ("y_true_1
 
 
 class SiteParams(Params):
-    components: Annotated[int, Field(ge=1)]
+    components: Annotated[int, Field(ge=1, le=10_000)]
     folds: Annotated[int, Field(ge=2, le=20)]
     foldings: Annotated[int, Field(ge=1, le=50)]
     permutations: Annotated[int, Field(ge=FEWEST_PERMUTATIONS, le=1_000_000)]
     patients: list[Annotated[int, Field(ge=10)]]
-    draws: Annotated[int, Field(ge=20)]
+    draws: Annotated[int, Field(ge=20, le=100_000)]
     risk: Annotated[float, Field(gt=0, lt=1)]
     delta: Annotated[float, Field(gt=0, lt=1)]
     resamples: Resamples

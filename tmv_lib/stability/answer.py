@@ -36,7 +36,7 @@ class StabilityParams(Params):
     noise: Annotated[float, Field(gt=0, le=0.5)]
     blur: Annotated[float, Field(gt=0, le=10)]
     moved_quantile: Annotated[float, Field(gt=0.5, lt=1)]
-    batch_size: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1, le=65_536)]
     resamples: Resamples
     seed: Seed
 

@@ -22,7 +22,7 @@ NO_NETWORK = "not measured: of this model only the predictions are known, dropou
 
 class UncertaintyParams(Params):
     passes: Annotated[int, Field(ge=2, le=10_000)]
-    neighbours: Annotated[int, Field(ge=1)]
+    neighbours: Annotated[int, Field(ge=1, le=10_000)]
     confident: Annotated[float, Field(gt=0.5, lt=1)]
     resamples: Resamples
     seed: Seed
