@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
-	architecture foreign validate-taxonomy predict evaluate answers verify promises fresh-phantoms public-predictions referral-rates
+	architecture foreign fuzz test-faults validate-taxonomy predict evaluate answers verify promises fresh-phantoms public-predictions referral-rates
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -50,6 +50,12 @@ test-demo: $(BIN)/.installed-test-demo  ## the viewer in a real browser; `make t
 
 bench: $(BIN)/.installed-bench  ## ours beside its peers: docs/speed.md; fails where a bound is missed
 	python -m benchmarks
+
+fuzz: $(BIN)/.installed-dev  ## what becomes of thousands of bad inputs? docs/fuzz.csv; some minutes
+	OMP_NUM_THREADS=1 python -m studies.fuzz
+
+test-faults: $(BIN)/.installed  ## kills, a full disk, damaged files: docs/faults.csv; half an hour
+	OMP_NUM_THREADS=1 python -m studies.faults
 
 architecture: $(BIN)/.installed  ## the picture of docs/architecture.md, drawn from the imports
 	python -m studies.architecture
