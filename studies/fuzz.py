@@ -106,13 +106,13 @@ class Way(NamedTuple):
 
 
 def main() -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     write_csv("docs/fuzz.csv", fuzzed(copies=COPIES, seed=0))
 
 
 def fuzzed(*, copies: int, seed: int) -> pd.DataFrame:
     """A row per way in: how many distinct hostile copies, and what became of them."""
     warnings.simplefilter("ignore")
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
     signal.signal(signal.SIGALRM, _too_late)
     rows = []
     with TemporaryDirectory() as folder:
@@ -196,7 +196,7 @@ def ways(folder: Path) -> dict[str, Way]:
         Image.fromarray(RAMP).save(folder / name)
     params, card = Path("params.yaml").read_bytes(), Path("card.yaml").read_bytes()
     pictures = {
-        f"picture, {kind}": Way(f"one.{ending}", _picture(kind, mode), _image)
+        f"picture, {kind}, {np.dtype(mode).itemsize * 8} bits": Way(f"one.{ending}", _picture(kind, mode), _image)
         for kind, ending, mode in (
             ("PNG", "png", np.uint8),
             ("PNG", "16.png", np.uint16),

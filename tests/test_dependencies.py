@@ -1,6 +1,7 @@
 """DVC does not follow imports: what a stage declares must be what its script really imports."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,15 @@ def test_only_the_stages_that_run_the_network_import_torch():
 def test_the_deferral_section_belongs_to_ensemble_alone():
     users = [name for name, stage in STAGES.items() if "deferral" in stage.get("do", stage)["params"]]
     assert users == ["ensemble"]
+
+
+def test_no_command_of_a_stage_holds_text_of_a_user():
+    """What stands in braces is text of params.yaml, and DVC hands the line to a shell."""
+    for stage in STAGES.values():
+        assert "$" not in stage.get("do", stage)["cmd"]
+
+
+def test_the_viewer_binds_to_this_computer_alone():
+    config = tomllib.loads((ROOT / ".streamlit/config.toml").read_text(encoding="utf-8"))
+    assert config["server"]["address"] == "localhost"
+    assert config["browser"]["gatherUsageStats"] is False

@@ -1,6 +1,7 @@
 """The studies on miniatures: worlds whose truth is known, and seeds whose figures are made up."""
 
 import subprocess
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from scipy.stats import ttest_ind
 from studies import (
     foreign,
     fresh_phantoms,
+    fuzz,
     intervals,
     planted_marker,
     promises,
@@ -454,3 +456,13 @@ def test_a_share_of_referrals_is_met_exactly_and_costs_what_it_costs():
     assert none["reduction"] == pytest.approx(0)  # alone: the same two errors at p > 0.5
     assert half["cost"] == pytest.approx((0 + 0.25 + 0.25 + 0) / 4)  # 0.2 and 0.05 are nearest to 1 / 6
     assert half["reduction"] == pytest.approx(1 - 0.5 / 6)
+
+
+def test_hostile_copies_are_read_or_refused_by_the_name_of_their_file():
+    """A short version of `make fuzz`."""
+    with warnings.catch_warnings():
+        table = fuzz.fuzzed(copies=5, seed=1)
+    assert (table["inputs"] == 5).all()
+    assert table["refused"].sum() > len(table)  # the empty file alone is one of each
+    failures = table[table[list(fuzz.OURS)].sum(axis=1) > 0]
+    assert failures.empty, failures[["way_in", "example"]].to_dict("records")

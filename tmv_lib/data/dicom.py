@@ -1,5 +1,6 @@
 """DICOM radiographs as grey levels, the way a viewer would show them first."""
 
+import logging
 import struct
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +14,10 @@ from pydicom.multival import MultiValue
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from tmv_lib.data.levels import MOST_PIXELS, depth
+
+logging.getLogger("pydicom").setLevel(
+    logging.CRITICAL
+)  # what it logs of a broken file, tracebacks too, is in our error
 
 HEADER = {
     "patient_id": "PatientID",

@@ -49,6 +49,14 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).casefold()
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a regular file; there is none by a name that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def printable(name: str) -> str:
     """A file name as UTF-8 text, bytes that are none as `\\udcff`: so it can stand in a table, though not be opened."""
     return name.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -14,7 +14,7 @@ import pandas as pd
 
 from tmv_lib.data.cases import COLUMNS, SPLITS, Loaded
 from tmv_lib.data.images import How, Progress, read_squares, told
-from tmv_lib.data.lists import read_list, refuse
+from tmv_lib.data.lists import is_file, read_list, refuse
 
 Meaning = Literal["ignore", "positive", "negative"]
 Rows = Literal["one", "any", "most", "all"]
@@ -169,7 +169,7 @@ def _paths(path: str | Path, text: pd.DataFrame, template: list[tuple[str, str |
         refuse(path, found.str.len() > 1, names, f"is several files in {root}")
         names = found.str[0].fillna(names).rename("image")
     refuse(path, names.map(lambda name: name.startswith(("/", "../"))), names, f"lies outside {root}")
-    there = {name: (root / name).is_file() for name in names.unique()}
+    there = {name: is_file(root / name) for name in names.unique()}
     refuse(path, ~names.map(there), names, f"is no file in {root}")
     return names
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from tmv_lib.data.dicom import SUFFIXES, is_dicom
 from tmv_lib.data.images import How, Progress, read_squares
-from tmv_lib.data.lists import printable, read_list, refuse
+from tmv_lib.data.lists import is_file, printable, read_list, refuse
 
 PACKED = (
     ".gz",
@@ -79,7 +79,7 @@ def _in_csv(path: Path) -> pd.DataFrame:
     listed = read_list(path, ("path", "patient_id"))
     if "path" not in listed:
         raise ValueError(f"{path}: column path is missing; the columns are {', '.join(listed)}")
-    absent = listed["path"].map(lambda name: not name or not (path.parent / name).is_file())
+    absent = listed["path"].map(lambda name: not name or not is_file(path.parent / name))
     refuse(path, listed["path"].duplicated(), listed["path"], "is listed twice")
     refuse(path, absent, listed["path"], f"is no file in {path.parent}")
     return pd.DataFrame({"path": listed["path"], "patient_id": listed.get("patient_id", "")})

@@ -54,7 +54,7 @@ def read_policy(path: str | Path) -> FittedPolicy:
         return FittedPolicy(**json.loads(Path(path).read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; `make repro` trains the members and fits the policy") from None
-    except (TypeError, json.JSONDecodeError) as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: no policy of this version ({error}); `make repro` makes it anew") from None
 
 
