@@ -1,12 +1,15 @@
 import time
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import statsmodels.api as sm
 from scipy.special import expit
 from scipy.stats import chi2
 from sklearn.linear_model import LogisticRegression
 
+from tmv_lib.site import calibrated
 from tmv_lib.site.calibrated import estimate
 from tmv_lib.site.updating import (
     UPDATES,
@@ -193,3 +196,23 @@ def test_no_update_turns_a_ranking_round():
     y = (rng.random(400) < expit(-z)).astype(int)  # the labels of the site are reversed
     update = closed_test(y, z, groups=np.arange(400))
     assert update.slope[0] > 0
+
+
+def test_of_many_patients_a_refit_in_every_resample_moves_an_interval_by_less_than_a_quarter_of_its_width(monkeypatch):
+    rng, n = np.random.default_rng(3), 1500
+    z = rng.normal(0, 2, n)
+    y_true = (rng.random(n) < expit(0.5 + 0.7 * z)).astype(int)
+    site = pd.DataFrame({"image_id": np.arange(n), "patient_id": np.arange(n), "y_true": y_true, "logit_net": z})
+    params = SimpleNamespace(folds=5, foldings=2, resamples=300)
+    found = []
+    for most in (n, n - 1):
+        monkeypatch.setattr(calibrated, "REFITTED", most)
+        metrics, logits = calibrated.calibrate_at_site(site, site, "net", params, np.random.default_rng(0))
+        found.append(metrics["site_calibrated"])
+    assert logits["site_logit"].notna().all()
+    for name in ("nll", "brier_score", "accuracy"):
+        refitted, plain = (one[name] for one in found)
+        assert plain.value == refitted.value
+        width = refitted.high - refitted.low
+        assert plain.low == pytest.approx(refitted.low, abs=0.25 * width)
+        assert plain.high == pytest.approx(refitted.high, abs=0.25 * width)
