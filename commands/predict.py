@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from dvc.exceptions import NotDvcRepoError
 from dvc.repo import Repo
 from scipy.special import expit, logit
 from tqdm import tqdm
@@ -38,8 +39,8 @@ def main() -> None:
     given = options.parse_args()
     if given.out.suffix != ".csv":
         raise ValueError(f"{given.out}: the file to write must end in .csv")
-    require_as_run()
     system = prediction.load()
+    require_as_run()
     source = read("params.yaml", "prepare", PrepareParams)
     batch = load_unlabelled(
         given.images,
@@ -69,7 +70,11 @@ def main() -> None:
 
 def require_as_run() -> None:
     """Raise ValueError where parameters, code, data or policy are not those of the last run, as DVC sees it."""
-    for stage, reasons in Repo(".").status().items():
+    try:
+        status = Repo(".").status()
+    except NotDvcRepoError:
+        raise ValueError("this folder is no DVC repository: `predict` runs in the project that has trained") from None
+    for stage, reasons in status.items():
         changed = [
             f"{path} ({state if isinstance(state, str) else ', '.join(state)})"
             for reason in reasons

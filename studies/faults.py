@@ -37,7 +37,8 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         first = laid_out(Path(folder) / "project")
         run(first, "dvc", "repro")
-        run(first, "git", "commit", "--quiet", "--all", "--message", "what came out")
+        run(first, "git", "add", "--all")
+        run(first, "git", "commit", "--quiet", "--message", "what came out")
         rows = [killed_pipeline(first, random.Random(0)), *killed_commands(first, random.Random(1))]
         rows += [row(fault.__doc__ or "", fault(copied(first, Path(folder) / "spoiled"))) for fault in FAULTS]
         rows += [odd_place(first, Path(folder) / name) for name in NAMES]

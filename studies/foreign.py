@@ -19,6 +19,7 @@ import pandas as pd
 import pydicom.data
 import skimage
 import sklearn.datasets
+from PIL import Image
 
 from tmv_lib.data.answer import PrepareParams
 from tmv_lib.data.foreign import foreign_images
@@ -73,7 +74,7 @@ def photographs() -> Iterator[np.ndarray]:
     """Each photograph that two libraries ship, whole, and the quarters and more that fit into it as squares."""
     homes = (Path(skimage.__file__).parent / "data", Path(sklearn.datasets.__file__).parent / "images")
     for path in sorted(path for home in homes for path in home.iterdir() if path.suffix in (".png", ".jpg")):
-        grey, _ = read_grey(path)
+        grey = np.asarray(Image.open(path).convert("L"))  # one has transparent pixels, which `read_grey` refuses
         yield grey
         side = min(grey.shape) // 2
         for top in range(0, grey.shape[0] - side + 1, side):

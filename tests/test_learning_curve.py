@@ -71,6 +71,6 @@ def test_sizes_beyond_the_site_are_left_out(rng):
 
 
 def test_the_curve_of_624_takes_less_than_twenty_seconds(rng):
-    start = time.perf_counter()
+    start = time.process_time()
     curve(site(rng, 624), rng, sizes=(25, 50, 100, 150, 200, 300), draws=200)
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20

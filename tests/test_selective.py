@@ -1,5 +1,5 @@
 from itertools import permutations
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 import pytest
@@ -282,9 +282,9 @@ def test_mapie_walks_as_far():
 
 def test_a_million_cases_take_seconds(rng):
     error, confidence = sampled_site(rng, 1_000_000, lambda c: 0.2 * (1 - c))
-    start = perf_counter()
+    start = process_time()
     risk_coverage_curve(error, confidence)
     for area in AREAS:
         area(error, confidence)
     assert certify_ltt(error, confidence, risk=0.05, delta=0.1, grid=np.linspace(0, 0.9, 20)).certified
-    assert perf_counter() - start < 10
+    assert process_time() - start < 10

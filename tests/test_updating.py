@@ -185,9 +185,9 @@ def test_an_interval_is_the_middle_95_percent_of_the_resampled_figures():
 
 def test_a_million_cases_within_five_seconds(rng):
     y, z, groups = world(rng, 1_000_000, intercept=0.3)
-    start = time.perf_counter()
+    start = time.process_time()
     assert UPDATES[closed_test(y, z, groups=groups).choice[0]] == "intercept"
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_no_update_turns_a_ranking_round():
