@@ -12,6 +12,7 @@ from demo.cases import DEFERRED, Collection, answer, of_hundred, this_unsure
 from demo.disk import Disk
 from demo.maps import verdict
 from demo.page import Overlay, Section, looked
+from tmv_lib.data.dicom import DEFLATED, DEFLATED_WITHIN
 from tmv_lib.data.images import read_image, square
 from tmv_lib.data.levels import MOST_PIXELS
 
@@ -56,6 +57,8 @@ def _shape(data: bytes) -> tuple[int, int]:
 
 
 def _dicom_shape(data: bytes) -> tuple[int, int]:
+    if DEFLATED in data[:DEFLATED_WITHIN]:  # reading its header alone would unpack all of it
+        raise ValueError("This DICOM file is deflated, which is not read.")
     # Files come from anywhere, and pydicom answers a broken one with errors of every kind.
     try:
         header = pydicom.dcmread(BytesIO(data), stop_before_pixels=True)

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from demo import cases, evidence, export, maps, page, pictures, policy, tally, upload
 from demo.disk import NOT_MEASURED, Disk
@@ -405,6 +405,7 @@ BAD = {
     "no pixels": (dicom(PatientID="x"), "holds no image"),
     "pixels missing": (dicom(Rows=64, Columns=64, **GREY), "damaged, cut short"),
     "huge dicom": (dicom(Rows=50_000, Columns=50_000, **GREY), "50,000 x 50,000 pixels"),
+    "deflated dicom": (b"\0" * 128 + b"DICM" + DeflatedExplicitVRLittleEndian.encode(), "is deflated"),
     "broken dicom": (b"\0" * 128 + b"DICM" + b"\xff" * 200, "DICOM file"),
 }
 
