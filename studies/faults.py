@@ -25,8 +25,9 @@ import yaml
 from studies.copies import copy_project
 from tmv_lib.pipeline.files import write_csv
 
-KILLS = 50
-SECONDS = (0.3, 24.0)  # between the start of a run and its kill
+KILLS, OF_COMMANDS = 42, 5
+# Between the start of a run and its kill: mostly soon, and now and then late, or no long stage would ever end.
+SOON, LATE = (0.3, 20.0), (20.0, 60.0)
 OUTPUTS = ("data", "metrics", "plots")
 NAMES = ("100 % with blanks, 'quotes' and Röntgen",)
 MEGABYTES = 1  # of the disk that is too small
@@ -119,13 +120,13 @@ def differences(found: dict[str, str], right: dict[str, str]) -> str:
     return f"{len(odd)} files differ: {', '.join(odd[:3])}" if odd else ""
 
 
-def disturbed(folder: Path, rng: random.Random, *command: str, longest: float, most: int) -> int:
+def disturbed(folder: Path, rng: random.Random, *command: str, moments: list[tuple[float, float]], most: int) -> int:
     """Run a command, its whole group killed at random moments, until it ends by itself; how often it was killed."""
     for kills in range(most + 1):
         print(f"{' '.join(command)}: {kills} kills so far", file=sys.stderr)
         process = started(folder, *command)
         try:
-            printed = "".join(process.communicate(timeout=rng.uniform(SECONDS[0], longest) if kills < most else None))
+            printed = "".join(process.communicate(timeout=rng.uniform(*rng.choice(moments)) if kills < most else None))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
@@ -153,7 +154,7 @@ def killed_pipeline(first: Path, rng: random.Random) -> dict[str, Any]:
             shutil.rmtree(folder / name, ignore_errors=True)
         shutil.copytree(first / "data/raw", folder / "data/raw")
         shutil.copytree(first / "data/weights", folder / "data/weights")
-        kills += disturbed(folder, rng, "dvc", "repro", longest=SECONDS[1], most=KILLS)
+        kills += disturbed(folder, rng, "dvc", "repro", moments=[SOON, SOON, SOON, LATE], most=KILLS)
         problem = differences(outputs(folder), right)
     return row("SIGKILL of `dvc repro` at random moments", problem, times=kills)
 
@@ -172,11 +173,11 @@ def killed_commands(first: Path, rng: random.Random) -> list[dict[str, Any]]:
         command, kills, problem = ["python", "-m", f"commands.{name}", *arguments], 0, ""
         run(first, *command)
         right = contents(first, made)
-        while kills < KILLS // 6 and not problem:
+        while kills < OF_COMMANDS and not problem:
             for path in made:
                 shutil.rmtree(first / path, ignore_errors=True)
                 (first / path).unlink(missing_ok=True)
-            kills += disturbed(first, rng, *command, longest=12.0, most=KILLS)
+            kills += disturbed(first, rng, *command, moments=[(0.3, 10.0)], most=KILLS)
             problem = differences(contents(first, made), right)
         for path in made:
             shutil.rmtree(first / path, ignore_errors=True)
