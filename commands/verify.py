@@ -20,7 +20,7 @@ CHUNK = 2**20
 def main() -> None:
     problems = [*of_lock(Path("dvc.lock")), *of_parts(Path())]
     if not problems:
-        problems = of_cache(Path(Repo(".").cache.local.path))
+        problems = of_cache(Path(Repo(".").cache.local_cache_dir))
     for problem in problems:
         print(problem)
     if problems:
@@ -40,6 +40,8 @@ def of_lock(lock: Path) -> list[str]:
 def of_cache(cache: Path) -> list[str]:
     """Every file of the cache whose content has another MD5 than its name says."""
     files = [file for file in sorted((cache / "files/md5").glob("??/*")) if file.is_file()]
+    if not files:
+        return [f"{cache}: holds no file: `make repro` fills it, or `dvc pull` where there is a remote"]
     broken = [file for file in tqdm(files, desc="cache", leave=False) if digest(file) != file.parent.name + file.stem]
     return [f"{file}: damaged: remove it, then `make repro`, or `dvc pull` where there is a remote" for file in broken]
 

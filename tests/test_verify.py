@@ -32,3 +32,9 @@ def test_a_part_that_a_killed_run_left_is_named(tmp_path):
     assert [
         line.endswith("part of a file that a killed run left: remove it") for line in verify.of_parts(tmp_path)
     ] == [True]
+
+
+def test_an_empty_cache_is_no_whole_one(tmp_path):
+    assert verify.of_cache(tmp_path) == [
+        f"{tmp_path}: holds no file: `make repro` fills it, or `dvc pull` where there is a remote"
+    ]
