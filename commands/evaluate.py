@@ -12,7 +12,6 @@ import shutil
 from contextlib import chdir
 from importlib import import_module
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import pandas as pd
@@ -46,8 +45,8 @@ def evaluate(predictions: list[Path], out: Path) -> None:
     if out.exists():
         raise ValueError(f"{out}: is there already; name another folder, or remove this one")
     members = read_predictions(predictions)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(mkdtemp(prefix=f".{out.name}.", suffix=".part", dir=out.parent))  # of this run alone
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")  # of this run alone
+    part.mkdir(parents=True)
     try:
         lay_out(part, members)
         with chdir(part):

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import expit, logit
 
 from stages import ensemble
-from studies import taxonomy
+from studies import faults, taxonomy
 from tmv_lib.deferral import costs, doubt, policy
 from tmv_lib.failures.taxonomy import Score, sort_errors
 from tmv_lib.phantom.plan import plan_cases
@@ -59,21 +59,6 @@ def run(folder: Path, *command: str, fails: bool = False) -> str:
     return printed
 
 
-def tiny(params: dict) -> dict:
-    """The default parameters, made small."""
-    params["prepare"] |= {"size": 64, "local": "local.csv"}
-    params["prepare"]["phantom"]["patients"] = {"train": 60, "val": 30, "cal": 30, "test": 60}
-    for member, architecture in zip(params["members"].values(), ("resnet18", "mobilenet_v3_small"), strict=True):
-        member["architecture"] = architecture
-    params["train"]["epochs"] = params["reference"]["epochs"] = 2
-    params["explanations"]["sanity_cases"] = 8
-    params["site"] |= {"draws": 20, "patients": [10, 20]}
-    for section in params.values():
-        if "resamples" in section:
-            section["resamples"] = 100
-    return params
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("project")
@@ -84,7 +69,8 @@ def project(tmp_path_factory) -> Path:
     for name in ("data/raw", "data/weights"):
         (folder / name).mkdir(parents=True)
         shutil.copy(ROOT / name / "README.md", folder / name)
-    params = tiny(yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")))
+    params = faults.tiny(yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")))
+    params["prepare"]["local"] = "local.csv"
     plan = plan_cases(seed=params["prepare"]["seed"], **params["prepare"]["phantom"])
     plan.loc[plan["split"] == "test", ["image_id"]].iloc[::3].to_csv(folder / "data/raw/local.csv", index=False)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
