@@ -39,6 +39,7 @@ def main() -> None:
     given = options.parse_args()
     if given.out.suffix != ".csv":
         raise ValueError(f"{given.out}: the file to write must end in .csv")
+    print("loading networks and policy", file=sys.stderr)
     system = prediction.load()
     require_as_run()
     source = read("params.yaml", "prepare", PrepareParams)
