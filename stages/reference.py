@@ -7,8 +7,7 @@ the border, such as a marker. `failures` asks it.
 import numpy as np
 
 from tmv_lib.network import classifier
-from tmv_lib.network.answer import ReferenceParams, start, train
-from tmv_lib.network.training import Augmentation
+from tmv_lib.network.answer import AsMembers, ReferenceParams, start, train
 from tmv_lib.pipeline.files import read_csv, whole, write_csv, write_npy
 from tmv_lib.pipeline.params import read
 from tmv_lib.pipeline.stage import run
@@ -16,13 +15,13 @@ from tmv_lib.pipeline.stage import run
 
 def main() -> None:
     params = read("params.yaml", "reference", ReferenceParams)
-    augmentation = read("params.yaml", "train.augmentation", Augmentation)
+    shared = read("params.yaml", "train", AsMembers)
     cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
     images = params.inside(np.load("data/prepare/images.npy", mmap_mode="r"))
 
-    model = start(params.architecture, weights="none", dropout=0.0, seed=params.seed)
-    train("reference", model, cases, images, params.training(augmentation), member=params)
-    outputs = classifier.predict(model, images, batch_size=params.batch_size, precision=params.precision)
+    model = start(params.architecture, weights="none", dropout=0.0, seed=params.seed, precision=shared.precision)
+    train("reference", model, cases, images, params.training(shared), member=params)
+    outputs = classifier.predict(model, images, batch_size=params.batch_size)
 
     with whole("data/reference/weights.safetensors") as temporary:
         classifier.save_weights(model, temporary)

@@ -21,14 +21,13 @@ LOGITS = ["image_id", "member", "perturbation", "logit", "rank_correlation"]
 
 def main() -> None:
     params, members = read("params.yaml", "stability", StabilityParams), read_members("params.yaml")
-    precision = read("params.yaml", "train", attribution.AsTrained).precision
     everyone = record.outside_train(record.read_cases(members))
     images, layers = record.read_images(everyone["image_id"]), record.read_layers()
     changes, calibrators = mild(params.model_dump(), seed=params.seed), read_calibrators(record.CALIBRATORS)
     rng, answers = np.random.default_rng(params.seed), {}
     for name, member in members.items():
         trained = attribution.load_trained(member, record.weights(name))
-        options: dict[str, Any] = {"batch_size": params.batch_size, "precision": precision, **layers[name]}
+        options: dict[str, Any] = {"batch_size": params.batch_size, **layers[name]}
         explain = attribution.explainer(trained, **options)
         maps, blank_maps = record.read_maps(name)
         own = attribution.Explained(everyone[f"score_{name}"].to_numpy(), maps)

@@ -24,9 +24,15 @@ def main() -> None:
     cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
     images = np.load("data/prepare/images.npy", mmap_mode="r")
 
-    model = start(member.architecture, weights=member.weights, dropout=member.dropout, seed=member.seed)
+    model = start(
+        member.architecture,
+        weights=member.weights,
+        dropout=member.dropout,
+        seed=member.seed,
+        precision=params.precision,
+    )
     history = train(name, model, cases, images, params, member=member) if member.train else []
-    predict = partial(classifier.predict, model, batch_size=params.batch_size, precision=params.precision)
+    predict = partial(classifier.predict, model, batch_size=params.batch_size)
 
     folder = Path("data/train") / name
     with whole(folder / "weights.safetensors") as temporary:

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from tmv_lib.data.dicom import SUFFIXES, read_dicom, read_header
 from tmv_lib.data.levels import MOST_PIXELS, depth, remark_on
+from tmv_lib.pipeline.files import Pile
 
 How = Literal["stretch", "pad", "crop"]
 Progress = Callable[[Iterable[Any]], Iterable[Any]]  # such as `tqdm`
@@ -106,17 +107,17 @@ def read_squares(
     readable images, uint8 (n, size, size), as `square` makes them. Raises ValueError where there is none.
     """
     found: list[dict[str, Any]] = []
-    images = []
+    images = Pile()
     for name in progress(names):
         try:
             levels, header, remark = read_image(content_of(root / name), name=name)
-            images.append(square(levels, size=size, how=how))
+            images.put(square(levels, size=size, how=how))
             found.append({**header, "width": levels.shape[1], "height": levels.shape[0], "remark": remark})
         except (OSError, ValueError) as error:
             found.append({"problem": str(error)})
-    if not images:
+    if all("problem" in file for file in found):
         raise ValueError(f"{root}: none of {len(names)} images can be read; the first: {found[0]['problem']}")
-    return found, np.stack(images)
+    return found, images.stacked()
 
 
 def told(names: list[str], found: list[dict[str, Any]], what: str) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from tmv_lib.calibration.calibrators import Calibrator
 from tmv_lib.explanations import attribution, faithfulness, map_verdict, regions, sanity
 from tmv_lib.explanations.attribution import Explained, Method
 from tmv_lib.network import classifier
+from tmv_lib.pipeline.files import Images
 from tmv_lib.pipeline.params import Params, Resamples, Seed
 from tmv_lib.statistics.estimate import Estimate, Resampler, adjust, mean
 from tmv_lib.statistics.ranking import rank_correlation
@@ -39,7 +40,7 @@ class Material(NamedTuple):
     """All cases outside train, row by row: table, images, masks where the source has them; and the median image."""
 
     cases: pd.DataFrame
-    images: np.ndarray
+    images: Images
     masks: dict[str, np.ndarray]
     typical: np.ndarray
 
@@ -52,7 +53,6 @@ class Member(NamedTuple):
     fresh: Callable[[int], classifier.Classifier]
     calibrator: Calibrator
     layer: str
-    precision: classifier.Precision
 
 
 class Answer(NamedTuple):
@@ -108,13 +108,13 @@ def explain(
         attribution.explainer,
         layer=member.layer,
         batch_size=params.batch_size,
-        precision=member.precision,
         method=params.method,
     )
     own: Explained = explainer(member.trained, progress=_bar(member, "maps"))(images)
     blank: Explained = explainer(member.fresh(0), progress=_bar(member, "untrained maps"))(images)
     columns, interchanged = look(member, material, own, donors, target, params)
     metrics: dict[str, Any] = {"method": params.method, "layer": member.layer, "grid": own.maps.shape[1]}
+    metrics["precision"] = member.trained.precision
     metrics |= where_it_looks(columns, material, own.maps.shape[1:], params, rng)
     if "marker" in cases and isinstance(metrics["border"], dict):  # else every map is empty
         metrics["border"] |= by_marker(columns, cases, target > 0, params, rng)
@@ -147,12 +147,9 @@ def _bar(member: Member, what: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
     return partial(tqdm, desc=f"{member.name}: {what}")
 
 
-def read_logits(
-    member: Member, images: np.ndarray, params: ExplanationsParams, *, progress: Callable[..., Any] = iter
-) -> np.ndarray:
+def read_logits(member: Member, images: np.ndarray, params: ExplanationsParams) -> np.ndarray:
     """The member's own logits (n,) of uint8 images or grey levels (n, height, width)."""
-    options: dict[str, Any] = {"batch_size": params.batch_size, "precision": member.precision, "progress": progress}
-    return classifier.predict(member.trained, images, **options).logit
+    return classifier.predict(member.trained, images, batch_size=params.batch_size).logit
 
 
 def look(
@@ -164,8 +161,12 @@ def look(
     params: ExplanationsParams,
 ) -> tuple[dict[str, np.ndarray], regions.Interchanged]:
     """Per case where the map points, what hiding the border does, and what insides and frames of others do."""
-    bare = regions.hide_border(material.images, material.typical, share=params.border)
-    hidden = read_logits(member, bare, params, progress=_bar(member, "border hidden"))
+    starts = _bar(member, "border hidden")(range(0, len(material.images), params.batch_size))
+    bare = (
+        regions.hide_border(material.images[start : start + params.batch_size], material.typical, share=params.border)
+        for start in starts
+    )
+    hidden = np.concatenate([read_logits(member, batch, params) for batch in bare])
     interchanged = regions.interchange(
         lambda mixed: member.calibrator.probability(read_logits(member, mixed, params)),
         material.images,

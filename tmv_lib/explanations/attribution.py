@@ -10,25 +10,17 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from pydantic import ConfigDict
 from torch import nn
 
 from tmv_lib.network import classifier
 from tmv_lib.network.classifier import Classifier, Precision, as_levels, blocks, is_spatial, normalise, over_batches
-from tmv_lib.pipeline.params import Member, Params
+from tmv_lib.pipeline.files import Images
+from tmv_lib.pipeline.params import Member
 
 Method = Literal["grad_cam", "hires_cam", "integrated_gradients"]
 
 MINIMUM_GRID = 7
 PATH_STEPS = 32  # Gauss-Legendre nodes of integrated gradients
-
-
-class AsTrained(Params):
-    """What every later pass shares with training: in another precision an answer would move by that alone."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    precision: Precision
 
 
 class Explained(NamedTuple):
@@ -132,7 +124,7 @@ def _look(model: nn.Module, images: torch.Tensor, *, layer: str) -> Seen:
     return Seen(model, images, logit[:, 0].detach().float(), kept[-1].detach().float(), gradient.float())
 
 
-def logit_at_the_start(model: Classifier, images: np.ndarray, *, layer: str, method: Method) -> float:
+def logit_at_the_start(model: Classifier, images: Images, *, layer: str, method: Method) -> float:
     """The logit z0 from which a method's map counts: sum of the map = z - z0 for every case (completeness).
 
     Integrated gradients: z of the input 0. Grad-CAM and HiResCAM: the head's bias, where nothing but the mean over
@@ -163,18 +155,17 @@ def explainer(
     *,
     layer: str,
     batch_size: int,
-    precision: Precision,
     method: Method = "grad_cam",
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-) -> Callable[[np.ndarray], Explained]:
+) -> Callable[[Images], Explained]:
     """Return `explain(levels)` for grey levels in [0, 1], (n, height, width), uint8 images or float arrays."""
     model.requires_grad_(False)
 
     def one(images: torch.Tensor) -> Explained:
         return explain(model, images, layer=layer, method=method)
 
-    def explain_all(images: np.ndarray) -> Explained:
-        parts = over_batches(one, model, images, batch_size=batch_size, precision=precision, progress=progress)
+    def explain_all(images: Images) -> Explained:
+        parts = over_batches(one, model, images, batch_size=batch_size, progress=progress)
         return Explained(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     return explain_all
@@ -248,7 +239,7 @@ def load_trained(member: Member, weights: str | Path) -> Classifier:
     return _ready(model)
 
 
-def untrained(member: Member, draw: int = 0, *, seed: int) -> Classifier:
+def untrained(member: Member, draw: int = 0, *, seed: int, precision: Precision) -> Classifier:
     """A network of a member's architecture that learned nothing, in evaluation mode on the device that is there.
 
     Its initial values follow from seed and draw and lie far from any member's own seed, so that training has not
@@ -258,6 +249,7 @@ def untrained(member: Member, draw: int = 0, *, seed: int) -> Classifier:
         torch.manual_seed(1_000_003 + seed + draw)
         # the second one that the seed makes: figures on record are of it
         _, model = (classifier.build(member.architecture, weights="none", dropout=member.dropout) for _ in range(2))
+    model.precision = precision
     return _ready(model)
 
 

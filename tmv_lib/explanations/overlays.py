@@ -8,6 +8,7 @@ import pandas as pd
 from tmv_lib.explanations import map_verdict
 from tmv_lib.explanations.answer import Answer
 from tmv_lib.pipeline import pictures
+from tmv_lib.pipeline.files import Images
 
 
 def most_confident(cases: pd.DataFrame, name: str) -> np.ndarray:
@@ -19,7 +20,7 @@ def most_confident(cases: pd.DataFrame, name: str) -> np.ndarray:
     return np.concatenate([[row for row in surest if kind[row]][:2] for kind in kinds]).astype(int)
 
 
-def overlays(cases: pd.DataFrame, images: np.ndarray, answers: Mapping[str, Answer], *, method: str) -> pictures.Figure:
+def overlays(cases: pd.DataFrame, images: Images, answers: Mapping[str, Answer], *, method: str) -> pictures.Figure:
     """Every member's map of these cases, and an untrained network's beside it."""
     first, rows = next(iter(answers)), []
     for case in most_confident(cases, first):

@@ -13,8 +13,8 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn import functional
 
-from tmv_lib.network.classifier import Classifier, Precision, as_levels, normalise, predict
-from tmv_lib.pipeline.files import whole
+from tmv_lib.network.classifier import Classifier, as_levels, in_precision, normalise, predict
+from tmv_lib.pipeline.files import Images, whole
 from tmv_lib.pipeline.params import Params
 
 
@@ -35,7 +35,8 @@ class TrainParams(Params):
     """How a network is trained.
 
     positive_weight: what the loss of a positive counts, 1 or negatives / positives (`balanced`). patience: epochs
-    without a better validation loss after which training stops.
+    without a better validation loss after which training stops. precision: `auto` is bfloat16 where the device has
+    instructions for it.
     """
 
     epochs: Annotated[int, Field(ge=1, le=10_000)]
@@ -44,7 +45,7 @@ class TrainParams(Params):
     weight_decay: Annotated[float, Field(ge=0)]
     positive_weight: Literal["balanced", "none"]
     patience: Annotated[int, Field(ge=1)]
-    precision: Precision
+    precision: Literal["auto", "float32", "bfloat16"]
     augmentation: Augmentation
 
 
@@ -79,8 +80,8 @@ def augment(images: torch.Tensor, change: Augmentation, *, generator: torch.Gene
 
 def fit(
     model: Classifier,
-    train: tuple[np.ndarray, np.ndarray],
-    val: tuple[np.ndarray, np.ndarray],
+    train: tuple[Images, np.ndarray],
+    val: tuple[Images, np.ndarray],
     params: TrainParams,
     *,
     seed: int,
@@ -119,8 +120,8 @@ def fit(
         generator = torch.Generator().manual_seed(seed * 10_000 + epoch)
         batches = _batches(train, params, generator=generator, device=device)
         model.train()
-        train_loss = np.mean([_step(parts, loss, *next(batches), params.precision) for _ in progress(range(steps))])
-        logit = predict(model, val[0], batch_size=params.batch_size, precision=params.precision).logit
+        train_loss = np.mean([_step(parts, loss, *next(batches)) for _ in progress(range(steps))])
+        logit = predict(model, val[0], batch_size=params.batch_size).logit
         if not np.isfinite(logit).all():
             raise ValueError(
                 f"training diverged in epoch {epoch + 1}: learning_rate = {params.learning_rate:g} is too high"
@@ -159,10 +160,8 @@ def _resume(
         return [], {}
 
 
-def _step(
-    parts: dict[str, Any], loss: nn.Module, batch: torch.Tensor, target: torch.Tensor, precision: Precision
-) -> float:
-    with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+def _step(parts: dict[str, Any], loss: nn.Module, batch: torch.Tensor, target: torch.Tensor) -> float:
+    with in_precision(parts["model"], batch.device):
         logit = parts["model"](batch)
     value = loss(logit, target)
     parts["optimiser"].zero_grad()
@@ -173,7 +172,11 @@ def _step(
 
 
 def _batches(
-    train: tuple[np.ndarray, np.ndarray], params: TrainParams, *, generator: torch.Generator, device: torch.device
+    train: tuple[Images, np.ndarray],
+    params: TrainParams,
+    *,
+    generator: torch.Generator,
+    device: torch.device,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     images, labels = train
     order = torch.randperm(len(images), generator=generator).numpy()

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.ndimage import gaussian_filter, zoom
 
 from tmv_lib.explanations.attribution import MINIMUM_GRID, Explained
+from tmv_lib.pipeline.files import Images
 from tmv_lib.stability.perturbations import Perturbation, inverse, valid_cells, warp
 from tmv_lib.statistics.ranking import rank_correlation
 
@@ -72,7 +73,7 @@ def _unit(maps: np.ndarray) -> np.ndarray:
 
 def stability(
     explain: Explain,
-    images: np.ndarray,
+    images: Images,
     perturbations: dict[str, Perturbation],
     *,
     target: np.ndarray,
