@@ -10,6 +10,7 @@ from tmv_lib.explanations import attribution
 from tmv_lib.explanations.answer import ExplanationsParams, Material, Member, compare_members, draw_donors, explain
 from tmv_lib.explanations.overlays import overlays
 from tmv_lib.explanations.regions import typical_image
+from tmv_lib.network.processes import shared
 from tmv_lib.pipeline import pictures, record
 from tmv_lib.pipeline.files import write_csv, write_npy
 from tmv_lib.pipeline.metrics import write_metrics
@@ -51,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(shared(main))

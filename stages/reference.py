@@ -8,6 +8,7 @@ import numpy as np
 
 from tmv_lib.network import classifier
 from tmv_lib.network.answer import AsMembers, ReferenceParams, start, train
+from tmv_lib.network.processes import shared
 from tmv_lib.pipeline.files import read_csv, whole, write_csv, write_npy
 from tmv_lib.pipeline.params import read
 from tmv_lib.pipeline.stage import run
@@ -30,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(shared(main))

@@ -7,6 +7,7 @@ import pandas as pd
 
 from tmv_lib.calibration.calibrators import read_calibrators
 from tmv_lib.explanations import attribution
+from tmv_lib.network.processes import shared
 from tmv_lib.pipeline import pictures, record
 from tmv_lib.pipeline.files import write_csv, write_npy
 from tmv_lib.pipeline.metrics import write_metrics
@@ -54,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(shared(main))

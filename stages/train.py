@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from tmv_lib.network import classifier
 from tmv_lib.network.answer import curves, start, train
+from tmv_lib.network.processes import shared
 from tmv_lib.network.training import TrainParams
 from tmv_lib.pipeline.files import read_csv, whole, write_csv, write_npy
 from tmv_lib.pipeline.params import Member, check_name, read
@@ -54,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(shared(main))

@@ -301,6 +301,20 @@ def test_reading_is_explaining_without_the_map(resnet):
         np.testing.assert_allclose(classifier.predict(resnet, levels, **options).logit, seen.logit, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["grad_cam", "hires_cam", "integrated_gradients"])
+def test_maps_of_a_network_in_bfloat16_are_nearly_those_in_float32(method):
+    torch.manual_seed(0)
+    model = classifier.build("resnet18", weights="none", dropout=0.0).eval()
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64), dtype=np.uint8)
+    seen = {}
+    for model.precision in ("float32", "bfloat16"):
+        seen[model.precision] = explainer(model, layer="body.layer2", batch_size=2, method=method)(images)
+    assert all(of.dtype == np.float32 for one in seen.values() for of in one)
+    for exact, rounded in zip(*(one.maps for one in seen.values())):
+        assert np.corrcoef(exact.ravel(), rounded.ravel())[0, 1] > 0.95
+    assert not np.array_equal(seen["float32"].maps, seen["bfloat16"].maps)
+
+
 def test_trained_and_untrained(resnet, tmp_path):
     classifier.save_weights(resnet, tmp_path / "weights.safetensors")
     member = Member(architecture="resnet18", weights="none", dropout=0.3, train=True, seed=1)

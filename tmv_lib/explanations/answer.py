@@ -20,6 +20,7 @@ from tmv_lib.statistics.estimate import Estimate, Resampler, adjust, mean
 from tmv_lib.statistics.ranking import rank_correlation
 
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+BATCHES = 32  # in memory at once, for several processes to share
 DONORS = 8  # other patients with whom a misread image changes its inside, and its frame
 NOTHING_TO_LOOK_AT = "every map of the test split is empty", "no finding of the test split is named on a map"
 
@@ -161,11 +162,10 @@ def look(
     params: ExplanationsParams,
 ) -> tuple[dict[str, np.ndarray], regions.Interchanged]:
     """Per case where the map points, what hiding the border does, and what insides and frames of others do."""
-    starts = _bar(member, "border hidden")(range(0, len(material.images), params.batch_size))
-    bare = (
-        regions.hide_border(material.images[start : start + params.batch_size], material.typical, share=params.border)
-        for start in starts
-    )
+    at_once = BATCHES * params.batch_size
+    starts = _bar(member, "border hidden")(range(0, len(material.images), at_once))
+    parts = (material.images[start : start + at_once] for start in starts)
+    bare = (regions.hide_border(part, material.typical, share=params.border) for part in parts)
     hidden = np.concatenate([read_logits(member, batch, params) for batch in bare])
     interchanged = regions.interchange(
         lambda mixed: member.calibrator.probability(read_logits(member, mixed, params)),

@@ -15,7 +15,7 @@ from dvclive import Live
 from pydantic import ConfigDict, Field
 from tqdm import tqdm
 
-from tmv_lib.network import classifier, training
+from tmv_lib.network import classifier, processes, training
 from tmv_lib.network.training import Augmentation, TrainParams
 from tmv_lib.pipeline.files import Rows
 from tmv_lib.pipeline.params import Member, Params, Seed
@@ -82,7 +82,8 @@ def train(
     parts = (np.flatnonzero(cases["split"] == split) for split in ("train", "val"))
     fit, val = ((Rows(images, rows), cases["y_true"].to_numpy()[rows]) for rows in parts)
     set_aside_damaged(Path("dvclive") / name)
-    with Live(f"dvclive/{name}", report=None, save_dvc_exp=False, dvcyaml=None, resume=True) as live:
+    log = partial(Live, f"dvclive/{name}", report=None, save_dvc_exp=False, dvcyaml=None, resume=True)
+    with processes.by_the_first(log) as live:
 
         def report(epoch: training.Epoch) -> None:
             print(
@@ -90,9 +91,10 @@ def train(
                 f" val_loss {epoch.val_loss:.4f} val_auroc {epoch.val_auroc:.4f}",
                 flush=True,
             )
-            for key in ("train_loss", "val_loss", "val_auroc"):
-                live.log_metric(key, getattr(epoch, key))
-            live.next_step()
+            if live is not None:
+                for key in ("train_loss", "val_loss", "val_auroc"):
+                    live.log_metric(key, getattr(epoch, key))
+                live.next_step()
 
         checkpoint = Path("checkpoints") / name / f"{digest(model, member, params, cases, images)}.pt"
         bar = partial(tqdm, desc=name, leave=False)
@@ -123,6 +125,7 @@ def digest(
     """
     described: dict[str, Any] = {"recipe": RECIPE, "member": member.model_dump(), "train": params.model_dump()}
     described["train"]["precision"] = model.precision  # what `auto` came to on this device
+    described |= {"processes": processes.count()} if processes.count() > 1 else {}
     described |= {"torch": torch.__version__, "torchvision": torchvision.__version__}
     made_of = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     used = cases["split"].isin(["train", "val"]).to_numpy()  # other cases that are to be read make no other training

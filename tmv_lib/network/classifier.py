@@ -1,7 +1,7 @@
 """Any torchvision classifier as body, dropout and one linear head, for one logit a case."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal, NamedTuple, get_args
@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tmv_lib.network import processes
 from tmv_lib.pipeline.files import Images
 
 Precision = Literal["float32", "bfloat16"]
@@ -209,13 +210,16 @@ def over_batches(
     *,
     batch_size: int,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-) -> Iterator[Any]:
+) -> list[Any]:
     """What `one` makes of each normalised batch (n, 3, h, w) of uint8 images or float grey levels (n, h, w)."""
     device = next(model.parameters()).device
-    for start in progress(range(0, len(images), batch_size)):
+
+    def of_batch(start: int) -> Any:
         batch = normalise(as_levels(images[start : start + batch_size], device))
         with in_precision(model, device):
-            yield one(batch)
+            return one(batch)
+
+    return processes.over(range(0, len(images), batch_size), of_batch, progress=progress)
 
 
 def blocks(model: Classifier) -> list[str]:

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn import functional
 
+from tmv_lib.network import processes
 from tmv_lib.network.classifier import Classifier, as_levels, in_precision, normalise, predict
 from tmv_lib.pipeline.files import Images, whole
 from tmv_lib.pipeline.params import Params
@@ -110,24 +111,26 @@ def fit(
     loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(float(weight), device=device))
     parts: dict[str, Any] = {"model": model, "optimiser": optimiser, "schedule": schedule}
     history, best = _resume(checkpoint, parts, device)
+    together = processes.trained_together(model)
 
     for epoch in range(len(history), params.epochs):
         if _exhausted(history, params.patience):
             break
         # Everything random in an epoch follows from its number, so that a resumed run repeats what it missed;
         # dropout draws from torch's own state, which is why that is seeded too.
-        torch.manual_seed(seed * 10_000 + epoch)
+        torch.manual_seed(seed * 10_000 + epoch + 1_000_003 * processes.rank())
         generator = torch.Generator().manual_seed(seed * 10_000 + epoch)
         batches = _batches(train, params, generator=generator, device=device)
         model.train()
-        train_loss = np.mean([_step(parts, loss, *next(batches)) for _ in progress(range(steps))])
+        losses = [_step(together, parts, loss, *next(batches)) for _ in progress(range(steps))]
+        processes.as_the_first(model)
         logit = predict(model, val[0], batch_size=params.batch_size).logit
         if not np.isfinite(logit).all():
             raise ValueError(
                 f"training diverged in epoch {epoch + 1}: learning_rate = {params.learning_rate:g} is too high"
             )
         val_loss = float(loss(torch.from_numpy(logit).to(device), torch.from_numpy(val[1]).to(device).float()))
-        history.append(Epoch(epoch + 1, float(train_loss), val_loss, float(roc_auc_score(val[1], logit))))
+        history.append(Epoch(epoch + 1, float(np.mean(losses)), val_loss, float(roc_auc_score(val[1], logit))))
         if val_loss == min(entry.val_loss for entry in history):
             best = {name: value.clone() for name, value in model.state_dict().items()}
         states = {name: part.state_dict() for name, part in parts.items()}
@@ -160,9 +163,11 @@ def _resume(
         return [], {}
 
 
-def _step(parts: dict[str, Any], loss: nn.Module, batch: torch.Tensor, target: torch.Tensor) -> float:
+def _step(
+    together: nn.Module, parts: dict[str, Any], loss: nn.Module, batch: torch.Tensor, target: torch.Tensor
+) -> float:
     with in_precision(parts["model"], batch.device):
-        logit = parts["model"](batch)
+        logit = together(batch)
     value = loss(logit, target)
     parts["optimiser"].zero_grad()
     value.backward()
@@ -182,7 +187,7 @@ def _batches(
     order = torch.randperm(len(images), generator=generator).numpy()
     # The last incomplete batch is left out: batch statistics of a few cases are poor. Shuffling evens it out.
     for start in range(0, len(images) - params.batch_size + 1, params.batch_size):
-        chosen = order[start : start + params.batch_size]
+        chosen = processes.own_part(order[start : start + params.batch_size])
         levels = augment(as_levels(images[chosen], device), params.augmentation, generator=generator)
         yield normalise(levels), torch.from_numpy(labels[chosen]).to(device).float()
 

@@ -1,6 +1,7 @@
 """The files that stages pass on: read with a check, written whole or not at all."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -28,11 +29,14 @@ def whole(path: str | Path) -> Iterator[Path]:
     Raises OSError naming `path` where the disk is full or the folder cannot be written to.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.part{path.suffix}")
+    # of several processes that do the same the first one's files count
+    rank = os.environ.get("RANK", "0")
+    temporary = path.with_name(f".{path.name}.part{rank.strip('0')}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        temporary.replace(path)
+        if rank == "0":
+            temporary.replace(path)
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:

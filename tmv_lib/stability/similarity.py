@@ -23,6 +23,7 @@ MEASURES = (*SIMILARITIES, "centre_shift")
 
 # SSIM's window of 11 pixels needs room: maps are brought to four times their grid first.
 SSIM_ZOOM = 4
+BATCHES = 8  # in memory at once, for several processes to share
 
 
 def top_overlap(a: np.ndarray, b: np.ndarray, *, share: float = 0.1) -> np.ndarray:
@@ -101,8 +102,9 @@ def stability(
     if not perturbations:
         raise ValueError("perturbations must name at least one change, found none")
     rows = []
-    for start in progress(range(0, len(images), batch_size)):
-        batch = slice(start, start + batch_size)
+    at_once = BATCHES * batch_size
+    for start in progress(range(0, len(images), at_once)):
+        batch = slice(start, start + at_once)
         levels = images[batch].astype(np.float32) / 255.0
         before = explain(levels) if original is None else Explained(original.logit[batch], original.maps[batch])
         _check(before, len(levels), before.maps.shape[1:])
