@@ -100,7 +100,7 @@ def trained_together(model: nn.Module) -> nn.Module:
 
 
 def as_the_first(model: nn.Module) -> None:
-    """Give the model the weights and buffers of the first process: each has seen other batches, and other statistics."""
+    """Give the model the weights and buffers of the first process: each has seen the statistics of other batches."""
     if count() > 1:
         for value in model.state_dict().values():
             distributed.broadcast(value, 0)
