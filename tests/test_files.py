@@ -106,6 +106,14 @@ def test_a_pile_is_what_stacking_would_hold_and_leaves_no_file(tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
+def test_a_pile_on_a_full_disk_names_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    pile = Pile()
+    pile._file = open("/dev/full", "wb")  # noqa: SIM115
+    with pytest.raises(OSError, match=rf"{tmp_path}: cannot be written \(No space left on device\); TMPDIR"):
+        pile.put(np.zeros((300, 300)))
+
+
 def test_a_cell_that_a_spreadsheet_takes_for_a_formula_is_told_apart():
     table = pd.DataFrame({"image_id": ["=1+1", "@a", "-5.png", "a=1"], "y_prob": [-0.5, 1.0, 0.0, 2.0]})
     safe = for_spreadsheets(table)

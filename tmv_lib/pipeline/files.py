@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import numpy as np
@@ -141,20 +141,32 @@ Images = np.ndarray | Rows  # uint8 (n, side, side), in memory or not
 
 
 class Pile:
-    """Arrays of one shape and type, put one after another into a file that has no name and goes with the process."""
+    """Arrays of one shape and type, put one after another into a file that has no name and goes with the process.
+
+    Raises OSError naming the folder of temporary files where its disk is full.
+    """
 
     def __init__(self) -> None:
         self._file = TemporaryFile()  # noqa: SIM115 (it is mapped until nobody needs it)
         self._first, self._n = np.empty(0), 0
 
     def put(self, array: np.ndarray) -> None:
-        self._file.write(array.tobytes())
+        with self._told():
+            self._file.write(array.tobytes())
         self._first, self._n = array, self._n + 1
 
     def stacked(self) -> np.ndarray:
         """All of them, (n, ...), mapped from the file: what is read alone needs memory."""
-        self._file.flush()
+        with self._told():
+            self._file.flush()
         return np.memmap(self._file, self._first.dtype, "c", shape=(self._n, *self._first.shape))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(f"{gettempdir()}: cannot be written ({error.strerror}); TMPDIR names another") from error
 
 
 def read_rows(path: str | Path, *, image_id: pd.Series, wanted: pd.Series) -> Rows:
