@@ -29,11 +29,11 @@ def main() -> None:
     chosen = rng.permutation(np.flatnonzero(cases["split"] == "test"))[: params.sanity_cases]
     donors = draw_donors(cases, record.read_witness(cases["image_id"]), list(members), seed=params.seed)
 
-    answers = {}
+    answers, question = {}, record.read_question()
     for name, one in members.items():
-        trained = attribution.load_trained(one, record.weights(name))
+        trained = attribution.load_trained(one, record.weights(name), question)
         layer = attribution.target_layer(trained, size=images.shape[1], wished=params.layers.get(name, "auto"))
-        fresh = partial(attribution.untrained, one, seed=params.seed)
+        fresh = partial(attribution.untrained, one, seed=params.seed, question=question)
         member = Member(name, trained, fresh, calibrators[name], layer, precision)
         answers[name] = explain(member, material, donors, chosen, params, rng)
     table, metrics = compare_members(answers, cases, params, rng)

@@ -150,7 +150,7 @@ def _bar(member: Member, what: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
 def read_logits(
     member: Member, images: np.ndarray, params: ExplanationsParams, *, progress: Callable[..., Any] = iter
 ) -> np.ndarray:
-    """The member's own logits (n,) of uint8 images or grey levels (n, height, width)."""
+    """The member's own logits (n,) of uint8 images or levels (n, height, width[, 3])."""
     options: dict[str, Any] = {"batch_size": params.batch_size, "precision": member.precision, "progress": progress}
     return classifier.predict(member.trained, images, **options).logit
 

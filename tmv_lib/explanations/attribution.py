@@ -16,6 +16,7 @@ from torch import nn
 from tmv_lib.network import classifier
 from tmv_lib.network.classifier import Classifier, Precision, as_levels, blocks, is_spatial, normalise, over_batches
 from tmv_lib.pipeline.params import Member, Params
+from tmv_lib.pipeline.question import BINARY, Question
 
 Method = Literal["grad_cam", "hires_cam", "integrated_gradients"]
 
@@ -143,11 +144,14 @@ def logit_at_the_start(model: Classifier, images: np.ndarray, *, layer: str, met
     if method == "integrated_gradients":
         with torch.no_grad():
             return model.eval()(torch.zeros_like(some[:1])).item()
-    gradient, weight = _look(model, some, layer=layer).gradient, model.head.weight.detach()[0]
+    asked = 0 if model.question is None else model.question.positive[0]
+    if model.question is not None and model.question.others:
+        raise ValueError("the question's logit is no linear output: it weighs several classes")
+    gradient, weight = _look(model, some, layer=layer).gradient, model.head.weight.detach()[asked]
     share = (weight / gradient[0, 0].numel())[:, None, None]
     if len(weight) != gradient.shape[1] or not torch.allclose(gradient, share.expand_as(gradient), rtol=1e-4):
         raise ValueError(f"more than the mean over cells and the linear head lies behind {layer}")
-    return model.head.bias.item()
+    return model.head.bias[asked].item()
 
 
 def _module(model: nn.Module, layer: str) -> nn.Module:
@@ -167,7 +171,7 @@ def explainer(
     method: Method = "grad_cam",
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Callable[[np.ndarray], Explained]:
-    """Return `explain(levels)` for grey levels in [0, 1], (n, height, width), uint8 images or float arrays."""
+    """Return `explain(levels)` for levels in [0, 1], (n, height, width[, 3]), uint8 images or float arrays."""
     model.requires_grad_(False)
 
     def one(images: torch.Tensor) -> Explained:
@@ -238,17 +242,17 @@ def _grids(model: Classifier, names: Sequence[str], *, size: int) -> dict[str, t
     return grids
 
 
-def load_trained(member: Member, weights: str | Path) -> Classifier:
-    """A member's network with the weights of a file, in evaluation mode on the device that is there."""
+def load_trained(member: Member, weights: str | Path, question: Question = BINARY) -> Classifier:
+    """A member's network with the weights of a file, asked a question, in evaluation mode on the device there is."""
     if not Path(weights).is_file():
         raise ValueError(f"{weights}: no such file; `make repro` trains the members")
     with torch.random.fork_rng():  # what a network is built with is overwritten, and nobody's numbers are used up
-        model = classifier.build(member.architecture, weights="none", dropout=member.dropout)
+        model = _built(member, question)
     classifier.load_weights(model, weights)
     return _ready(model)
 
 
-def untrained(member: Member, draw: int = 0, *, seed: int) -> Classifier:
+def untrained(member: Member, draw: int = 0, *, seed: int, question: Question = BINARY) -> Classifier:
     """A network of a member's architecture that learned nothing, in evaluation mode on the device that is there.
 
     Its initial values follow from seed and draw and lie far from any member's own seed, so that training has not
@@ -257,8 +261,15 @@ def untrained(member: Member, draw: int = 0, *, seed: int) -> Classifier:
     with torch.random.fork_rng():
         torch.manual_seed(1_000_003 + seed + draw)
         # the second one that the seed makes: figures on record are of it
-        _, model = (classifier.build(member.architecture, weights="none", dropout=member.dropout) for _ in range(2))
+        _, model = (_built(member, question) for _ in range(2))
     return _ready(model)
+
+
+def _built(member: Member, question: Question) -> Classifier:
+    n_outputs = max(len(question.names), 1)
+    model = classifier.build(member.architecture, weights="none", dropout=member.dropout, n_outputs=n_outputs)
+    model.question = question
+    return model
 
 
 def _ready(model: Classifier) -> Classifier:

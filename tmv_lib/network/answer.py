@@ -18,6 +18,7 @@ from tqdm import tqdm
 from tmv_lib.network import classifier, training
 from tmv_lib.network.training import Augmentation, TrainParams
 from tmv_lib.pipeline.params import Member, Params, Seed
+from tmv_lib.pipeline.question import Task, label_columns, targets
 
 # What `training.fit` and `training.augment` do, by number: to be raised with every change that trains another network.
 # A test holds it against the losses of a tiny training.
@@ -40,17 +41,18 @@ class ReferenceParams(Params):
         return TrainParams(**shared, positive_weight="none", patience=self.epochs, augmentation=augmentation)
 
     def inside(self, images: np.ndarray) -> np.ndarray:
-        """Images (n, side, side) without their border."""
+        """Images (n, side, side[, 3]) without their border."""
         width = round(self.crop * images.shape[1])
         kept = slice(width, images.shape[1] - width)
         return np.ascontiguousarray(images[:, kept, kept])
 
 
-def start(architecture: str, *, weights: str, dropout: float, seed: int) -> classifier.Classifier:
+def start(architecture: str, *, weights: str, dropout: float, seed: int, n_outputs: int = 1) -> classifier.Classifier:
     """A network on the device that is there, before training: from a file, by torchvision's name, or random by seed."""
     torch.manual_seed(seed)
     from_file = weights.endswith((".safetensors", ".pt", ".pth"))
-    model = classifier.build(architecture, weights="none" if from_file else weights, dropout=dropout)
+    named = "none" if from_file else weights
+    model = classifier.build(architecture, weights=named, dropout=dropout, n_outputs=n_outputs)
     if from_file:
         classifier.load_weights(model, weights)
     return model.to(classifier.available_device()).to(memory_format=torch.channels_last)
@@ -64,10 +66,11 @@ def train(
     params: TrainParams,
     *,
     member: Member | ReferenceParams,
+    task: Task = "binary",
 ) -> list[training.Epoch]:
     """Train on train and stop on val, from the checkpoint of this very training where there is one."""
-    parts = ((cases["split"] == split).to_numpy() for split in ("train", "val"))
-    fit, val = ((images[rows], cases["y_true"].to_numpy()[rows]) for rows in parts)
+    parts, labels = ((cases["split"] == split).to_numpy() for split in ("train", "val")), targets(task, cases)
+    fit, val = ((images[rows], labels[rows]) for rows in parts)
     set_aside_damaged(Path("dvclive") / name)
     with Live(f"dvclive/{name}", report=None, save_dvc_exp=False, dvcyaml=None, resume=True) as live:
 
@@ -81,10 +84,10 @@ def train(
                 live.log_metric(key, getattr(epoch, key))
             live.next_step()
 
-        checkpoint = Path("checkpoints") / name / f"{digest(member, params, cases, images)}.pt"
+        checkpoint = Path("checkpoints") / name / f"{digest(member, params, cases, images, task=task)}.pt"
         bar = partial(tqdm, desc=name, leave=False)
         return training.fit(
-            model, fit, val, params, seed=member.seed, checkpoint=checkpoint, report=report, progress=bar
+            model, fit, val, params, task=task, seed=member.seed, checkpoint=checkpoint, report=report, progress=bar
         )
 
 
@@ -101,7 +104,9 @@ def set_aside_damaged(log: Path) -> None:
         print(f"warning: {metrics}: damaged, kept in {aside}; the log of training begins anew")
 
 
-def digest(member: Params, params: TrainParams, cases: pd.DataFrame, images: np.ndarray) -> str:
+def digest(
+    member: Params, params: TrainParams, cases: pd.DataFrame, images: np.ndarray, *, task: Task = "binary"
+) -> str:
     """Name of a checkpoint: the same for the same data to train on, recipe, parameters and versions, and for no others.
 
     Where the code lies and how it reads plays no part, so that a move does not train anew.
@@ -110,7 +115,8 @@ def digest(member: Params, params: TrainParams, cases: pd.DataFrame, images: np.
     described |= {"torch": torch.__version__, "torchvision": torchvision.__version__}
     made_of = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     used = cases["split"].isin(["train", "val"]).to_numpy()  # other cases that are to be read make no other training
-    made_of.update(cases.loc[used, ["image_id", "split", "y_true"]].to_csv(index=False).encode())
+    described_by = ["image_id", "split", *label_columns(task, cases)]
+    made_of.update(cases.loc[used, described_by].to_csv(index=False).encode())
     made_of.update(images[used].tobytes())
     weights = Path(getattr(member, "weights", ""))
     if weights.is_file():

@@ -1,4 +1,4 @@
-"""Any torchvision classifier as body, dropout and one linear head, for one logit a case."""
+"""Any torchvision classifier as body, dropout and one linear head, of one output or one per class or finding."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tmv_lib.pipeline.question import Question
+
 Precision = Literal["float32", "bfloat16"]
 
 # What ImageNet weights expect, and as good as anything from scratch.
@@ -21,27 +23,36 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class Classifier(nn.Module):
-    """Logit of the positive class, (n,), from normalised images (n, 3, h, w).
+    """The logit of a question, (n,), or all k > 1 outputs, (n, k), from normalised images (n, 3, h, w).
 
-    The logit is `head(dropout(body(images)))`: the features that `body` returns, (n, d), are all that the head
-    sees, so that dropout before the head can be repeated on saved features without the network.
+    The outputs are `head(dropout(body(images)))`: the features that `body` returns, (n, d), are all that the head
+    sees, so that dropout before the head can be repeated on saved features without the network. question: what the
+    outputs are asked; None, as in training, for the outputs as they are.
     """
 
-    def __init__(self, body: nn.Module, *, n_features: int, dropout: float) -> None:
+    def __init__(self, body: nn.Module, *, n_features: int, dropout: float, n_outputs: int = 1) -> None:
         super().__init__()
         self.body = body
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(n_features, 1)
+        self.head = nn.Linear(n_features, n_outputs)
+        self.question: Question | None = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.answer(self.dropout(self.body(images).float()))
+
+    def answer(self, features: torch.Tensor) -> torch.Tensor:
+        """What the head says of features (n, d) to the question, as `Question.logit` has it."""
         # The head stays in float32 under autocast: a logit must equal features @ weight + bias to the last digits.
-        features = self.body(images).float()
-        with torch.autocast(images.device.type, enabled=False):
-            return self.head(self.dropout(features)).squeeze(1)
+        with torch.autocast(features.device.type, enabled=False):
+            outputs = self.head(features)
+            if self.question is None:
+                return outputs.squeeze(1)  # (n, k) where there are several
+            yes, no = self.question.positive, self.question.others
+            return outputs[:, yes].logsumexp(1) - outputs[:, no].logsumexp(1) if no else outputs[:, yes[0]]
 
 
-def build(architecture: str, *, weights: str, dropout: float) -> Classifier:
-    """Build a torchvision classification architecture by name, its last linear layer replaced by a head of one logit.
+def build(architecture: str, *, weights: str, dropout: float, n_outputs: int = 1) -> Classifier:
+    """Build a torchvision classification architecture by name, its last linear layer replaced by a head of ours.
 
     weights: `none` (random initial values from torch's seed) or the name of a torchvision weights entry such as
         `DEFAULT`, which is downloaded.
@@ -67,7 +78,7 @@ def build(architecture: str, *, weights: str, dropout: float) -> Classifier:
             module.p = 0.0
     if isinstance(network, torchvision.models.DenseNet):
         network = _densenet_of_modules(network)
-    return Classifier(network, n_features=int(n_features), dropout=dropout)
+    return Classifier(network, n_features=int(n_features), dropout=dropout, n_outputs=n_outputs)
 
 
 def _densenet_of_modules(network: torchvision.models.DenseNet) -> nn.Module:
@@ -80,14 +91,15 @@ def _densenet_of_modules(network: torchvision.models.DenseNet) -> nn.Module:
 def load_weights(model: Classifier, path: str | Path) -> None:
     """Load what `save_weights` saved, or a torchvision state dict (.safetensors, .pt, .pth) of this architecture.
 
-    A torchvision head of one output is taken as it is; of two outputs (negative, positive) as their difference.
+    A torchvision head of as many outputs as needed is taken as it is; one of two (negative, positive) as their
+    difference where one is needed.
     Training wraps it at times: the entry `state_dict` of a checkpoint is taken, and a prefix `module.` off every name.
     Raises ValueError naming the file and what does not fit, and for weights that are not finite numbers or all 0.
     """
     path = Path(path)
     state = _stored(path)
     if "head.weight" not in state:
-        state = _with_head(state, set(model.state_dict()), path)
+        state = _with_head(state, set(model.state_dict()), model.head.out_features, path)
     wanted = model.state_dict()
     missing, strange = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     if missing or strange:
@@ -129,13 +141,15 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-def _with_head(state: dict[str, torch.Tensor], wanted: set[str], path: Path) -> dict[str, torch.Tensor]:
+def _with_head(state: dict[str, torch.Tensor], wanted: set[str], n_outputs: int, path: Path) -> dict[str, torch.Tensor]:
     head = {name for name in state if f"body.{name}" not in wanted}
     weight = next((state[name] for name in head if name.endswith("weight")), torch.empty(0))
     bias = next((state[name] for name in head if name.endswith("bias")), torch.empty(0))
-    if len(head) != 2 or weight.ndim != 2 or len(weight) not in (1, 2):
-        raise ValueError(f"{path}: a head of one or two outputs is needed, found {sorted(head) or 'none'}")
-    if len(weight) == 2:
+    allowed = (1, 2) if n_outputs == 1 else (n_outputs,)
+    if len(head) != 2 or weight.ndim != 2 or len(weight) not in allowed:
+        needed = "one or two outputs" if n_outputs == 1 else f"{n_outputs} outputs"
+        raise ValueError(f"{path}: a head of {needed} is needed, found {sorted(head) or 'none'}")
+    if len(weight) != n_outputs:
         weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
     body = {f"body.{name}": value for name, value in state.items() if name not in head}
     return {**body, "head.weight": weight, "head.bias": bias}
@@ -156,15 +170,20 @@ def available_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def planes(images: torch.Tensor) -> torch.Tensor:
+    """Grey levels (n, h, w) as (n, 1, h, w), colour (n, h, w, 3) as (n, 3, h, w)."""
+    return images[:, None] if images.ndim == 3 else images.permute(0, 3, 1, 2)
+
+
 def normalise(images: torch.Tensor) -> torch.Tensor:
-    """Grey levels in [0, 1], (n, h, w), to what the network takes, (n, 3, h, w), channels last in memory."""
+    """Levels in [0, 1], (n, h, w) or (n, h, w, 3), to what the network takes, (n, 3, h, w), channels last in memory."""
     mean = images.new_tensor(IMAGENET_MEAN)[:, None, None]
     std = images.new_tensor(IMAGENET_STD)[:, None, None]
-    return ((images[:, None] - mean) / std).contiguous(memory_format=torch.channels_last)
+    return ((planes(images) - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
 def as_levels(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    """uint8 images (n, h, w), or float grey levels, to float grey levels in [0, 1] on `device`."""
+    """uint8 images (n, h, w[, 3]), or float levels, to float levels in [0, 1] on `device`."""
     levels = torch.from_numpy(np.array(images)).to(device).float()  # a copy: mapped files are read-only
     return levels / 255.0 if images.dtype == np.uint8 else levels
 
@@ -178,7 +197,7 @@ def over_batches(
     precision: Precision,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Iterator[Any]:
-    """What `one` makes of each normalised batch (n, 3, h, w) of uint8 images or float grey levels (n, h, w)."""
+    """What `one` makes of each normalised batch (n, 3, h, w) of uint8 images or float levels (n, h, w[, 3])."""
     device = next(model.parameters()).device
     for start in progress(range(0, len(images), batch_size)):
         batch = normalise(as_levels(images[start : start + batch_size], device))
@@ -200,7 +219,7 @@ def is_spatial(output: Any, images: torch.Tensor) -> bool:
 
 
 class Outputs(NamedTuple):
-    """logit (n,) and pooled features (n, d), float32."""
+    """logit (n,), or outputs (n, k), and pooled features (n, d), float32."""
 
     logit: np.ndarray
     features: np.ndarray
@@ -215,13 +234,12 @@ def predict(
     precision: Precision,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Outputs:
-    """Run the network in evaluation mode over uint8 images, or grey levels in [0, 1], (n, h, w)."""
+    """Run the network in evaluation mode over uint8 images, or levels in [0, 1], (n, h, w) or (n, h, w, 3)."""
     model.eval()
 
     def one(batch: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         features = model.body(batch).float()
-        with torch.autocast(batch.device.type, enabled=False):
-            return model.head(features).squeeze(1).cpu().numpy(), features.cpu().numpy()
+        return model.answer(features).cpu().numpy(), features.cpu().numpy()
 
     parts = over_batches(one, model, images, batch_size=batch_size, precision=precision, progress=progress)
     return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
