@@ -64,6 +64,28 @@ def read_scores(path: str | Path, columns: list[str], *, root: str | Path = ".")
     return table[columns].assign(score=question.logit(table[outputs].to_numpy()))
 
 
+def read_outputs(member: str, *, root: str | Path = ".") -> pd.DataFrame:
+    """Every output of one network for every case with its labels, whatever the question."""
+    path, question = Path(root) / f"data/train/{member}/predictions.csv", read_question(root=root)
+    labels = read_labels(path, question.task)
+    return join(labels, read_csv(path, ["image_id", *output_columns(question.names)]))
+
+
+def count_asked(*, root: str | Path = ".") -> dict[str, Any]:
+    """The question in words and numbers: what yes means, and by split the cases that are not labelled for it.
+
+    Empty where the task is binary: there is no other question then.
+    """
+    question = read_question(root=root)
+    if question.task == "binary":
+        return {}
+    labels = read_labels(Path(root) / CASES, question.task)
+    left_out = labels[~labels["image_id"].isin(question.of(labels)["image_id"])]
+    counted = left_out["split"].value_counts(sort=False).to_dict()
+    asked = ", ".join(question.names[k] for k in question.positive)
+    return {"question": {"positive": asked, "of": ", ".join(question.names), "not_labelled": counted}}
+
+
 def read_predictions(member: str, *, root: str | Path = ".") -> pd.DataFrame:
     """What one network says of every case: `image_id`, `patient_id`, `split`, `y_true`, `score`."""
     path, task = Path(root) / f"data/train/{member}/predictions.csv", read_task(Path(root) / PARAMS)
