@@ -46,7 +46,9 @@ def main() -> None:
     write_csv("data/explanations/layers.csv", pd.DataFrame(layers))
     for plot in ("sanity", "faithfulness"):
         write_csv(f"plots/explanations/{plot}.csv", pd.concat(one.plots[plot] for one in answers.values()), digits=6)
-    pictures.save(overlays(cases, images, answers, method=params.method), "plots/explanations/overlays.png")
+    asked = "disease" if question.task == "binary" else "yes"
+    picture = overlays(cases, images, answers, method=params.method, asked=asked)
+    pictures.save(picture, "plots/explanations/overlays.png")
     write_metrics("metrics/explanations.json", {"explanations": metrics})
 
 

@@ -15,6 +15,9 @@ from safetensors.numpy import load_file
 from scipy.special import logsumexp
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
+from demo import cases as viewer
+from demo import maps
+from demo.disk import Disk
 from studies import faults
 from tests.test_pipeline import ORDER, ROOT, TRACKED, cases_of, commit, run
 from tmv_lib.phantom.cells import CLASSES
@@ -159,3 +162,23 @@ def test_predict_reads_colour_and_widens_grey(classes, tmp_path):
     last = pd.read_csv(classes / "data/prepare/cases.csv")["image_id"].iloc[-2]
     assert said.loc["one.png", "y_prob"] == pytest.approx(cases_of(classes).loc[last, "y_prob"], abs=1e-5)
     assert len(said) == 2
+
+
+@pytest.mark.parametrize("project", ["classes", "findings"])
+def test_the_viewer_shows_the_question_in_colour(project, request):
+    folder = request.getfixturevalue(project)
+    known = viewer.collect(Disk(folder))
+    table = pd.read_csv(folder / "data/prepare/cases.csv").set_index("image_id")
+    images = np.load(folder / "data/prepare/images.npy")
+    for number, case in known.table.iterrows():
+        row = table.index.get_loc(case["image_id"])
+        np.testing.assert_array_equal(viewer.image(known, number), images[row])
+        shown = maps.revealed(known, number)
+        assert shown[0].title == "The system gives no answer" if case["deferred"] else len(shown) > 3
+    asked = {"classes": "monocyte", "findings": "platelets"}[project]
+    assert known.names == viewer.Names(asked, f"no {asked}", image="Image")
+    by_hand = table["class"] == asked if project == "classes" else table[f"y_true_{asked}"] == 1
+    assert (known.table["y_true"] == known.table["image_id"].map(by_hand)).all()
+    near = viewer.nearest(known, known.table.index[0])
+    train = known.everything.set_index("row")
+    assert all(train.loc[one.row, ["split", "y_true"]].tolist() == ["train", one.y_true] for one in near)
