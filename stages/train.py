@@ -29,8 +29,8 @@ def main() -> None:
     n_outputs = max(len(names), 1)
     images = np.load("data/prepare/images.npy", mmap_mode="r")
 
-    options: dict[str, Any] = {"weights": member.weights, "dropout": member.dropout, "seed": member.seed}
-    model = start(member.architecture, n_outputs=n_outputs, **options)
+    options: dict[str, Any] = member.model_dump(include={"architecture", "weights", "dropout", "seed", "normalise"})
+    model = start(**options, n_outputs=n_outputs, findings=names if task == "multilabel" else ())
     history = train(name, model, cases, images, params, member=member, task=task) if member.train else []
     predict = partial(classifier.predict, model, batch_size=params.batch_size, precision=params.precision)
 

@@ -36,7 +36,7 @@ def tiny(task: str, positive: list[str]) -> dict:
     params["prepare"]["phantom"]["patients"] = {"train": 40, "val": 24, "cal": 20, "test": 30}
     params["train"] |= {"batch_size": 16, "positive_weight": "balanced"}
     for member in params["members"].values():
-        member["architecture"] = "resnet18"
+        member["architecture"] = "networks.small:small"
     params["stability"]["blur"] = 0.3
     return params
 

@@ -14,7 +14,7 @@ from pydantic import ConfigDict
 from torch import nn
 
 from tmv_lib.network import classifier
-from tmv_lib.network.classifier import Classifier, Precision, as_levels, blocks, is_spatial, normalise, over_batches
+from tmv_lib.network.classifier import Classifier, Precision, as_grid, as_levels, blocks, over_batches, token_layers
 from tmv_lib.pipeline.params import Member, Params
 from tmv_lib.pipeline.question import BINARY, Question
 
@@ -52,9 +52,9 @@ class Seen(NamedTuple):
 def explain(model: nn.Module, images: torch.Tensor, *, layer: str, method: Method = "grad_cam") -> Explained:
     """Logits (n,) and signed maps (n, h, w) of the logit on the grid of `layer`, without a final ReLU.
 
-    model: returns one logit a case, (n,) or (n, 1). images: what it takes, (n, channels, height, width).
-    layer: name of a module whose output is (n, k, h, w). Raises ValueError for an unknown layer or method, a layer
-    without spatial maps, and a network of several logits.
+    model: returns one logit a case, (n,) or (n, 1). images: what it takes, (n, channels, height, width). layer: name of
+    a module whose output is (n, k, h, w), or tokens of a square grid (n, e + h * w, k). Raises ValueError for an
+    unknown layer or method, a layer without spatial maps, and a network of several logits.
 
     >>> explain(nn.Sequential(nn.Identity(), nn.Flatten()), torch.ones(1, 1, 1, 1), layer="0").maps
     array([[[1.]]], dtype=float32)
@@ -114,7 +114,7 @@ def _look(model: nn.Module, images: torch.Tensor, *, layer: str) -> Seen:
     kept: list[torch.Tensor] = []
 
     def cut(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
-        if not is_spatial(output, images):
+        if as_grid(output, images) is None:
             raise ValueError(f"layer {layer!r} has no spatial maps (n, k, h, w)")
         # Only what lies behind the layer is recorded, from a fresh leaf; the copy lets what follows work in place.
         torch.set_grad_enabled(True)
@@ -130,7 +130,8 @@ def _look(model: nn.Module, images: torch.Tensor, *, layer: str) -> Seen:
             (gradient,) = torch.autograd.grad(logit.sum(), kept[-1])
     finally:
         handle.remove()
-    return Seen(model, images, logit[:, 0].detach().float(), kept[-1].detach().float(), gradient.float())
+    maps = [as_grid(of, images) for of in (kept[-1].detach().float(), gradient.float())]
+    return Seen(model, images, logit[:, 0].detach().float(), *(of for of in maps if of is not None))
 
 
 def logit_at_the_start(model: Classifier, images: np.ndarray, *, layer: str, method: Method) -> float:
@@ -140,7 +141,7 @@ def logit_at_the_start(model: Classifier, images: np.ndarray, *, layer: str, met
     cells and the linear head lies behind the layer, so that dz/dA_kij = w_k / cells; two of `images` (n, height,
     width), uint8, tell. Raises ValueError with the reason where no such sum is promised.
     """
-    some = normalise(as_levels(images[:2], next(model.parameters()).device))
+    some = model.normalise(as_levels(images[:2], next(model.parameters()).device))
     if method == "integrated_gradients":
         with torch.no_grad():
             return model.eval()(torch.zeros_like(some[:1])).item()
@@ -212,7 +213,9 @@ def target_layer(model: Classifier, *, size: int, wished: str = "auto") -> str:
 
 
 def _candidates(model: Classifier) -> list[str]:
-    """The blocks, and the ReLUs that are children of a block of several layers."""
+    """The blocks, and the ReLUs that are children of a block of several layers; of a transformer its tokens."""
+    if tokens := token_layers(model):
+        return tokens
     inner = [
         f"{block}.{name}"
         for block in blocks(model)
@@ -225,11 +228,11 @@ def _candidates(model: Classifier) -> list[str]:
 def _grids(model: Classifier, names: Sequence[str], *, size: int) -> dict[str, tuple[int, ...]]:
     """Grid of each of these modules that has spatial maps, in the order of their use, for images of `size` pixels."""
     grids: dict[str, tuple[int, ...]] = {}
-    blank = normalise(torch.zeros(1, size, size, device=next(model.parameters()).device))
+    blank = model.normalise(torch.zeros(1, size, size, device=next(model.parameters()).device))
 
     def note(name: str, output: Any) -> None:
-        if is_spatial(output, blank):
-            grids[name] = tuple(output.shape[2:])
+        if (maps := as_grid(output, blank)) is not None:
+            grids[name] = tuple(maps.shape[2:])
 
     handles = [
         _module(model, name).register_forward_hook(lambda _m, _i, output, name=name: note(name, output))
@@ -267,7 +270,8 @@ def untrained(member: Member, draw: int = 0, *, seed: int, question: Question = 
 
 def _built(member: Member, question: Question) -> Classifier:
     n_outputs = max(len(question.names), 1)
-    model = classifier.build(member.architecture, weights="none", dropout=member.dropout, n_outputs=n_outputs)
+    options: dict[str, Any] = {"dropout": member.dropout, "n_outputs": n_outputs, "normalise": member.normalise}
+    model = classifier.build(member.architecture, weights="none", **options)
     model.question = question
     return model
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 from tmv_lib.network import classifier, training
 from tmv_lib.network.training import Augmentation, TrainParams
-from tmv_lib.pipeline.params import Member, Params, Seed
+from tmv_lib.pipeline.params import Member, Normalise, Params, Seed
 from tmv_lib.pipeline.question import Task, label_columns, targets
 
 # What `training.fit` and `training.augment` do, by number: to be raised with every change that trains another network.
@@ -47,14 +48,23 @@ class ReferenceParams(Params):
         return np.ascontiguousarray(images[:, kept, kept])
 
 
-def start(architecture: str, *, weights: str, dropout: float, seed: int, n_outputs: int = 1) -> classifier.Classifier:
-    """A network on the device that is there, before training: from a file, by torchvision's name, or random by seed."""
+def start(
+    architecture: str,
+    *,
+    weights: str,
+    dropout: float,
+    seed: int,
+    n_outputs: int = 1,
+    normalise: Normalise = "imagenet",
+    findings: Sequence[str] = (),
+) -> classifier.Classifier:
+    """A network on the device that is there, before training: from a file, by name, or random by seed."""
     torch.manual_seed(seed)
     from_file = weights.endswith((".safetensors", ".pt", ".pth"))
-    named = "none" if from_file else weights
-    model = classifier.build(architecture, weights=named, dropout=dropout, n_outputs=n_outputs)
+    options: dict[str, Any] = {"dropout": dropout, "n_outputs": n_outputs, "normalise": normalise}
+    model = classifier.build(architecture, weights="none" if from_file else weights, **options)
     if from_file:
-        classifier.load_weights(model, weights)
+        classifier.load_weights(model, weights, findings=findings)
     return model.to(classifier.available_device()).to(memory_format=torch.channels_last)
 
 

@@ -50,6 +50,7 @@ def objective(task: Task, target: np.ndarray, *, n_outputs: int, balanced: bool,
 
 def _masked(outputs: torch.Tensor, y: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     there = ~y.isnan()
+    outputs = outputs.reshape(y.shape)  # of one finding they are (n,)
     losses = functional.binary_cross_entropy_with_logits(outputs, y.nan_to_num(), pos_weight=weights, reduction="none")
     return (losses * there).sum() / there.sum().clamp(min=1)
 
@@ -63,7 +64,7 @@ def _of_classes(target: np.ndarray, outputs: np.ndarray) -> float:
 
 def _of_findings(target: np.ndarray, outputs: np.ndarray) -> float:
     ranked = []
-    for y, z in zip(target.T, outputs.T, strict=True):
+    for y, z in zip(target.T, outputs.reshape(target.shape).T, strict=True):
         there = ~np.isnan(y)
         if len(np.unique(y[there])) == 2:
             ranked.append(roc_auc_score(y[there], z[there]))

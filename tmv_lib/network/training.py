@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch.nn import functional
 
-from tmv_lib.network.classifier import Classifier, Precision, as_levels, normalise, planes, predict
+from tmv_lib.network.classifier import Classifier, Precision, as_levels, planes, predict
 from tmv_lib.network.objective import Objective, objective
 from tmv_lib.pipeline.files import whole
 from tmv_lib.pipeline.params import Params
@@ -121,7 +121,7 @@ def fit(
         # dropout draws from torch's own state, which is why that is seeded too.
         torch.manual_seed(seed * 10_000 + epoch)
         generator = torch.Generator().manual_seed(seed * 10_000 + epoch)
-        batches = _batches(train, params, generator=generator, device=device)
+        batches = _batches(train, params, model.normalise, generator=generator, device=device)
         model.train()
         train_loss = np.mean([_step(parts, aim, *next(batches), params.precision) for _ in progress(range(steps))])
         logit = predict(model, val[0], batch_size=params.batch_size, precision=params.precision).logit
@@ -177,7 +177,12 @@ def _step(
 
 
 def _batches(
-    train: tuple[np.ndarray, np.ndarray], params: TrainParams, *, generator: torch.Generator, device: torch.device
+    train: tuple[np.ndarray, np.ndarray],
+    params: TrainParams,
+    normalise: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    generator: torch.Generator,
+    device: torch.device,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     images, labels = train
     order = torch.randperm(len(images), generator=generator).numpy()

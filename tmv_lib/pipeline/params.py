@@ -7,7 +7,7 @@ in one stage does not make the others rerun.
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
@@ -78,6 +78,9 @@ def _problem(key: str, problem: Any) -> str:
 RESERVED = {"baseline", "reference", "ensemble", "first", "second", "together", "taxonomy"}
 
 
+Normalise = Literal["imagenet", "xrv"] | Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
 class Member(Params):
     """One network of the ensemble."""
 
@@ -86,6 +89,7 @@ class Member(Params):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     train: bool
     seed: Seed
+    normalise: Normalise = "imagenet"
 
 
 def read_members(path: str | Path) -> dict[str, Member]:
