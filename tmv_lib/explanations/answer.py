@@ -20,6 +20,8 @@ from tmv_lib.statistics.ranking import rank_correlation
 
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 DONORS = 8  # other patients with whom a misread image changes its inside, and its frame
+OF_CHEST_FILMS = ("midline", "fields")  # regions by a rule that is made for these
+NO_CHEST_FILM = "the rule for this region is made for frontal chest films, and colour images are none"
 NOTHING_TO_LOOK_AT = "every map of the test split is empty", "no finding of the test split is named on a map"
 
 
@@ -208,6 +210,9 @@ def where_it_looks(
     figures |= counted.counts(cases["y_true"].to_numpy()[test])
     for name, levels in regions.chance(material.masks, share=params.border, n=len(cases)).items():
         there = test & ~np.isnan(columns[name])
+        if name in OF_CHEST_FILMS and material.images.ndim == 4:
+            figures[name] = Estimate(absent=NO_CHEST_FILM)
+            continue
         if not there.any():
             figures[name] = Estimate(absent=NOTHING_TO_LOOK_AT[name in ("finding", "pointing")])
             continue
