@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
-	architecture foreign fuzz test-faults validate-taxonomy predict evaluate answers verify promises fresh-phantoms public-predictions referral-rates
+	architecture foreign fuzz test-faults scaling validate-taxonomy predict evaluate answers verify promises fresh-phantoms public-predictions referral-rates
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -56,6 +56,9 @@ fuzz: $(BIN)/.installed-dev  ## what becomes of thousands of bad inputs? docs/fu
 
 test-faults: $(BIN)/.installed  ## kills, a full disk, damaged files: docs/faults.csv; half an hour
 	OMP_NUM_THREADS=1 python -m studies.faults
+
+scaling: $(BIN)/.installed  ## time and memory at 2,700 to 100,000 images: docs/scaling.md; some hours, wants an idle machine
+	python -m studies.scaling
 
 architecture: $(BIN)/.installed  ## the picture of docs/architecture.md, drawn from the imports
 	python -m studies.architecture

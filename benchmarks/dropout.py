@@ -21,7 +21,7 @@ PASSES, RATE = 50, 0.2
 def measure() -> Iterator[Measured]:
     images = np.random.default_rng(0).integers(0, 256, size=(IMAGES, SIDE, SIDE), dtype=np.uint8)
     model, inputs = settled_resnet(as_levels(images, torch.device("cpu")))
-    features = predict(model, images, batch_size=IMAGES, precision="float32").features
+    features = predict(model, images, batch_size=IMAGES).features
 
     def from_features(features: np.ndarray, passes: int = PASSES) -> np.ndarray:
         weight, bias = model.head.weight.detach().numpy()[0], model.head.bias.item()
@@ -32,7 +32,7 @@ def measure() -> Iterator[Measured]:
     dropping.dropout.train()
     head, whole, full, cached = side_by_side(
         lambda: from_features(features),
-        lambda: from_features(predict(model, images, batch_size=IMAGES, precision="float32").features),
+        lambda: from_features(predict(model, images, batch_size=IMAGES).features),
         lambda: repeated(dropping, inputs),
         lambda: repeated(MCCachingModule(MCDropoutModule(deepcopy(model))).eval(), inputs),  # an empty cache
         repeats=2,

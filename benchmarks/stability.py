@@ -20,7 +20,7 @@ def measure() -> Iterator[Measured]:
     torch.manual_seed(0)
     model = build("densenet121", weights="none", dropout=0.2)
     model = model.to(available_device()).to(memory_format=torch.channels_last)
-    options: dict[str, Any] = {"batch_size": BATCH, "precision": "float32"}
+    options: dict[str, Any] = {"batch_size": BATCH}
     explain = explainer(model, layer=target_layer(model, size=SIDE), **options)
     sizes = {"rotation": 5.0, "translation": 0.03, "brightness": 0.1, "contrast": 1.2, "noise": 0.03, "blur": 0.7}
     changes = mild(sizes, seed=0)

@@ -9,6 +9,8 @@ from tmv_lib.calibration.calibrators import read_calibrators
 from tmv_lib.explanations import attribution
 from tmv_lib.explanations.answer import ExplanationsParams, Material, Member, compare_members, draw_donors, explain
 from tmv_lib.explanations.overlays import overlays
+from tmv_lib.explanations.regions import typical_image
+from tmv_lib.network.processes import shared
 from tmv_lib.pipeline import pictures, record
 from tmv_lib.pipeline.files import write_csv, write_npy
 from tmv_lib.pipeline.metrics import write_metrics
@@ -20,11 +22,10 @@ def main() -> None:
     params, members = read("params.yaml", "explanations", ExplanationsParams), read_members("params.yaml")
     if unknown := sorted(set(params.layers) - set(members)):
         raise ValueError(f"params.yaml: explanations.layers names {unknown[0]}, which is no member")
-    precision = read("params.yaml", "train", attribution.AsTrained).precision
     calibrators = read_calibrators(record.CALIBRATORS)
     cases = record.outside_train(record.read_cases(members, further=record.marker_column()))
     images, masks = record.read_images(cases["image_id"]), record.read_masks(cases["image_id"])
-    material = Material(cases, images, masks, np.median(images, axis=0).astype(np.uint8))
+    material = Material(cases, images, masks, typical_image(images))
     rng = np.random.default_rng(params.seed)
     chosen = rng.permutation(np.flatnonzero(cases["split"] == "test"))[: params.sanity_cases]
     donors = draw_donors(cases, record.read_witness(cases["image_id"]), list(members), seed=params.seed)
@@ -33,8 +34,8 @@ def main() -> None:
     for name, one in members.items():
         trained = attribution.load_trained(one, record.weights(name), question)
         layer = attribution.target_layer(trained, size=images.shape[1], wished=params.layers.get(name, "auto"))
-        fresh = partial(attribution.untrained, one, seed=params.seed, question=question)
-        member = Member(name, trained, fresh, calibrators[name], layer, precision)
+        fresh = partial(attribution.untrained, one, seed=params.seed, precision=trained.precision, question=question)
+        member = Member(name, trained, fresh, calibrators[name], layer)
         answers[name] = explain(member, material, donors, chosen, params, rng)
     table, metrics = compare_members(answers, cases, params, rng)
 
@@ -53,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(shared(main))

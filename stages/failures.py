@@ -6,7 +6,6 @@ from tmv_lib.calibration.calibrators import read_calibrators
 from tmv_lib.failures import answer, evidence, sheets, taxonomy
 from tmv_lib.pipeline import pictures, record
 from tmv_lib.pipeline.files import for_spreadsheets, naming, read_csv, write_csv
-from tmv_lib.pipeline.grey import luminance
 from tmv_lib.pipeline.metrics import write_metrics
 from tmv_lib.pipeline.params import read, read_members
 from tmv_lib.pipeline.stage import run
@@ -17,13 +16,14 @@ def main() -> None:
     params, members = read("params.yaml", "failures", answer.FailuresParams), list(read_members("params.yaml"))
     rng, calibrators = np.random.default_rng(params.seed), read_calibrators(record.CALIBRATORS)
     everything = record.read_cases(members)
-    train, cases = record.of_split(everything, "train"), record.outside_train(everything)
+    train, cases = record.reference_cases(everything), record.outside_train(everything)
     columns = evidence.signal_columns(members, lungs=record.has_signal("explanations", f"lungs_{members[0]}"))
     cases = record.read_signal_columns(cases, columns)
-    images, normals = (record.read_images(rows["image_id"]) for rows in (cases, train[train["y_true"] == 0]))
+    healthy = record.few(train[train["y_true"] == 0], evidence.MOST_NORMALS)
+    images, normals = (record.read_images(rows["image_id"]) for rows in (cases, healthy))
     features, reference = (record.read_features("reference", rows["image_id"]) for rows in (cases, train))
     witness, y_true = record.read_witness(cases["image_id"]), train["y_true"].to_numpy()
-    material = evidence.Material(cases, luminance(images), luminance(normals), witness, features, reference, y_true)
+    material = evidence.Material(cases, images, normals, witness, features, reference, y_true)
 
     cases, joint = evidence.of_cases(material, calibrators, params, rng)
     logits = record.read_calibrations(cases, members)

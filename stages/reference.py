@@ -4,11 +4,13 @@ A small witness, not a member: where it answers otherwise than the members, thei
 the border, such as a marker. `failures` asks it.
 """
 
+from typing import Any
+
 import numpy as np
 
 from tmv_lib.network import classifier
-from tmv_lib.network.answer import ReferenceParams, start, train
-from tmv_lib.network.training import Augmentation
+from tmv_lib.network.answer import AsMembers, ReferenceParams, start, train
+from tmv_lib.network.processes import shared
 from tmv_lib.pipeline.files import whole, write_csv, write_npy
 from tmv_lib.pipeline.params import read
 from tmv_lib.pipeline.question import output_names, read_labels, read_task, with_outputs
@@ -17,16 +19,16 @@ from tmv_lib.pipeline.stage import run
 
 def main() -> None:
     params = read("params.yaml", "reference", ReferenceParams)
-    augmentation = read("params.yaml", "train.augmentation", Augmentation)
+    shared = read("params.yaml", "train", AsMembers)
     task = read_task("params.yaml")
     cases = read_labels("data/prepare/cases.csv", task)
     names = output_names(task, cases)
     images = params.inside(np.load("data/prepare/images.npy", mmap_mode="r"))
 
-    n_outputs = max(len(names), 1)
-    model = start(params.architecture, weights="none", dropout=0.0, seed=params.seed, n_outputs=n_outputs)
-    train("reference", model, cases, images, params.training(augmentation), member=params, task=task)
-    outputs = classifier.predict(model, images, batch_size=params.batch_size, precision=params.precision)
+    options: dict[str, Any] = {"seed": params.seed, "precision": shared.precision, "n_outputs": max(len(names), 1)}
+    model = start(params.architecture, weights="none", dropout=0.0, **options)
+    train("reference", model, cases, images, params.training(shared), member=params, task=task)
+    outputs = classifier.predict(model, images, batch_size=params.batch_size)
 
     with whole("data/reference/weights.safetensors") as temporary:
         classifier.save_weights(model, temporary)
@@ -35,4 +37,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(shared(main))

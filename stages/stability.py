@@ -7,6 +7,7 @@ import pandas as pd
 
 from tmv_lib.calibration.calibrators import read_calibrators
 from tmv_lib.explanations import attribution
+from tmv_lib.network.processes import shared
 from tmv_lib.pipeline import pictures, record
 from tmv_lib.pipeline.files import write_csv, write_npy
 from tmv_lib.pipeline.metrics import write_metrics
@@ -21,14 +22,13 @@ LOGITS = ["image_id", "member", "perturbation", "logit", "rank_correlation"]
 
 def main() -> None:
     params, members = read("params.yaml", "stability", StabilityParams), read_members("params.yaml")
-    precision = read("params.yaml", "train", attribution.AsTrained).precision
     everyone = record.outside_train(record.read_cases(members))
     images, layers = record.read_images(everyone["image_id"]), record.read_layers()
     changes, calibrators = mild(params.model_dump(), seed=params.seed), read_calibrators(record.CALIBRATORS)
     rng, answers, question = np.random.default_rng(params.seed), {}, record.read_question()
     for name, member in members.items():
         trained = attribution.load_trained(member, record.weights(name), question)
-        options: dict[str, Any] = {"batch_size": params.batch_size, "precision": precision, **layers[name]}
+        options: dict[str, Any] = {"batch_size": params.batch_size, **layers[name]}
         explain = attribution.explainer(trained, **options)
         maps, blank_maps = record.read_maps(name)
         own = attribution.Explained(everyone[f"score_{name}"].to_numpy(), maps)
@@ -55,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(shared(main))

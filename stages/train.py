@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from tmv_lib.network import classifier
 from tmv_lib.network.answer import curves, start, train
+from tmv_lib.network.processes import shared
 from tmv_lib.network.training import TrainParams
 from tmv_lib.pipeline.files import read_csv, whole, write_csv, write_npy
 from tmv_lib.pipeline.params import Member, check_name, read
@@ -30,9 +31,10 @@ def main() -> None:
     images = np.load("data/prepare/images.npy", mmap_mode="r")
 
     options: dict[str, Any] = member.model_dump(include={"architecture", "weights", "dropout", "seed", "normalise"})
-    model = start(**options, n_outputs=n_outputs, findings=names if task == "multilabel" else ())
+    options |= {"precision": params.precision, "findings": names if task == "multilabel" else ()}
+    model = start(**options, n_outputs=n_outputs)
     history = train(name, model, cases, images, params, member=member, task=task) if member.train else []
-    predict = partial(classifier.predict, model, batch_size=params.batch_size, precision=params.precision)
+    predict = partial(classifier.predict, model, batch_size=params.batch_size)
 
     folder = Path("data/train") / name
     with whole(folder / "weights.safetensors") as temporary:
@@ -54,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(shared(main))

@@ -17,7 +17,7 @@ from tmv_lib.uncertainty.refusal import find_unlike, nothing_measured, shares_re
 def main() -> None:
     params, members = read("params.yaml", "uncertainty", UncertaintyParams), named_members("params.yaml")
     everything = record.read_cases(members, further=["source", *record.cause_column()])
-    train, cases = record.of_split(everything, "train"), record.outside_train(everything)
+    train, cases = record.reference_cases(everything), record.outside_train(everything)
     between = between_members(cases[[f"y_prob_{name}" for name in members]].to_numpy().T)
     calibrators, rng = read_calibrators(record.CALIBRATORS), np.random.default_rng(params.seed)
     answers = {}

@@ -41,7 +41,7 @@ SPOILED, DRAWN = 50, 100  # test images spoiled in each way; images drawn from a
 def main() -> None:
     prepare, knobs = read("params.yaml", "prepare", PrepareParams), read("params.yaml", "deferral", DeferralParams)
     asked = system.load()
-    test = read_images(of_split(read_csv(CASES, ["image_id", "split"]), "test")["image_id"])
+    test = read_images(of_split(read_csv(CASES, ["image_id", "split"]), "test")["image_id"])[:]
     bring = partial(square, size=asked.size, how=asked.how)
     kinds = {"usual test images": test} | collect(test, [Path(name) for name in sys.argv[1:]], bring, prepare)
     shown = np.concatenate(list(kinds.values()))

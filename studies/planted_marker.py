@@ -58,10 +58,9 @@ def ask(world: dict[str, Any], *, patients: dict[str, int], epochs: int, seed: i
     model = trained(plan, phantom.images, epochs=epochs, seed=seed)
     test = (plan["split"] == "test").to_numpy()
     cases, images = plan[test].reset_index(drop=True), phantom.images[test]
-    options: dict[str, Any] = {"batch_size": 32, "precision": "float32"}
-    seen = explainer(model, layer=target_layer(model, size=size), method="grad_cam", **options)(images)
+    seen = explainer(model, layer=target_layer(model, size=size), method="grad_cam", batch_size=32)(images)
     typical = np.median(images, axis=0).astype(np.uint8)
-    hidden = predict(model, regions.hide_border(images, typical, share=SHARE), **options).logit
+    hidden = predict(model, regions.hide_border(images, typical, share=SHARE), batch_size=32).logit
     maps = seen.maps * np.where(seen.logit > 0, 1, -1)[:, None, None]
     columns = regions.shares(maps, {"masks": phantom.masks[test]}, share=SHARE, positive=seen.logit > 0)
     levels = regions.chance({"masks": phantom.masks[test]}, share=SHARE, n=len(cases))
@@ -84,7 +83,7 @@ def trained(plan: pd.DataFrame, images: np.ndarray, *, epochs: int, seed: int) -
         precision="float32",
         augmentation=Augmentation(rotation=3, translation=0.03, scale=0.05, brightness=0.05, contrast=0.1),
     )
-    model = start("resnet18", weights="none", dropout=0.0, seed=seed)
+    model = start("resnet18", weights="none", dropout=0.0, seed=seed, precision=params.precision)
     with TemporaryDirectory() as folder:
         training.fit(
             model,

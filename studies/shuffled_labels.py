@@ -46,7 +46,6 @@ def main() -> None:
             model,
             layer=layer,
             batch_size=params.batch_size,
-            precision=as_trained.precision,
             method=params.method,
             progress=partial(tqdm, desc=which),
         )
@@ -62,7 +61,9 @@ def train_on_shuffled_labels(member: Member, params: TrainParams, *, seed: int) 
     cases = record.of_split(record.read_case_table(), "train")
     images = record.read_images(cases["image_id"])
     labels = np.random.default_rng(seed).permutation(cases["y_true"].to_numpy())
-    model = start(member.architecture, weights="none", dropout=member.dropout, seed=member.seed)
+    model = start(
+        member.architecture, weights="none", dropout=member.dropout, seed=member.seed, precision=params.precision
+    )
     with TemporaryDirectory() as folder:
         training.fit(
             model,

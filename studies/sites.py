@@ -49,10 +49,9 @@ Look = Callable[[np.ndarray], pd.DataFrame]
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seeds", type=int, default=20, help="phantoms")
-    options.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16", help="of the members")
     asked = options.parse_args()
     prepare, site = read("params.yaml", "prepare", PrepareParams), read("params.yaml", "site", SiteParams)
-    look = by_members(site.components, asked.precision)
+    look = by_members(site.components)
     tables = []
     for seed in tqdm(range(1, asked.seeds + 1), desc="phantoms"):
         path = FOLDER / f"{seed}.csv"
@@ -63,10 +62,10 @@ def main() -> None:
     write_csv("docs/sites.csv", table)
     updates = kept(np.random.default_rng(0), repeats=REPEATS)
     with whole("docs/sites.md") as temporary:
-        temporary.write_text(page(table, updates, site, asked.precision), encoding="utf-8")
+        temporary.write_text(page(table, updates, site), encoding="utf-8")
 
 
-def by_members(components: int, precision: classifier.Precision) -> Look:
+def by_members(components: int) -> Look:
     """The run's members as they are: the first one's features on the components of its training images, all logits."""
     members = read_members("params.yaml")
     models = {}
@@ -77,11 +76,11 @@ def by_members(components: int, precision: classifier.Precision) -> Look:
     first = next(iter(members))
     predictions = read_csv(f"data/train/{first}/predictions.csv", ["image_id", "split"])
     in_train = predictions.loc[predictions["split"] == "train", "image_id"]
-    train = read_rows(f"data/train/{first}/features.npy", image_id=predictions["image_id"], wanted=in_train)
+    train = read_rows(f"data/train/{first}/features.npy", image_id=predictions["image_id"], wanted=in_train)[:]
     space = feature_space(train, n_components=components)
 
     def look(images: np.ndarray) -> pd.DataFrame:
-        predict = partial(classifier.predict, batch_size=32, precision=precision)
+        predict = partial(classifier.predict, batch_size=32)
         said = {name: predict(model, images, progress=partial(tqdm, desc=name)) for name, model in models.items()}
         features = pd.DataFrame(space(said[first].features)).add_prefix("pc_")
         return features.assign(**{f"logit_{name}": outputs.logit for name, outputs in said.items()})
@@ -142,7 +141,7 @@ def kept(rng: np.random.Generator, *, repeats: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def page(table: pd.DataFrame, updates: pd.DataFrame, site: SiteParams, precision: str) -> str:
+def page(table: pd.DataFrame, updates: pd.DataFrame, site: SiteParams) -> str:
     """docs/sites.md, its numbers read from the tables."""
     seeds, lines = table["seed"].nunique(), []
     for what, rows in table.groupby("planted", sort=False):
@@ -161,7 +160,7 @@ def page(table: pd.DataFrame, updates: pd.DataFrame, site: SiteParams, precision
             "",
             "Made by `make sites`. The members of the default run look, as they are, at phantoms of other seeds: `val`",
             "and `cal` are the source, and `test` is in turn each of the places below (keys of `prepare.phantom`).",
-            f"{seeds} seeds, images rendered for each, {site.permutations} permutations, members run in {precision}.",
+            f"{seeds} seeds, images rendered for each, {site.permutations} permutations.",
             "",
             f"| planted in test | right name | named so, of {seeds} | otherwise | AUC pooled | negatives | positives |",
             "| --- | --- | --- | --- | --- | --- | --- |",

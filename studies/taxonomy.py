@@ -53,20 +53,18 @@ CHEAPER = {
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16", help="of training")
     every = [*FIT, *FRESH, *WITHOUT]
     options.add_argument("--seed", type=int, choices=every, help="run this phantom alone")
     given = options.parse_args()
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
     for seed in tqdm(every if given.seed is None else [given.seed], desc="phantoms"):
-        run(FOLDER / str(seed), with_seed(params, seed, precision=given.precision))
+        run(FOLDER / str(seed), with_seed(params, seed))
     if given.seed is not None:
         return
     fit, fresh = errors_of(FIT, splits=["val", "cal", "test"]), errors_of(FRESH, splits=["test"])
     provenance = {
         "fitted_by": "make validate-taxonomy",
         "phantom_seeds": FIT,
-        "precision": given.precision,
         "n_errors": fit["cause"].value_counts().sort_index().to_dict(),
     }
     score = taxonomy.fit_score(fit, fit["cause"], enough=ENOUGH, provenance=provenance)
@@ -99,12 +97,10 @@ def run(folder: Path, params: dict[str, Any]) -> None:
         dvc("repro", "failures", folder=folder)
 
 
-def with_seed(params: dict[str, Any], seed: int, *, precision: str) -> dict[str, Any]:
+def with_seed(params: dict[str, Any], seed: int) -> dict[str, Any]:
     """The project's parameters for the phantom of this seed, its networks trained with the same seed."""
-    changed = {name: section | {"precision": precision} for name, section in params.items() if "precision" in section}
-    for name, cheaper in CHEAPER.items():
-        changed[name] = changed.get(name, params[name]) | cheaper
-    changed["reference"] |= {"seed": seed}
+    changed = {name: params[name] | cheaper for name, cheaper in CHEAPER.items()}
+    changed["reference"] = params["reference"] | {"seed": seed}
     members = {name: member | {"seed": seed} for name, member in params["members"].items()}
     phantom = dict(params["prepare"]["phantom"])
     for planted in PLANTED_AT_ZERO.get(seed, {}).values():
@@ -232,9 +228,6 @@ def page(
             "where fewer than 20 patients have such an error.",
             "",
             *signal_table(signals, read=score.names),
-            "",
-            "The networks of this study were trained in"
-            f" {score.provenance['precision']}; those of the default run in float32.",
             "",
         ]
     )

@@ -22,7 +22,7 @@ VIT = "timm/vit_tiny_patch16_224"
 
 
 def read_of(model, images):
-    return predict(model, images, batch_size=8, precision="float32")
+    return predict(model, images, batch_size=8)
 
 
 def levels(n=3, side=64, colour=False):
@@ -122,7 +122,14 @@ def xrv_like(path, n_outputs=18):
 def test_torchxrayvisions_densenet_answers_a_finding_by_its_own_output(tmp_path):
     network = xrv_like(tmp_path / "xrv.pt")
     findings = ["Effusion", "Mass"]
-    options = {"dropout": 0.0, "seed": 0, "n_outputs": 2, "normalise": "xrv", "findings": findings}
+    options = {
+        "dropout": 0.0,
+        "seed": 0,
+        "precision": "float32",
+        "n_outputs": 2,
+        "normalise": "xrv",
+        "findings": findings,
+    }
     model = start("densenet121", weights=str(tmp_path / "xrv.pt"), **options)
     images = levels()
     said = read_of(model, images).logit

@@ -199,7 +199,7 @@ def levels_of(n: int, side: int = 32) -> np.ndarray:
 
 def complete(model: classifier.Classifier, *, layer: str, method: attribution.Method) -> dict:
     images = levels_of(3, 64 if method != "integrated_gradients" else 32)
-    seen = explainer(model, layer=layer, batch_size=3, precision="float32", method=method)(images)
+    seen = explainer(model, layer=layer, batch_size=3, method=method)(images)
     return completeness(model, images, seen.logit, seen.maps, layer=layer, method=method)
 
 
@@ -285,7 +285,7 @@ def test_a_network_without_spatial_maps_is_named():
 @pytest.mark.usefixtures("short_path")
 @pytest.mark.parametrize("method", METHODS)
 def test_a_constant_image_has_a_map_of_numbers(resnet, method):
-    seen = explainer(resnet, layer="body.layer1", batch_size=2, precision="float32", method=method)
+    seen = explainer(resnet, layer="body.layer1", batch_size=2, method=method)
     images = np.stack([np.full((32, 32), level, np.uint8) for level in (0, 128)])
     assert np.isfinite(seen(images).maps).all()
 
@@ -295,10 +295,24 @@ def test_a_constant_image_has_a_map_of_numbers(resnet, method):
 
 def test_reading_is_explaining_without_the_map(resnet):
     images = levels_of(5)
-    options = {"batch_size": 2, "precision": "float32"}
+    options = {"batch_size": 2}
     seen = explainer(resnet, layer="body.layer3", **options)(images)
     for levels in (images, images.astype(np.float32) / 255):
         np.testing.assert_allclose(classifier.predict(resnet, levels, **options).logit, seen.logit, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["grad_cam", "hires_cam", "integrated_gradients"])
+def test_maps_of_a_network_in_bfloat16_are_nearly_those_in_float32(method):
+    torch.manual_seed(0)
+    model = classifier.build("resnet18", weights="none", dropout=0.0).eval()
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64), dtype=np.uint8)
+    seen = {}
+    for model.precision in ("float32", "bfloat16"):
+        seen[model.precision] = explainer(model, layer="body.layer2", batch_size=2, method=method)(images)
+    assert all(of.dtype == np.float32 for one in seen.values() for of in one)
+    for exact, rounded in zip(*(one.maps for one in seen.values())):
+        assert np.corrcoef(exact.ravel(), rounded.ravel())[0, 1] > 0.95
+    assert not np.array_equal(seen["float32"].maps, seen["bfloat16"].maps)
 
 
 def test_trained_and_untrained(resnet, tmp_path):
@@ -307,7 +321,9 @@ def test_trained_and_untrained(resnet, tmp_path):
     before = torch.random.get_rng_state()
     trained = attribution.load_trained(member, tmp_path / "weights.safetensors")
     draws = ((0, 0), (0, 0), (1, 0), (0, 2))
-    untrained = [attribution.untrained(member, draw, seed=seed).head.weight.cpu() for seed, draw in draws]
+    untrained = [
+        attribution.untrained(member, draw, seed=seed, precision="float32").head.weight.cpu() for seed, draw in draws
+    ]
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(value.cpu(), resnet.state_dict()[key]) for key, value in trained.state_dict().items())
     first, again, other_seed, other_draw = untrained
@@ -601,7 +617,7 @@ def planted() -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize(("channel", "caught"), [(0, True), (1, False)])
 def test_who_reads_the_marker_is_caught(planted, method, channel, caught):
     images, finding = planted
-    model, options = reads(channel), {"batch_size": 16, "precision": "float32"}
+    model, options = reads(channel), {"batch_size": 16}
     seen = explainer(model, layer="body.maps", method=method, **options)(images)
     says = seen.logit > 0
     assert says.tolist() == [True] * 20 + [False] * 30
@@ -644,7 +660,7 @@ def test_who_reads_the_marker_is_misled_by_it_and_mended_by_another_border(plant
 
     def found() -> dict[str, np.ndarray]:
         def probability(mixed: np.ndarray) -> np.ndarray:
-            return expit(classifier.predict(model, mixed, batch_size=16, precision="float32").logit)
+            return expit(classifier.predict(model, mixed, batch_size=16).logit)
 
         return border_to_blame(interchange(probability, images, donors, share=0.15), y_true)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tmv_lib.pipeline.files import for_spreadsheets, join, read_csv, read_npy, read_rows, whole, write_csv
+from tmv_lib.pipeline.files import Pile, for_spreadsheets, join, read_csv, read_npy, read_rows, whole, write_csv
 from tmv_lib.pipeline.metrics import write_metrics
 
 
@@ -86,11 +86,32 @@ def test_figures_that_differ_in_their_last_digits_alone_are_the_same_bytes(tmp_p
 def test_rows_of_an_array_go_by_id(tmp_path):
     np.save(tmp_path / "rows.npy", np.array([[1.0], [2.0], [3.0]]))
     ids = pd.Series(["a", "b", "c"])
-    assert read_rows(tmp_path / "rows.npy", image_id=ids, wanted=pd.Series(["c", "a"])).tolist() == [[3.0], [1.0]]
+    rows = read_rows(tmp_path / "rows.npy", image_id=ids, wanted=pd.Series(["c", "a"]))
+    assert (len(rows), rows.shape, rows.ndim, rows.size, rows.dtype) == (2, (2, 1), 2, 2, float)
+    assert rows[:].tolist() == rows[np.array([True, True])].tolist() == [[3.0], [1.0]]
+    assert rows[1].tolist() == [1.0]
+    assert rows[::2].tolist() == [[3.0]]
     with pytest.raises(ValueError, match=r"rows\.npy: no row for image d"):
         read_rows(tmp_path / "rows.npy", image_id=ids, wanted=pd.Series(["a", "d"]))
     with pytest.raises(ValueError, match=r"rows\.npy: 3 rows for 2 images"):
         read_rows(tmp_path / "rows.npy", image_id=ids[:2], wanted=ids)
+
+
+def test_a_pile_is_what_stacking_would_hold_and_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    arrays, pile = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8), Pile()
+    for array in arrays:
+        pile.put(array.T)
+    np.testing.assert_array_equal(pile.stacked(), arrays.transpose(0, 2, 1))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_pile_on_a_full_disk_names_the_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    pile = Pile()
+    pile._file = open("/dev/full", "wb")  # noqa: SIM115
+    with pytest.raises(OSError, match=rf"{tmp_path}: cannot be written \(No space left on device\); TMPDIR"):
+        pile.put(np.zeros((300, 300)))
 
 
 def test_a_cell_that_a_spreadsheet_takes_for_a_formula_is_told_apart():

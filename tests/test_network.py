@@ -32,16 +32,44 @@ def test_body_and_head_are_the_torchvision_network(name):
 
 def test_logits_are_the_head_on_saved_features():
     model = built()
-    logit, features = classifier.predict(model, images(), batch_size=2, precision="float32")
+    logit, features = classifier.predict(model, images(), batch_size=2)
     weight, bias = model.head.weight.detach().numpy()[0], model.head.bias.item()
     np.testing.assert_allclose(logit, features @ weight + bias, atol=1e-6)
 
 
 def test_bfloat16_keeps_the_head_in_float32():
     model = built()
-    logit, features = classifier.predict(model, images(), batch_size=3, precision="bfloat16")
+    exact = classifier.predict(model, images(), batch_size=3).features
+    model.precision = "bfloat16"
+    logit, features = classifier.predict(model, images(), batch_size=3)
     weight, bias = model.head.weight.detach().numpy()[0], model.head.bias.item()
     np.testing.assert_allclose(logit, features @ weight + bias, atol=1e-6)
+    np.testing.assert_allclose(features, exact, atol=0.05)
+    assert (features != exact).any()
+
+
+def test_a_network_is_read_back_in_the_precision_that_it_was_saved_in(tmp_path):
+    model, again, elsewhere = built(), built(), built()
+    model.precision = "bfloat16"
+    classifier.save_weights(model, tmp_path / "w.safetensors")
+    classifier.load_weights(again, tmp_path / "w.safetensors")
+    assert again.precision == "bfloat16"
+    save_file(model.state_dict(), tmp_path / "x.safetensors", metadata={"precision": "float13"})
+    classifier.load_weights(elsewhere, tmp_path / "x.safetensors")
+    assert elsewhere.precision == "float32"
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ({"avx512_bf16": True}, "bfloat16"),
+        ({"avx512_bf16": False, "bf16": True}, "bfloat16"),
+        ({"avx2": True}, "float32"),
+    ],
+)
+def test_bfloat16_is_taken_where_the_processor_has_instructions_for_it(monkeypatch, capabilities, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert classifier.fastest_precision(torch.device("cpu")) == precision
 
 
 def test_dropout_lives_before_the_head_alone():

@@ -268,10 +268,9 @@ def test_cases_of_a_seed_are_joined_by_image(tmp_path):
 
 def test_every_phantom_of_the_taxonomy_study_is_another_one():
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    changed = taxonomy.with_seed(params, 21, precision="bfloat16")
+    changed = taxonomy.with_seed(params, 21)
     seeds = {changed["prepare"]["seed"], changed["reference"]["seed"]}
     assert seeds | {member["seed"] for member in changed["members"].values()} == {21}
-    assert {changed[name]["precision"] for name in ("train", "reference")} == {"bfloat16"}
     assert changed["train"]["epochs"] == params["train"]["epochs"]
     seeds_of_a_run = [*taxonomy.FIT, *taxonomy.FRESH, *taxonomy.WITHOUT]
     assert len(set(seeds_of_a_run)) == len(seeds_of_a_run)
@@ -281,7 +280,7 @@ def test_every_phantom_of_the_taxonomy_study_is_another_one():
 @pytest.mark.parametrize("seed", taxonomy.PLANTED_AT_ZERO)
 def test_causes_planted_at_zero_are_in_no_case_of_their_phantom_and_the_others_are(seed):
     params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    phantom = taxonomy.with_seed(params, seed, precision="bfloat16")["prepare"]["phantom"]
+    phantom = taxonomy.with_seed(params, seed)["prepare"]["phantom"]
     plan = plan_cases(**phantom | {"patients": {"train": 100, "test": 200}}, seed=seed)
     kinds = taxonomy.PLANTED_AT_ZERO[seed]
     planted = {"clinical ambiguity": "ambiguous", "annotation noise": "mislabelled", "model blindness": "blind"}
@@ -305,7 +304,7 @@ def test_agreement_by_shuffled_evidence_is_that_of_chance():
     table["border_misleads"] = (cause == "spurious feature") * 1.0
     table["border_mends"] = (cause == "spurious feature") * 1.0
     errors = table.assign(cause=cause, patient_id=np.arange(n).astype(str), model="net")
-    score = fit_score(table, cause, enough=0.6, provenance={"n_errors": {}, "precision": "float32"})
+    score = fit_score(table, cause, enough=0.6, provenance={"n_errors": {}})
     found = errors.join(sort_errors(table, score=score))
     resampling = {"n_resamples": 100, "rng": rng}
     row = taxonomy.measured(found, **resampling)

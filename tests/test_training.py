@@ -54,7 +54,7 @@ def test_it_learns_and_keeps_the_best_epoch(tmp_path):
     best = min(entry.val_loss for entry in history)
     assert best < 0.5
     assert history[-1].val_auroc == 1.0
-    logit = classifier.predict(model, data[0], batch_size=8, precision="float32").logit
+    logit = classifier.predict(model, data[0], batch_size=8).logit
     assert np.logaddexp(0, (1 - 2 * data[1]) * logit).mean() == pytest.approx(best, rel=1e-4)
 
 
@@ -115,7 +115,7 @@ def test_the_loss_of_weighted_positives_is_undone_in_the_bias(tmp_path):
     for seed in range(3):  # one so short a training follows the rounding
         model = fresh()
         fit(model, data, data, tmp_path / f"{seed}.pt", epochs=6, positive_weight="balanced", seed=seed)
-        logit = classifier.predict(model, data[0], batch_size=8, precision="float32").logit
+        logit = classifier.predict(model, data[0], batch_size=8).logit
         shares.append((1 / (1 + np.exp(-logit))).mean())
     assert np.mean(shares) == pytest.approx(data[1].mean(), abs=0.12)
 
@@ -179,7 +179,7 @@ def test_a_training_is_the_same_whatever_else_is_there_to_be_read():
             labels[turned] = 1 - labels[turned]
         if brighter is not None:
             levels[brighter, 0, 0] += 1
-        return digest(member, params, cases.assign(y_true=labels)[rows], levels[rows])
+        return digest(fresh(), member, params, cases.assign(y_true=labels)[rows], levels[rows])
 
     assert name() == name(rows=slice(9)) == name(turned=8) == name(brighter=11)  # cal, test, and none of test at all
     others = {name(), name(rows=slice(1, None)), name(turned=0), name(turned=4), name(brighter=2), name(brighter=5)}

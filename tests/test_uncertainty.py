@@ -78,7 +78,7 @@ def test_passes_on_saved_features_are_full_passes_of_the_network(rng, architectu
     rate, passes = 0.3, 3
     model = classifier.build(architecture, weights="none", dropout=rate)
     images = rng.integers(0, 256, (4, 64, 64), dtype=np.uint8)
-    features = classifier.predict(model, images, batch_size=4, precision="float32").features
+    features = classifier.predict(model, images, batch_size=4).features
     weight, bias = model.head.weight.detach().numpy()[0], model.head.bias.item()
     probs = mc_dropout_probs(features, weight, bias, rate=rate, passes=passes, generator=np.random.default_rng(4))
 

@@ -137,7 +137,7 @@ def examples(root: Path) -> list[Picture]:
     """The first error of each kind that `failures` lists for the ensemble, with what the policy does with it."""
     errors = record.read_failures(root=root)
     first = errors[errors["model"] == "ensemble"].drop_duplicates("kind")
-    images = record.read_images(first["image_id"], root=root)
+    images = record.read_images(first["image_id"], root=root)[:]
     cases = pd.read_csv(root / "data/ensemble/cases.csv", **AS_WRITTEN)
     policy = cases.set_index("image_id").loc[first["image_id"]]
     return [

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from tmv_lib.data.dicom import SUFFIXES, read_dicom, read_header
 from tmv_lib.data.levels import MOST_PIXELS, depth, remark_on
+from tmv_lib.pipeline.files import Pile
 
 How = Literal["stretch", "pad", "crop"]
 Channels = Literal["grey", "colour"]
@@ -135,19 +136,19 @@ def read_squares(
     ValueError where there is none.
     """
     found: list[dict[str, Any]] = []
-    images = []
+    images = Pile()
     for name in progress(names):
         try:
             read = read_image(content_of(root / name), name=name, channels=channels)
-            images.append(square(read.levels, size=size, how=how))
+            images.put(square(read.levels, size=size, how=how))
             height, width = read.levels.shape[:2]
             told = {"width": width, "height": height, "remark": read.remark, "converted": read.converted}
             found.append({**read.header, **told})
         except (OSError, ValueError) as error:
             found.append({"problem": str(error)})
-    if not images:
+    if all("problem" in file for file in found):
         raise ValueError(f"{root}: none of {len(names)} images can be read; the first: {found[0]['problem']}")
-    return found, np.stack(images)
+    return found, images.stacked()
 
 
 def told(names: list[str], found: list[dict[str, Any]], what: str) -> pd.DataFrame:

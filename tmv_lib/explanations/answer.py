@@ -14,11 +14,13 @@ from tmv_lib.calibration.calibrators import Calibrator
 from tmv_lib.explanations import attribution, faithfulness, map_verdict, regions, sanity
 from tmv_lib.explanations.attribution import Explained, Method
 from tmv_lib.network import classifier
+from tmv_lib.pipeline.files import Images
 from tmv_lib.pipeline.params import Params, Resamples, Seed
 from tmv_lib.statistics.estimate import Estimate, Resampler, adjust, mean
 from tmv_lib.statistics.ranking import rank_correlation
 
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+BATCHES = 32  # in memory at once, for several processes to share
 DONORS = 8  # other patients with whom a misread image changes its inside, and its frame
 OF_CHEST_FILMS = ("midline", "fields")  # regions by a rule that is made for these
 NO_CHEST_FILM = "the rule for this region is made for frontal chest films, and colour images are none"
@@ -41,7 +43,7 @@ class Material(NamedTuple):
     """All cases outside train, row by row: table, images, masks where the source has them; and the median image."""
 
     cases: pd.DataFrame
-    images: np.ndarray
+    images: Images
     masks: dict[str, np.ndarray]
     typical: np.ndarray
 
@@ -54,7 +56,6 @@ class Member(NamedTuple):
     fresh: Callable[[int], classifier.Classifier]
     calibrator: Calibrator
     layer: str
-    precision: classifier.Precision
 
 
 class Answer(NamedTuple):
@@ -110,13 +111,13 @@ def explain(
         attribution.explainer,
         layer=member.layer,
         batch_size=params.batch_size,
-        precision=member.precision,
         method=params.method,
     )
     own: Explained = explainer(member.trained, progress=_bar(member, "maps"))(images)
     blank: Explained = explainer(member.fresh(0), progress=_bar(member, "untrained maps"))(images)
     columns, interchanged = look(member, material, own, donors, target, params)
     metrics: dict[str, Any] = {"method": params.method, "layer": member.layer, "grid": own.maps.shape[1]}
+    metrics["precision"] = member.trained.precision
     metrics |= where_it_looks(columns, material, own.maps.shape[1:], params, rng)
     if "marker" in cases and isinstance(metrics["border"], dict):  # else every map is empty
         metrics["border"] |= by_marker(columns, cases, target > 0, params, rng)
@@ -149,12 +150,9 @@ def _bar(member: Member, what: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
     return partial(tqdm, desc=f"{member.name}: {what}")
 
 
-def read_logits(
-    member: Member, images: np.ndarray, params: ExplanationsParams, *, progress: Callable[..., Any] = iter
-) -> np.ndarray:
+def read_logits(member: Member, images: np.ndarray, params: ExplanationsParams) -> np.ndarray:
     """The member's own logits (n,) of uint8 images or levels (n, height, width[, 3])."""
-    options: dict[str, Any] = {"batch_size": params.batch_size, "precision": member.precision, "progress": progress}
-    return classifier.predict(member.trained, images, **options).logit
+    return classifier.predict(member.trained, images, batch_size=params.batch_size).logit
 
 
 def look(
@@ -166,8 +164,11 @@ def look(
     params: ExplanationsParams,
 ) -> tuple[dict[str, np.ndarray], regions.Interchanged]:
     """Per case where the map points, what hiding the border does, and what insides and frames of others do."""
-    bare = regions.hide_border(material.images, material.typical, share=params.border)
-    hidden = read_logits(member, bare, params, progress=_bar(member, "border hidden"))
+    at_once = BATCHES * params.batch_size
+    starts = _bar(member, "border hidden")(range(0, len(material.images), at_once))
+    parts = (material.images[start : start + at_once] for start in starts)
+    bare = (regions.hide_border(part, material.typical, share=params.border) for part in parts)
+    hidden = np.concatenate([read_logits(member, batch, params) for batch in bare])
     interchanged = regions.interchange(
         lambda mixed: member.calibrator.probability(read_logits(member, mixed, params)),
         material.images,

@@ -10,26 +10,18 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from pydantic import ConfigDict
 from torch import nn
 
 from tmv_lib.network import classifier
 from tmv_lib.network.classifier import Classifier, Precision, as_grid, as_levels, blocks, over_batches, token_layers
-from tmv_lib.pipeline.params import Member, Params
+from tmv_lib.pipeline.files import Images
+from tmv_lib.pipeline.params import Member
 from tmv_lib.pipeline.question import BINARY, Question
 
 Method = Literal["grad_cam", "hires_cam", "integrated_gradients"]
 
 MINIMUM_GRID = 7
 PATH_STEPS = 32  # Gauss-Legendre nodes of integrated gradients
-
-
-class AsTrained(Params):
-    """What every later pass shares with training: in another precision an answer would move by that alone."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    precision: Precision
 
 
 class Explained(NamedTuple):
@@ -70,7 +62,7 @@ def _grad_cam(seen: Seen) -> torch.Tensor:
 
     Selvaraju et al. 2017, without the final ReLU. Costs a forward pass and the backward pass behind the layer.
     """
-    return torch.einsum("nk,nkhw->nhw", seen.gradient.mean((2, 3)), seen.features)
+    return (seen.gradient.mean((2, 3), keepdim=True) * seen.features).sum(1)  # no product of matrices, so in float32
 
 
 def _hires_cam(seen: Seen) -> torch.Tensor:
@@ -134,7 +126,7 @@ def _look(model: nn.Module, images: torch.Tensor, *, layer: str) -> Seen:
     return Seen(model, images, logit[:, 0].detach().float(), *(of for of in maps if of is not None))
 
 
-def logit_at_the_start(model: Classifier, images: np.ndarray, *, layer: str, method: Method) -> float:
+def logit_at_the_start(model: Classifier, images: Images, *, layer: str, method: Method) -> float:
     """The logit z0 from which a method's map counts: sum of the map = z - z0 for every case (completeness).
 
     Integrated gradients: z of the input 0. Grad-CAM and HiResCAM: the head's bias, where nothing but the mean over
@@ -168,18 +160,17 @@ def explainer(
     *,
     layer: str,
     batch_size: int,
-    precision: Precision,
     method: Method = "grad_cam",
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-) -> Callable[[np.ndarray], Explained]:
+) -> Callable[[Images], Explained]:
     """Return `explain(levels)` for levels in [0, 1], (n, height, width[, 3]), uint8 images or float arrays."""
     model.requires_grad_(False)
 
     def one(images: torch.Tensor) -> Explained:
         return explain(model, images, layer=layer, method=method)
 
-    def explain_all(images: np.ndarray) -> Explained:
-        parts = over_batches(one, model, images, batch_size=batch_size, precision=precision, progress=progress)
+    def explain_all(images: Images) -> Explained:
+        parts = over_batches(one, model, images, batch_size=batch_size, progress=progress)
         return Explained(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
     return explain_all
@@ -255,7 +246,9 @@ def load_trained(member: Member, weights: str | Path, question: Question = BINAR
     return _ready(model)
 
 
-def untrained(member: Member, draw: int = 0, *, seed: int, question: Question = BINARY) -> Classifier:
+def untrained(
+    member: Member, draw: int = 0, *, seed: int, precision: Precision, question: Question = BINARY
+) -> Classifier:
     """A network of a member's architecture that learned nothing, in evaluation mode on the device that is there.
 
     Its initial values follow from seed and draw and lie far from any member's own seed, so that training has not
@@ -265,6 +258,7 @@ def untrained(member: Member, draw: int = 0, *, seed: int, question: Question = 
         torch.manual_seed(1_000_003 + seed + draw)
         # the second one that the seed makes: figures on record are of it
         _, model = (_built(member, question) for _ in range(2))
+    model.precision = precision
     return _ready(model)
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from tmv_lib.explanations import map_verdict
 from tmv_lib.explanations.answer import Answer
 from tmv_lib.pipeline import pictures
+from tmv_lib.pipeline.files import Images
 
 
 def most_confident(cases: pd.DataFrame, name: str) -> np.ndarray:
@@ -20,7 +21,7 @@ def most_confident(cases: pd.DataFrame, name: str) -> np.ndarray:
 
 
 def overlays(
-    cases: pd.DataFrame, images: np.ndarray, answers: Mapping[str, Answer], *, method: str, asked: str
+    cases: pd.DataFrame, images: Images, answers: Mapping[str, Answer], *, method: str, asked: str
 ) -> pictures.Figure:
     """Every member's map of these cases, and an untrained network's beside it. asked: what a positive is called."""
     first, rows = next(iter(answers)), []

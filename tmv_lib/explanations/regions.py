@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tmv_lib.pipeline.files import Images
+
+MOST_TYPICAL = 2000  # images that the median is taken over
 MIDLINE = 0.2  # width of the strip that spine and mediastinum fill in a frontal film, share of the side
 
 
@@ -50,6 +53,12 @@ def by_rule(side: int, *, share: float) -> dict[str, np.ndarray]:
     frame = border(side, share=share)
     strip = np.abs(np.arange(side) + 0.5 - side / 2) < MIDLINE * side / 2
     return {"border": frame, "midline": ~frame & strip, "fields": ~frame & ~strip}
+
+
+def typical_image(images: Images) -> np.ndarray:
+    """The median image (side, side) of uint8 images (n, side, side), evenly chosen ones where there are very many."""
+    chosen = images[:: -(-len(images) // MOST_TYPICAL)]
+    return np.median(chosen, axis=0).astype(np.uint8)
 
 
 def hide_border(images: np.ndarray, typical: np.ndarray, *, share: float) -> np.ndarray:
@@ -108,7 +117,7 @@ class Interchanged(NamedTuple):
 
 def interchange(
     read: Callable[[np.ndarray], np.ndarray],
-    images: np.ndarray,
+    images: Images,
     donors: np.ndarray,
     *,
     share: float,

@@ -11,6 +11,7 @@ from torch import nn
 
 from tmv_lib.explanations.attribution import Method, logit_at_the_start
 from tmv_lib.network.classifier import Classifier, blocks
+from tmv_lib.pipeline.files import Images
 from tmv_lib.statistics.estimate import Estimate, Resampler, mean
 from tmv_lib.statistics.ranking import rank_correlation
 
@@ -118,7 +119,7 @@ def pooled(maps: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 
 def completeness(
-    model: Classifier, images: np.ndarray, logit: np.ndarray, maps: np.ndarray, *, layer: str, method: Method
+    model: Classifier, images: Images, logit: np.ndarray, maps: np.ndarray, *, layer: str, method: Method
 ) -> dict[str, float] | Estimate:
     """How far signed maps (n, h, w) are from adding up to what they explain, where the method promises it.
 

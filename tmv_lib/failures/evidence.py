@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from tmv_lib.calibration.calibrators import Calibrator, fit_calibrator
 from tmv_lib.failures import oddity, taxonomy
+from tmv_lib.pipeline.files import Images
 from tmv_lib.statistics.ranking import rank_among
 from tmv_lib.uncertainty.distance import nearest_neighbour_distance
 from tmv_lib.uncertainty.entropy import entropy_decomposition
@@ -17,6 +18,7 @@ from tmv_lib.uncertainty.entropy import entropy_decomposition
 # What the phantom planted and, of an image, can mend, in the words of the taxonomy.
 REPAIRS = {"spurious": "spurious feature", "blind": "model blindness", "ambiguous": "clinical ambiguity"}
 PLANTED = REPAIRS | {"mislabelled": "annotation noise", "none": "undetermined"}
+MOST_NORMALS = 2000  # whose patches are remembered
 SIDE = 56  # pixels, about, to which an image is averaged down where its oddity is measured
 
 
@@ -24,14 +26,14 @@ class Material(NamedTuple):
     """What evidence is made of.
 
     cases: outside train, n rows: `score_m` and `logit_m` of every member m and the signals of the earlier stages.
-    images: grey, uint8 (n, height, width); normals: those of train that show nothing. witness: logit (n,) of the
+    images: uint8 (n, height, width); normals: those of train that show nothing. witness: logit (n,) of the
     network that never sees the border; features, reference: its features (n, d) and (m, d) of train; reference_y:
     labels of train.
     """
 
     cases: pd.DataFrame
-    images: np.ndarray
-    normals: np.ndarray
+    images: Images
+    normals: Images
     witness: np.ndarray
     features: np.ndarray
     reference: np.ndarray
@@ -58,8 +60,7 @@ def of_cases(
     y_true, val = cases["y_true"].to_numpy(), (cases["split"] == "val").to_numpy()
     # As the witness sees them: among the members' features, a marker's neighbours are those that bear it, too.
     distance = nearest_neighbour_distance(features, material.reference, k=params.neighbours)
-    own_rng, progress = np.random.default_rng(params.seed), partial(tqdm, desc="oddity")
-    odd = oddity.patch_oddity(images, normals, side=SIDE, rng=own_rng, progress=progress)
+    odd = oddity.patch_oddity(images, normals, side=SIDE, progress=partial(tqdm, desc="oddity"))
     residual = oddity.residual_oddity(images, normals, components=params.components, side=SIDE, seed=params.seed)
     healthy, groups = val & (y_true == 0), cases["patient_id"].to_numpy()
     witness = fit_calibrator("logistic", y_true[val], material.witness[val], groups=groups[val])

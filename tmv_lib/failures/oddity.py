@@ -15,10 +15,11 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
+from tmv_lib.pipeline.files import Images
+from tmv_lib.pipeline.grey import luminance
 from tmv_lib.statistics.resampling import patient_folds
 
 PATCH, PATCH_STEP = 10, 4  # pixels of an image that is averaged down
-MOST_NORMALS = 2000
 
 
 def confident_joint(y_true: ArrayLike, y_prob: ArrayLike) -> NDArray[np.int64]:
@@ -58,7 +59,7 @@ def neighbour_agreement(
     return (reference_y[nearest] == y_true[:, None]).mean(axis=1)
 
 
-def residual_oddity(images: np.ndarray, normals: np.ndarray, *, components: int, side: int, seed: int) -> np.ndarray:
+def residual_oddity(images: Images, normals: Images, *, components: int, side: int, seed: int) -> np.ndarray:
     """How odd the oddest spot of an image is against training normals, (n,): peak of a smoothed residual, squared.
 
     images, normals: uint8 (n, height, width). Both are averaged down to about `side` pixels, described by the
@@ -80,11 +81,10 @@ def residual_oddity(images: np.ndarray, normals: np.ndarray, *, components: int,
 
 
 def patch_oddity(
-    images: np.ndarray,
-    normals: np.ndarray,
+    images: Images,
+    normals: Images,
     *,
     side: int,
-    rng: np.random.Generator,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> np.ndarray:
     """How odd the oddest spot of an image is against training normals, (n,).
@@ -92,10 +92,8 @@ def patch_oddity(
     images, normals: uint8 (n, height, width). All are averaged down to about `side` pixels and freed of slow changes of
     brightness. Every patch is as odd as it is far from the nearest one of the normals at the same place, give or take a
     pixel, in units of that distance's spread among the normals themselves. (A memory of normal patches: Roth et al.
-    2022, here on pixels.) Of very many normals some are drawn. progress may wrap the places (`tqdm`).
+    2022, here on pixels.) progress may wrap the places (`tqdm`).
     """
-    if len(normals) > MOST_NORMALS:
-        normals = normals[rng.permutation(len(normals))[:MOST_NORMALS]]
     step = max(1, images.shape[1] // side)
     small, known = (_averaged(stack, step) for stack in (images, normals))
     small, known = (stack - gaussian_filter(stack, (0, 6, 6)) for stack in (small, known))
@@ -109,10 +107,13 @@ def patch_oddity(
     return worst
 
 
-def _averaged(images: np.ndarray, step: int) -> np.ndarray:
-    side, n = images.shape[1] // step, len(images)
-    cut = images[:, : side * step, : side * step]
-    return cut.reshape(n, side, step, side, step).mean(axis=(2, 4), dtype=np.float32)
+def _averaged(images: Images, step: int) -> np.ndarray:
+    side = images.shape[1] // step
+    parts = []
+    for start in range(0, len(images), 512):
+        cut = luminance(images[start : start + 512])[:, : side * step, : side * step]
+        parts.append(cut.reshape(-1, side, step, side, step).mean(axis=(2, 4), dtype=np.float32))
+    return np.concatenate(parts)
 
 
 def _patches(stack: np.ndarray, y: int, x: int) -> np.ndarray:

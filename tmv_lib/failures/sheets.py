@@ -8,10 +8,11 @@ import pandas as pd
 from tmv_lib.failures import taxonomy
 from tmv_lib.failures.answer import queues
 from tmv_lib.pipeline import pictures
+from tmv_lib.pipeline.files import Images
 
 
 def sheets(
-    errors: pd.DataFrame, image_id: pd.Series, images: np.ndarray, maps: Mapping[str, np.ndarray]
+    errors: pd.DataFrame, image_id: pd.Series, images: Images, maps: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, pictures.Figure]]:
     """The name of each kind's sheet, and the sheet. images, maps of each member: (n, ., .), rows as image_id."""
     row_of = {name: row for row, name in enumerate(image_id)}

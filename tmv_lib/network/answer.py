@@ -6,24 +6,34 @@ import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 import torchvision
 from dvclive import Live
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from tqdm import tqdm
 
-from tmv_lib.network import classifier, training
+from tmv_lib.network import classifier, processes, training
 from tmv_lib.network.training import Augmentation, TrainParams
+from tmv_lib.pipeline.files import Rows
 from tmv_lib.pipeline.params import Member, Normalise, Params, Seed
 from tmv_lib.pipeline.question import Task, label_columns, targets
 
 # What `training.fit` and `training.augment` do, by number: to be raised with every change that trains another network.
 # A test holds it against the losses of a tiny training.
 RECIPE = 1
+
+
+class AsMembers(Params):
+    """What the witness shares with the members."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    precision: Literal["auto", "float32", "bfloat16"]
+    augmentation: Augmentation
 
 
 class ReferenceParams(Params):
@@ -33,19 +43,18 @@ class ReferenceParams(Params):
     batch_size: Annotated[int, Field(ge=2, le=65_536)]
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
-    precision: classifier.Precision
     seed: Seed
 
-    def training(self, augmentation: Augmentation) -> TrainParams:
+    def training(self, shared: AsMembers) -> TrainParams:
         """How the witness is trained: like a member, never stopped early."""
-        shared = self.model_dump(exclude={"architecture", "crop", "seed"})
-        return TrainParams(**shared, positive_weight="none", patience=self.epochs, augmentation=augmentation)
+        own = self.model_dump(exclude={"architecture", "crop", "seed"})
+        return TrainParams(**own, **dict(shared), positive_weight="none", patience=self.epochs)
 
     def inside(self, images: np.ndarray) -> np.ndarray:
-        """Images (n, side, side[, 3]) without their border."""
+        """Images (n, side, side[, 3]) without their border, a view."""
         width = round(self.crop * images.shape[1])
         kept = slice(width, images.shape[1] - width)
-        return np.ascontiguousarray(images[:, kept, kept])
+        return images[:, kept, kept]
 
 
 def start(
@@ -54,18 +63,21 @@ def start(
     weights: str,
     dropout: float,
     seed: int,
+    precision: Literal["auto", "float32", "bfloat16"],
     n_outputs: int = 1,
     normalise: Normalise = "imagenet",
     findings: Sequence[str] = (),
 ) -> classifier.Classifier:
     """A network on the device that is there, before training: from a file, by name, or random by seed."""
+    device = classifier.available_device()
     torch.manual_seed(seed)
     from_file = weights.endswith((".safetensors", ".pt", ".pth"))
     options: dict[str, Any] = {"dropout": dropout, "n_outputs": n_outputs, "normalise": normalise}
     model = classifier.build(architecture, weights="none" if from_file else weights, **options)
     if from_file:
         classifier.load_weights(model, weights, findings=findings)
-    return model.to(classifier.available_device()).to(memory_format=torch.channels_last)
+    model.precision = classifier.fastest_precision(device) if precision == "auto" else precision
+    return model.to(device).to(memory_format=torch.channels_last)
 
 
 def train(
@@ -79,10 +91,11 @@ def train(
     task: Task = "binary",
 ) -> list[training.Epoch]:
     """Train on train and stop on val, from the checkpoint of this very training where there is one."""
-    parts, labels = ((cases["split"] == split).to_numpy() for split in ("train", "val")), targets(task, cases)
-    fit, val = ((images[rows], labels[rows]) for rows in parts)
+    parts, labels = (np.flatnonzero(cases["split"] == split) for split in ("train", "val")), targets(task, cases)
+    fit, val = ((Rows(images, rows), labels[rows]) for rows in parts)
     set_aside_damaged(Path("dvclive") / name)
-    with Live(f"dvclive/{name}", report=None, save_dvc_exp=False, dvcyaml=None, resume=True) as live:
+    log = partial(Live, f"dvclive/{name}", report=None, save_dvc_exp=False, dvcyaml=None, resume=True)
+    with processes.by_the_first(log) as live:
 
         def report(epoch: training.Epoch) -> None:
             print(
@@ -90,11 +103,12 @@ def train(
                 f" val_loss {epoch.val_loss:.4f} val_auroc {epoch.val_auroc:.4f}",
                 flush=True,
             )
-            for key in ("train_loss", "val_loss", "val_auroc"):
-                live.log_metric(key, getattr(epoch, key))
-            live.next_step()
+            if live is not None:
+                for key in ("train_loss", "val_loss", "val_auroc"):
+                    live.log_metric(key, getattr(epoch, key))
+                live.next_step()
 
-        checkpoint = Path("checkpoints") / name / f"{digest(member, params, cases, images, task=task)}.pt"
+        checkpoint = Path("checkpoints") / name / f"{digest(model, member, params, cases, images, task=task)}.pt"
         bar = partial(tqdm, desc=name, leave=False)
         return training.fit(
             model, fit, val, params, task=task, seed=member.seed, checkpoint=checkpoint, report=report, progress=bar
@@ -115,19 +129,28 @@ def set_aside_damaged(log: Path) -> None:
 
 
 def digest(
-    member: Params, params: TrainParams, cases: pd.DataFrame, images: np.ndarray, *, task: Task = "binary"
+    model: classifier.Classifier,
+    member: Params,
+    params: TrainParams,
+    cases: pd.DataFrame,
+    images: np.ndarray,
+    *,
+    task: Task = "binary",
 ) -> str:
     """Name of a checkpoint: the same for the same data to train on, recipe, parameters and versions, and for no others.
 
     Where the code lies and how it reads plays no part, so that a move does not train anew.
     """
     described: dict[str, Any] = {"recipe": RECIPE, "member": member.model_dump(), "train": params.model_dump()}
+    described["train"]["precision"] = model.precision  # what `auto` came to on this device
+    described |= {"processes": processes.count()} if processes.count() > 1 else {}
     described |= {"torch": torch.__version__, "torchvision": torchvision.__version__}
     made_of = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     used = cases["split"].isin(["train", "val"]).to_numpy()  # other cases that are to be read make no other training
     described_by = ["image_id", "split", *label_columns(task, cases)]
     made_of.update(cases.loc[used, described_by].to_csv(index=False).encode())
-    made_of.update(images[used].tobytes())
+    for row in np.flatnonzero(used):
+        made_of.update(images[row].tobytes())
     weights = Path(getattr(member, "weights", ""))
     if weights.is_file():
         made_of.update(weights.read_bytes())

@@ -1,22 +1,25 @@
 """Any classifier as body, dropout and one linear head, of one output or one per class or finding."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tmv_lib.network import processes
 from tmv_lib.network.architectures import channels_of, first_line, parts
+from tmv_lib.pipeline.files import Images
 from tmv_lib.pipeline.params import Normalise
 from tmv_lib.pipeline.question import Question
 
 Precision = Literal["float32", "bfloat16"]
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")  # as torch names them on x86 and ARM
 
 # What ImageNet weights expect, and as good as anything from scratch.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -36,8 +39,11 @@ class Classifier(nn.Module):
 
     The outputs are `head(dropout(body(images)))`: the features that `body` returns, (n, d), are all that the head
     sees, so that dropout before the head can be repeated on saved features without the network. question: what the
-    outputs are asked; None, as in training, for the outputs as they are.
+    outputs are asked; None, as in training, for the outputs as they are. precision: what every pass computes in; it is
+    saved with the weights, since in another one each answer would move by that alone.
     """
+
+    precision: Precision = "float32"
 
     def __init__(self, body: nn.Module, *, n_features: int, dropout: float, n_outputs: int = 1) -> None:
         super().__init__()
@@ -110,6 +116,7 @@ def load_weights(model: Classifier, path: str | Path, *, findings: Sequence[str]
     A torchvision head of as many outputs as needed is taken as it is; one of two (negative, positive) as their
     difference where one is needed. Of torchxrayvision's 18 outputs those are taken that `findings` names, in its order.
     Training wraps it at times: the entry `state_dict` of a checkpoint is taken, and a prefix `module.` off every name.
+    The model's precision becomes the one that was saved.
     Raises ValueError naming the file and what does not fit, and for weights that are not finite numbers or all 0.
     """
     path = Path(path)
@@ -132,6 +139,16 @@ def load_weights(model: Classifier, path: str | Path, *, findings: Sequence[str]
     if not any(value.any() for name, value in state.items() if name.startswith("body.") and value.is_floating_point()):
         raise ValueError(f"{path}: every weight is 0")
     model.load_state_dict(state)
+    model.precision = _stored_precision(path) or model.precision
+
+
+def _stored_precision(path: Path) -> Precision | None:
+    """What `save_weights` noted; None for a file from elsewhere."""
+    if path.suffix != ".safetensors":
+        return None
+    with safe_open(path, framework="pt") as stored:
+        told = (stored.metadata() or {}).get("precision")
+    return told if told in get_args(Precision) else None
 
 
 def _stored(path: Path) -> dict[str, torch.Tensor]:
@@ -176,9 +193,10 @@ def _with_head(
 
 
 def save_weights(model: Classifier, path: str | Path) -> None:
-    """Write all weights and buffers as safetensors, under the names `body.*` and `head.*`."""
+    """Write all weights and buffers as safetensors, under the names `body.*` and `head.*`, and the precision."""
+    state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     try:
-        save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, path)
+        save_file(state, path, metadata={"precision": model.precision})
     except SafetensorError as error:
         raise OSError(str(error)) from error
 
@@ -188,6 +206,16 @@ def available_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def fastest_precision(device: torch.device) -> Precision:
+    """bfloat16 where the device has instructions for it, and float32 where it would be emulated, far slower."""
+    if device.type == "cuda":
+        there = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        known = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+        there = any(known.get(name) for name in BFLOAT16_INSTRUCTIONS)
+    return "bfloat16" if there else "float32"
 
 
 def planes(images: torch.Tensor) -> torch.Tensor:
@@ -201,21 +229,28 @@ def as_levels(images: np.ndarray, device: torch.device) -> torch.Tensor:
     return levels / 255.0 if images.dtype == np.uint8 else levels
 
 
+def in_precision(model: Classifier, device: torch.device) -> torch.autocast:
+    """Within this, passes of the model are computed in its precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=model.precision == "bfloat16")
+
+
 def over_batches(
     one: Callable[[torch.Tensor], Any],
     model: Classifier,
-    images: np.ndarray,
+    images: Images,
     *,
     batch_size: int,
-    precision: Precision,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
-) -> Iterator[Any]:
-    """What `one` makes of each normalised batch (n, 3, h, w) of uint8 images or float levels (n, h, w[, 3])."""
+) -> list[Any]:
+    """What `one` makes of each normalised batch (n, k, h, w) of uint8 images or float levels (n, h, w[, 3])."""
     device = next(model.parameters()).device
-    for start in progress(range(0, len(images), batch_size)):
+
+    def of_batch(start: int) -> Any:
         batch = model.normalise(as_levels(images[start : start + batch_size], device))
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            yield one(batch)
+        with in_precision(model, device):
+            return one(batch)
+
+    return processes.over(range(0, len(images), batch_size), of_batch, progress=progress)
 
 
 def blocks(model: Classifier) -> list[str]:
@@ -270,10 +305,9 @@ class Outputs(NamedTuple):
 @torch.no_grad()
 def predict(
     model: Classifier,
-    images: np.ndarray,
+    images: Images,
     *,
     batch_size: int,
-    precision: Precision,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Outputs:
     """Run the network in evaluation mode over uint8 images, or levels in [0, 1], (n, h, w) or (n, h, w, 3)."""
@@ -283,5 +317,5 @@ def predict(
         features = model.body(batch).float()
         return model.answer(features).cpu().numpy(), features.cpu().numpy()
 
-    parts = over_batches(one, model, images, batch_size=batch_size, precision=precision, progress=progress)
+    parts = over_batches(one, model, images, batch_size=batch_size, progress=progress)
     return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))

@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import torch
 from pydantic import Field
+from torch import nn
 from torch.nn import functional
 
-from tmv_lib.network.classifier import Classifier, Precision, as_levels, planes, predict
+from tmv_lib.network import processes
+from tmv_lib.network.classifier import Classifier, as_levels, in_precision, planes, predict
 from tmv_lib.network.objective import Objective, objective
-from tmv_lib.pipeline.files import whole
+from tmv_lib.pipeline.files import Images, whole
 from tmv_lib.pipeline.params import Params
 from tmv_lib.pipeline.question import Task
 
@@ -35,7 +37,8 @@ class TrainParams(Params):
     """How a network is trained.
 
     positive_weight: what the loss of a positive counts, 1 or negatives / positives (`balanced`); see `objective` for
-    several outputs. patience: epochs without a better validation loss after which training stops.
+    several outputs. patience: epochs without a better validation loss after which training stops. precision: `auto` is
+    bfloat16 where the device has instructions for it.
     """
 
     epochs: Annotated[int, Field(ge=1, le=10_000)]
@@ -44,7 +47,7 @@ class TrainParams(Params):
     weight_decay: Annotated[float, Field(ge=0)]
     positive_weight: Literal["balanced", "none"]
     patience: Annotated[int, Field(ge=1)]
-    precision: Precision
+    precision: Literal["auto", "float32", "bfloat16"]
     augmentation: Augmentation
 
 
@@ -83,8 +86,8 @@ def augment(images: torch.Tensor, change: Augmentation, *, generator: torch.Gene
 
 def fit(
     model: Classifier,
-    train: tuple[np.ndarray, np.ndarray],
-    val: tuple[np.ndarray, np.ndarray],
+    train: tuple[Images, np.ndarray],
+    val: tuple[Images, np.ndarray],
     params: TrainParams,
     *,
     task: Task = "binary",
@@ -113,24 +116,26 @@ def fit(
     )
     parts: dict[str, Any] = {"model": model, "optimiser": optimiser, "schedule": schedule}
     history, best = _resume(checkpoint, parts, device)
+    together = processes.trained_together(model)
 
     for epoch in range(len(history), params.epochs):
         if _exhausted(history, params.patience):
             break
         # Everything random in an epoch follows from its number, so that a resumed run repeats what it missed;
         # dropout draws from torch's own state, which is why that is seeded too.
-        torch.manual_seed(seed * 10_000 + epoch)
+        torch.manual_seed(seed * 10_000 + epoch + 1_000_003 * processes.rank())
         generator = torch.Generator().manual_seed(seed * 10_000 + epoch)
         batches = _batches(train, params, model.normalise, generator=generator, device=device)
         model.train()
-        train_loss = np.mean([_step(parts, aim, *next(batches), params.precision) for _ in progress(range(steps))])
-        logit = predict(model, val[0], batch_size=params.batch_size, precision=params.precision).logit
+        losses = [_step(together, parts, aim, *next(batches)) for _ in progress(range(steps))]
+        processes.as_the_first(model)
+        logit = predict(model, val[0], batch_size=params.batch_size).logit
         if not np.isfinite(logit).all():
             raise ValueError(
                 f"training diverged in epoch {epoch + 1}: learning_rate = {params.learning_rate:g} is too high"
             )
         val_loss = float(aim.loss(torch.from_numpy(logit).to(device), torch.from_numpy(val[1]).to(device).float()))
-        history.append(Epoch(epoch + 1, float(train_loss), val_loss, float(aim.auroc(val[1], logit))))
+        history.append(Epoch(epoch + 1, float(np.mean(losses)), val_loss, float(aim.auroc(val[1], logit))))
         if val_loss == min(entry.val_loss for entry in history):
             best = {name: value.clone() for name, value in model.state_dict().items()}
         states = {name: part.state_dict() for name, part in parts.items()}
@@ -164,10 +169,10 @@ def _resume(
 
 
 def _step(
-    parts: dict[str, Any], aim: Objective, batch: torch.Tensor, target: torch.Tensor, precision: Precision
+    together: nn.Module, parts: dict[str, Any], aim: Objective, batch: torch.Tensor, target: torch.Tensor
 ) -> float:
-    with torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        logit = parts["model"](batch)
+    with in_precision(parts["model"], batch.device):
+        logit = together(batch)
     value = aim.loss(logit, target)
     parts["optimiser"].zero_grad()
     value.backward()
@@ -177,7 +182,7 @@ def _step(
 
 
 def _batches(
-    train: tuple[np.ndarray, np.ndarray],
+    train: tuple[Images, np.ndarray],
     params: TrainParams,
     normalise: Callable[[torch.Tensor], torch.Tensor],
     *,
@@ -188,7 +193,7 @@ def _batches(
     order = torch.randperm(len(images), generator=generator).numpy()
     # The last incomplete batch is left out: batch statistics of a few cases are poor. Shuffling evens it out.
     for start in range(0, len(images) - params.batch_size + 1, params.batch_size):
-        chosen = order[start : start + params.batch_size]
+        chosen = processes.own_part(order[start : start + params.batch_size])
         levels = augment(as_levels(images[chosen], device), params.augmentation, generator=generator)
         yield normalise(levels), torch.from_numpy(labels[chosen]).to(device).float()
 

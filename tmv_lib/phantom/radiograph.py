@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from tmv_lib.phantom.detector import detect
+from tmv_lib.pipeline.files import Pile
 
 Array = NDArray[np.floating]
 
@@ -75,11 +76,11 @@ def render(plan: pd.DataFrame, *, size: int, progress: Callable[[Iterable], Iter
     """
     if size < 32:
         raise ValueError(f"size must be at least 32 pixels, found {size}")
-    shape = (len(plan), size, size)
-    phantom = Phantom(np.empty(shape, np.uint8), np.empty(shape, bool), np.empty(shape, bool))
-    for i, case in enumerate(progress(list(plan.itertuples()))):
-        phantom.images[i], phantom.masks[i], phantom.lungs[i] = _radiograph(case, size)
-    return phantom
+    piles = Pile(), Pile(), Pile()
+    for case in progress(list(plan.itertuples())):
+        for pile, array in zip(piles, _radiograph(case, size), strict=True):
+            pile.put(array)
+    return Phantom(*(pile.stacked() for pile in piles))
 
 
 def _radiograph(case: Any, size: int) -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]:

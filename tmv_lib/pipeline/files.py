@@ -1,10 +1,12 @@
 """The files that stages pass on: read with a check, written whole or not at all."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
 from typing import Any
 
 import numpy as np
@@ -27,11 +29,14 @@ def whole(path: str | Path) -> Iterator[Path]:
     Raises OSError naming `path` where the disk is full or the folder cannot be written to.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.part{path.suffix}")
+    # of several processes that do the same the first one's files count
+    rank = os.environ.get("RANK", "0")
+    temporary = path.with_name(f".{path.name}.part{rank.strip('0')}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        temporary.replace(path)
+        if rank == "0":
+            temporary.replace(path)
     except OSError as error:
         raise OSError(f"{path}: cannot be written ({error.strerror or error})") from error
     finally:
@@ -117,7 +122,54 @@ def read_csv(path: str | Path, columns: list[str]) -> pd.DataFrame:
     return table[columns]
 
 
-def read_rows(path: str | Path, *, image_id: pd.Series, wanted: pd.Series) -> np.ndarray:
+class Rows:
+    """Rows of an array on disk, read when they are asked for: by one number, a slice, a mask or an array of numbers."""
+
+    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
+        self._array, self._rows = array, rows
+        self.dtype, self.shape = array.dtype, (len(rows), *array.shape[1:])
+        self.ndim, self.size = array.ndim, int(np.prod(self.shape))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, place: Any) -> np.ndarray:
+        return np.asarray(self._array[self._rows[place]])
+
+
+Images = np.ndarray | Rows  # uint8 (n, side, side), in memory or not
+
+
+class Pile:
+    """Arrays of one shape and type, put one after another into a file that has no name and goes with the process.
+
+    Raises OSError naming the folder of temporary files where its disk is full.
+    """
+
+    def __init__(self) -> None:
+        self._file = TemporaryFile()  # noqa: SIM115 (it is mapped until nobody needs it)
+        self._first, self._n = np.empty(0), 0
+
+    def put(self, array: np.ndarray) -> None:
+        with self._told():
+            self._file.write(array.tobytes())
+        self._first, self._n = array, self._n + 1
+
+    def stacked(self) -> np.ndarray:
+        """All of them, (n, ...), mapped from the file: what is read alone needs memory."""
+        with self._told():
+            self._file.flush()
+        return np.memmap(self._file, self._first.dtype, "c", shape=(self._n, *self._first.shape))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(f"{gettempdir()}: cannot be written ({error.strerror}); TMPDIR names another") from error
+
+
+def read_rows(path: str | Path, *, image_id: pd.Series, wanted: pd.Series) -> Rows:
     """Rows of the array in `path`, whose row k belongs to `image_id` k, in the order of `wanted`.
 
     Raises ValueError naming the file where the numbers of rows differ or a wanted image has none.
@@ -128,7 +180,7 @@ def read_rows(path: str | Path, *, image_id: pd.Series, wanted: pd.Series) -> np
     place = pd.Index(image_id).get_indexer(wanted)
     if (place < 0).any():
         raise ValueError(f"{path}: no row for image {wanted.iloc[int((place < 0).argmax())]}")
-    return array[place]
+    return Rows(array, place)
 
 
 def join(*tables: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from safetensors import safe_open
 
-from tmv_lib.pipeline.files import AS_WRITTEN, join, read_csv, read_rows
+from tmv_lib.pipeline.files import AS_WRITTEN, Rows, join, read_csv, read_rows
 from tmv_lib.pipeline.metrics import SUFFIXES
 from tmv_lib.pipeline.question import Question, output_columns, read_labels, read_task
 from tmv_lib.pipeline.question import read_question as read_asked
@@ -26,6 +26,7 @@ PARAMS = "params.yaml"
 CALIBRATED = ("logit", "y_prob", "cross_fitted_logit")
 CALIBRATORS = "data/calibration/calibrators.json"
 SITE = "data/site/cases.csv"
+MOST_REFERENCES = 20_000  # more cost time that grows with the square of the cases, and tell hardly more
 NO_SITE = f"{SITE}: no such file; the stage `site` makes it"
 
 
@@ -121,8 +122,18 @@ def of_split(cases: pd.DataFrame, *splits: str) -> pd.DataFrame:
     return cases[cases["split"].isin(splits)].reset_index(drop=True)
 
 
-def read_images(wanted: pd.Series, *, root: str | Path = ".") -> np.ndarray:
-    """uint8 images (n, side, side), or in colour (n, side, side, 3), of the wanted `image_id`."""
+def few(table: pd.DataFrame, most: int) -> pd.DataFrame:
+    """The table, or of a longer one at most so many rows, evenly chosen."""
+    return table.iloc[:: max(1, -(-len(table) // most))]
+
+
+def reference_cases(cases: pd.DataFrame) -> pd.DataFrame:
+    """The training cases among which neighbours are sought: all, or `few` of more than `MOST_REFERENCES`."""
+    return few(of_split(cases, "train"), MOST_REFERENCES)
+
+
+def read_images(wanted: pd.Series, *, root: str | Path = ".") -> Rows:
+    """uint8 images (n, side, side), or in colour (n, side, side, 3), of the wanted `image_id`, read when asked for."""
     ids = read_csv(Path(root) / CASES, ["image_id"])["image_id"]
     return read_rows(Path(root) / "data/prepare/images.npy", image_id=ids, wanted=wanted)
 
@@ -131,7 +142,7 @@ def read_masks(wanted: pd.Series, *, root: str | Path = ".") -> dict[str, np.nda
     """`masks` (of the finding) and `lungs`, boolean (n, side, side) of the wanted images, where the source has them."""
     ids = read_csv(Path(root) / CASES, ["image_id"])["image_id"]
     paths = {name: Path(root) / f"data/prepare/{name}.npy" for name in ("masks", "lungs")}
-    return {name: read_rows(path, image_id=ids, wanted=wanted) for name, path in paths.items() if path.exists()}
+    return {name: read_rows(path, image_id=ids, wanted=wanted)[:] for name, path in paths.items() if path.exists()}
 
 
 def marker_column(*, root: str | Path = ".") -> list[str]:
@@ -161,7 +172,7 @@ def read_features(member: str, wanted: pd.Series, *, root: str | Path = ".") -> 
     """Pooled features (n, d) of a member, or of the witness `reference`, for the wanted `image_id`."""
     folder = Path(root) / ("data/reference" if member == "reference" else f"data/train/{member}")
     ids = read_csv(folder / "predictions.csv", ["image_id"])["image_id"]
-    return read_rows(folder / "features.npy", image_id=ids, wanted=wanted)
+    return read_rows(folder / "features.npy", image_id=ids, wanted=wanted)[:]
 
 
 def read_head(member: str, *, root: str | Path = ".") -> Head:

@@ -21,7 +21,6 @@ from tmv_lib.explanations import attribution, regions
 from tmv_lib.explanations.answer import ExplanationsParams
 from tmv_lib.explanations.attribution import Explained
 from tmv_lib.network import classifier
-from tmv_lib.network.training import TrainParams
 from tmv_lib.pipeline import record
 from tmv_lib.pipeline.files import join, read_csv
 from tmv_lib.pipeline.params import Member, read, read_members
@@ -39,7 +38,6 @@ REPEATED = 8  # cases on record that `check` scores again
 class Questions(NamedTuple):
     """The parameters of the stages that an image passes."""
 
-    train: TrainParams
     uncertainty: UncertaintyParams
     explanations: ExplanationsParams
     stability: StabilityParams
@@ -100,8 +98,8 @@ def load(root: str | Path = ".") -> System:
     params = Questions(*(read(file, name, model) for name, model in Questions.__annotations__.items()))
     cases = record.read_labelled(root=root)
     images = record.read_images(record.outside_train(cases)["image_id"], root=root)
-    typical = np.median(images, axis=0).astype(np.uint8)
-    train = cases.loc[cases["split"] == "train", "image_id"]
+    typical = regions.typical_image(images)
+    train = record.reference_cases(cases)["image_id"]
     networks = {name: _network(root, name, member, policy, params, train) for name, member in members.items()}
     pixels = out_of_distribution.read_pixel_detectors(root / "data/uncertainty/pixels.npz")
     usual = read_csv(root / "data/uncertainty/usual.csv", refusal.detectors(list(members)))
@@ -134,7 +132,7 @@ def check(system: System) -> None:
     It does not where code, parameters, weights or libraries are no longer those of the run that left the policy.
     """
     cases = record.of_split(record.read_labelled(root=system.root), "cal")[:REPEATED]
-    again = score(system, record.read_images(cases["image_id"], root=system.root)).cases
+    again = score(system, record.read_images(cases["image_id"], root=system.root)[:]).cases
     again["image_id"] = cases["image_id"]
     for name in system.networks:
         known = record.read_predictions(name, root=system.root).rename(columns={"score": f"logit_{name}"})
@@ -156,7 +154,7 @@ def _agree(again: pd.DataFrame, known: pd.DataFrame, name: str, tolerance: float
 
 
 def _score(system: System, images: np.ndarray) -> Scored:
-    outputs = {name: _read(network, images, system.params) for name, network in system.networks.items()}
+    outputs = {name: _read(network, images) for name, network in system.networks.items()}
     raw = pd.DataFrame({name: of.logit for name, of in outputs.items()})
     calibrated = pd.DataFrame({name: system.networks[name].calibrator(raw[name].to_numpy()) for name in raw})
     updates = {name: network.update for name, network in system.networks.items()}
@@ -183,16 +181,15 @@ def _signals(system: System, name: str, images: np.ndarray, outputs: classifier.
         signals["mutual_information"] = decomposed.mutual_information
     if "border_reliance" in weighed:
         bare = regions.hide_border(images, system.typical, share=params.explanations.border)
-        signals["border_effect"] = outputs.logit - _read(network, bare, params).logit
+        signals["border_effect"] = outputs.logit - _read(network, bare).logit
     if "instability" in weighed:
         changes = mild(params.stability.model_dump(), seed=params.stability.seed)
         signals["instability"] = instability(network.explain, images, network.explain(images), changes)
     return pd.DataFrame(signals).add_suffix(f"_{name}")
 
 
-def _read(network: Network, images: np.ndarray, params: Questions) -> classifier.Outputs:
-    train = params.train
-    return classifier.predict(network.model, images, batch_size=train.batch_size, precision=train.precision)
+def _read(network: Network, images: np.ndarray) -> classifier.Outputs:
+    return classifier.predict(network.model, images, batch_size=AT_ONCE)
 
 
 def _network(
@@ -205,7 +202,7 @@ def _network(
         if site is None:
             raise ValueError(f"{root / 'metrics/site.json'}: no such file; `make repro` makes it")
         update = (site["site"][name]["update"]["intercept"], site["site"][name]["update"]["slope"])
-    options: dict[str, Any] = {"batch_size": params.explanations.batch_size, "precision": params.train.precision}
+    options: dict[str, Any] = {"batch_size": params.explanations.batch_size}
     options |= record.read_layers(root=root)[name]
     return Network(
         model,

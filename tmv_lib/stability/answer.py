@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from tmv_lib.calibration.calibrators import Calibrator
 from tmv_lib.explanations.attribution import Explained
+from tmv_lib.pipeline.files import Images
 from tmv_lib.pipeline.params import Params, Resamples, Seed
 from tmv_lib.stability.perturbations import Perturbation
 from tmv_lib.stability.similarity import MEASURES, SIMILARITIES, Explain, per_case, stability
@@ -67,7 +68,7 @@ def decide(cases: pd.DataFrame, name: str) -> pd.DataFrame:
 def compare(
     name: str,
     cases: pd.DataFrame,
-    images: np.ndarray,
+    images: Images,
     explain: Explain,
     original: Explained,
     untrained: Explained,

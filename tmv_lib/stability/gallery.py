@@ -4,13 +4,12 @@ import numpy as np
 import pandas as pd
 
 from tmv_lib.pipeline import pictures
+from tmv_lib.pipeline.files import Images
 from tmv_lib.stability.answer import AS_IS, UNTRAINED, Answer
 from tmv_lib.stability.perturbations import Perturbation
 
 
-def gallery(
-    name: str, images: np.ndarray, answer: Answer, changes: dict[str, Perturbation]
-) -> dict[str, pictures.Figure]:
+def gallery(name: str, images: Images, answer: Answer, changes: dict[str, Perturbation]) -> dict[str, pictures.Figure]:
     """The most and the least stable right and wrong test cases: beside an untrained network, and under each change.
 
     images: uint8 (n, side, side) of the answer's cases.

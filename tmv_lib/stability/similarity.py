@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.ndimage import gaussian_filter, zoom
 
 from tmv_lib.explanations.attribution import MINIMUM_GRID, Explained
+from tmv_lib.pipeline.files import Images
 from tmv_lib.stability.perturbations import Perturbation, inverse, valid_cells, warp
 from tmv_lib.statistics.ranking import rank_correlation
 
@@ -22,6 +23,7 @@ MEASURES = (*SIMILARITIES, "centre_shift")
 
 # SSIM's window of 11 pixels needs room: maps are brought to four times their grid first.
 SSIM_ZOOM = 4
+BATCHES = 8  # in memory at once, for several processes to share
 
 
 def top_overlap(a: np.ndarray, b: np.ndarray, *, share: float = 0.1) -> np.ndarray:
@@ -72,7 +74,7 @@ def _unit(maps: np.ndarray) -> np.ndarray:
 
 def stability(
     explain: Explain,
-    images: np.ndarray,
+    images: Images,
     perturbations: dict[str, Perturbation],
     *,
     target: np.ndarray,
@@ -102,8 +104,9 @@ def stability(
     if not perturbations:
         raise ValueError("perturbations must name at least one change, found none")
     rows = []
-    for start in progress(range(0, len(images), batch_size)):
-        batch = slice(start, start + batch_size)
+    at_once = BATCHES * batch_size
+    for start in progress(range(0, len(images), at_once)):
+        batch = slice(start, start + at_once)
         levels = images[batch].astype(np.float32) / 255.0
         before = explain(levels) if original is None else Explained(original.logit[batch], original.maps[batch])
         _check(before, len(levels), before.maps.shape[1:])

@@ -14,7 +14,7 @@ from scipy.linalg import LinAlgError, cholesky, solve_triangular
 from scipy.special import logsumexp
 from sklearn.covariance import ledoit_wolf
 
-from tmv_lib.pipeline.files import whole
+from tmv_lib.pipeline.files import Images, whole
 from tmv_lib.pipeline.grey import luminance
 from tmv_lib.statistics.arrays import FloatArray
 
@@ -42,7 +42,7 @@ class PixelDetectors(NamedTuple):
     orientation_bias: FloatArray
 
 
-def fit_pixel_detectors(images: np.ndarray) -> PixelDetectors:
+def fit_pixel_detectors(images: Images) -> PixelDetectors:
     """Learn what is usual from training images, uint8 (n, side, side), side at least 16; no label is needed.
 
     layout: the image averaged over 16 x 16 cells, less its mean and divided by its length, so that exposure and
@@ -61,7 +61,7 @@ def fit_pixel_detectors(images: np.ndarray) -> PixelDetectors:
     return PixelDetectors(*layout, *_gaussian(texture, what="texture"), *_tell_orientations(coarse))
 
 
-def pixel_oddity(images: np.ndarray, fitted: PixelDetectors) -> FloatArray:
+def pixel_oddity(images: Images, fitted: PixelDetectors) -> FloatArray:
     """How odd each image is to each detector of PIXELS, (n, 3), larger = odder.
 
     It takes half a millisecond per image of 112 pixels a side.
@@ -163,7 +163,7 @@ def read_pixel_detectors(path: str | Path) -> PixelDetectors:
         ) from error
 
 
-def _described(images: np.ndarray) -> tuple[FloatArray, FloatArray]:
+def _described(images: Images) -> tuple[FloatArray, FloatArray]:
     """Coarse images (n, 16, 16) without mean and scale, and the logarithms of their power (n, octaves x 4).
 
     Of colour images the luminance counts.

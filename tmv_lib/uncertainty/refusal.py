@@ -6,10 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from tmv_lib.pipeline.files import Images
+from tmv_lib.pipeline.record import few
 from tmv_lib.statistics.estimate import Estimate, Resampler, interval_rows, mean
 from tmv_lib.uncertainty import out_of_distribution as ood
 from tmv_lib.uncertainty.answer import NO_NETWORK, UncertaintyParams
 
+MOST_USUAL = 2000  # validation images that others are compared with, evenly chosen of more
 BY_FEATURES = ("distance",)  # the distances to the training features that may refuse an image
 
 
@@ -30,7 +33,7 @@ def detectors(members: list[str]) -> list[str]:
     return [*ood.PIXELS, *(f"{kind}_{name}" for name in members for kind in BY_FEATURES)]
 
 
-def oddities(images: np.ndarray, distances: pd.DataFrame, pixels: ood.PixelDetectors) -> pd.DataFrame:
+def oddities(images: Images, distances: pd.DataFrame, pixels: ood.PixelDetectors) -> pd.DataFrame:
     """What every detector says of images, larger = odder. distances: a column per member and distance."""
     return pd.DataFrame(ood.pixel_oddity(images, pixels), columns=[*ood.PIXELS]).join(distances)
 
@@ -50,7 +53,7 @@ def find_unlike(
     cases: pd.DataFrame,
     signals: pd.DataFrame,
     foreign: Mapping[str, pd.DataFrame],
-    images: Mapping[str, np.ndarray],
+    images: Mapping[str, Images],
     params: UncertaintyParams,
 ) -> Refusal:
     """Whether each case outside train is unlike the training images, and what becomes of images that surely are.
@@ -65,10 +68,10 @@ def find_unlike(
     own = oddities(images["cases"], signals, pixels)[names]
     away = pd.concat([of[[*BY_FEATURES]].add_suffix(f"_{name}") for name, of in foreign.items()], axis=1)
     strange = oddities(images["foreign"], away, pixels)[names]
-    usual = own[val]
+    usual = few(own[val], MOST_USUAL)
 
     judged = cases.join([refuse(own, usual), _alone(own, usual)])
-    judged.loc[val, "oddity"] = ood.usual_p_value(usual)
+    judged.loc[usual.index, "oddity"] = ood.usual_p_value(usual)
     judged["out_of_distribution"] = (judged["oddity"] <= ood.REFUSED).astype(int)
     labels = next(iter(foreign.values()))[["image_id", "kind"]].merge(cases[["image_id", "patient_id"]], how="left")
     labels["patient_id"] = labels["patient_id"].fillna(labels["image_id"])  # of an image that is not asked about
