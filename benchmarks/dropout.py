@@ -11,7 +11,7 @@ from scipy.special import expit, logit
 from torch import nn
 
 from benchmarks.measure import Measured, side_by_side
-from tmv_lib.network.classifier import Classifier, as_levels, build, normalise, predict
+from tmv_lib.network.classifier import Classifier, as_levels, build, predict
 from tmv_lib.uncertainty.entropy import mc_dropout_probs
 
 IMAGES, SIDE = 8, 112
@@ -20,8 +20,7 @@ PASSES, RATE = 50, 0.2
 
 def measure() -> Iterator[Measured]:
     images = np.random.default_rng(0).integers(0, 256, size=(IMAGES, SIDE, SIDE), dtype=np.uint8)
-    inputs = normalise(as_levels(images, torch.device("cpu")))
-    model = settled_resnet(inputs)
+    model, inputs = settled_resnet(as_levels(images, torch.device("cpu")))
     features = predict(model, images, batch_size=IMAGES).features
 
     def from_features(features: np.ndarray, passes: int = PASSES) -> np.ndarray:
@@ -52,16 +51,17 @@ def measure() -> Iterator[Measured]:
         yield Measured("ratio of their standard deviations", ratio, "", at_least=0.87, at_most=1.15)
 
 
-def settled_resnet(inputs: torch.Tensor) -> Classifier:
-    """ResNet-50 with random weights, its batch normalisation fitted to the inputs as a trained one's is to its own."""
+def settled_resnet(levels: torch.Tensor) -> tuple[Classifier, torch.Tensor]:
+    """ResNet-50 with random weights, its batch normalisation fitted to its inputs as a trained one's is; and these."""
     torch.manual_seed(0)
     model = build("resnet50", weights="none", dropout=RATE)
+    inputs = model.normalise(levels)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0
     with torch.no_grad():
         model(inputs)
-    return model.eval()
+    return model.eval(), inputs
 
 
 @torch.no_grad()

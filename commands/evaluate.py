@@ -123,7 +123,8 @@ def lay_out(folder: Path, members: dict[str, pd.DataFrame]) -> None:
     """The files that the stages look for, as `prepare` and `train` would have left them."""
     params = read_yaml("params.yaml")
     kept = {name: params[name] for name in (*STAGES, "deferral")}
-    told = {"prepare": {"source": SOURCE}, "members": dict.fromkeys(members), **kept}
+    told = {"task": "binary", "question": {"positive": []}, "prepare": {"source": SOURCE}}
+    told |= {"members": dict.fromkeys(members), **kept}
     (folder / "params.yaml").write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
     shutil.copy("card.yaml", folder)
     cases = next(iter(members.values())).drop(columns="logit").assign(source=SOURCE)

@@ -47,6 +47,7 @@ def main() -> None:
         given.images,
         size=system.size,
         how=system.how,
+        channels=system.channels,
         patient=source.folder.patient if source.source == "folder" else None,
         progress=partial(tqdm, desc="reading"),
     )

@@ -117,7 +117,7 @@ def plain_image(known: cases.Collection, number: int) -> "View":
     if zoom > 1:
         across = st.slider("Left to right", 0, 100, 50, 5, format="%d %%", key="across")
         down = st.slider("Top to bottom", 0, 100, 50, 5, format="%d %%", key="down")
-    pixels, alt = pictures.view(cases.image(known, number)), cases.image_alt(number)
+    pixels, alt = pictures.view(cases.image(known, number)), cases.image_alt(known, number)
     view = View(pixels, alt, brightness / 100, zoom=zoom, across=across / 100, down=down / 100)
     image(Picture(pictures.png(view.plain()), alt, ""), spot)
     return view
@@ -278,14 +278,14 @@ def compared() -> None:
 def of_upload() -> None:
     st.title("Upload")
     st.markdown(
-        "One radiograph as PNG, JPEG or DICOM. It is read in memory, on this computer, and forgotten when you leave;"
+        "One image as PNG, JPEG or DICOM. It is read in memory, on this computer, and forgotten when you leave;"
         " nothing of it is kept."
     )
     given = st.file_uploader("An image", upload.KINDS, max_upload_size=upload.MOST_BYTES >> 20)
     if given is None:
         return
     try:
-        grey = upload.read(given.getvalue())
+        levels = upload.read(given.getvalue(), channels=upload.channels(DISK))
     except ValueError as error:
         st.warning(said(str(error)))
         return
@@ -294,7 +294,7 @@ def of_upload() -> None:
         return
     try:
         with st.spinner("Reading the networks and the image"):
-            pixels, sections = upload.judge(system(known.disk.state("data/ensemble/policy.json")), known, grey)
+            pixels, sections = upload.judge(system(known.disk.state("data/ensemble/policy.json")), known, levels)
     except ValueError as error:
         st.warning(said(str(error)))
         return

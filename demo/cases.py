@@ -12,7 +12,7 @@ from demo import pictures
 from demo.disk import NOT_MEASURED, Disk, figure
 from demo.page import Picture, Section
 from tmv_lib.failures import taxonomy
-from tmv_lib.pipeline.record import CASES, read_features
+from tmv_lib.pipeline.record import CASES, read_case_table, read_features, read_predictions
 
 SEED = 0  # of the neutral numbers
 NEIGHBOURS = 4  # nearest training cases that are shown, before the counter-example
@@ -28,11 +28,12 @@ RANDOM = "random"
 
 
 class Names(NamedTuple):
-    """What a positive and a negative case are called, and a sentence on the images, or none."""
+    """What a positive and a negative case are called, a sentence on the images, or none, and what an image is."""
 
     positive: str
     negative: str
     note: str = ""
+    image: str = "Chest radiograph"
 
     def called(self, positive: Any) -> str:
         """The name of a class."""
@@ -43,7 +44,7 @@ class Collection(NamedTuple):
     """All cases of the test split in the order of their neutral numbers.
 
     table: indexed by number from 1, with `row` (of images.npy) and `later` (place among the cases outside train), and
-    every column that the stages left. everything: the case table of all splits.
+    every column that the stages left. everything: the case table of all splits, with `row`.
     """
 
     disk: Disk
@@ -60,7 +61,11 @@ def missing(disk: Disk) -> list[str]:
 
 def names(disk: Disk) -> Names:
     """How this data set calls its classes, from `params.yaml`."""
-    prepare = disk.mapping("params.yaml").get("prepare", {})
+    params = disk.mapping("params.yaml")
+    prepare = params.get("prepare", {})
+    if params.get("task", "binary") != "binary":
+        asked = " or ".join(params["question"]["positive"])
+        return Names(asked, f"no {asked}", image="Image")
     source = prepare.get("source")
     if source == "phantom":
         note = "The images are synthetic radiographs; pneumonia is what was planted in them."
@@ -83,9 +88,11 @@ def collect(disk: Disk) -> Collection:
 @lru_cache(maxsize=2)
 def _collected(disk: Disk, state: tuple[Any, ...]) -> Collection:
     members = disk.members()
-    everything = disk.read(CASES)
+    rows = pd.Series(disk.read(CASES).index, disk.read(CASES)["image_id"])
+    everything = read_case_table(root=disk.root)
+    everything["row"] = everything["image_id"].map(rows)
     later = everything[everything["split"] != "train"]
-    table = later.assign(row=later.index, later=np.arange(len(later)))
+    table = later.assign(later=np.arange(len(later)))
     for path in SAID:
         if (known := disk.read(path)) is not None:
             table = table.merge(known[known.columns.difference(table.columns).union(["image_id"])], "left", "image_id")
@@ -93,8 +100,8 @@ def _collected(disk: Disk, state: tuple[Any, ...]) -> Collection:
         own = errors[errors["model"] == "ensemble"][["image_id", "kind", "needs", "reason"]]
         table = table.merge(own.rename(columns={"reason": "evidence"}), "left", "image_id")
     for name in members:
-        if (said := disk.read(f"data/train/{name}/predictions.csv")) is not None:
-            raw = said.set_index("image_id")["logit"]
+        if disk.read(f"data/train/{name}/predictions.csv") is not None:
+            raw = read_predictions(name, root=disk.root).set_index("image_id")["score"]
             table[f"raw_{name}"] = expit(table["image_id"].map(raw).to_numpy(dtype=float))
     test = table[table["split"] == "test"]
     order = np.random.default_rng(SEED).permutation(len(test))
@@ -142,16 +149,16 @@ def _unstable(cases: Collection) -> pd.Series:
 
 
 def image(cases: Collection, number: int) -> np.ndarray:
-    """The uint8 image (side, side) of a case."""
+    """The uint8 image (side, side[, 3]) of a case."""
     images = cases.disk.read(IMAGES)
     if images is None:
         raise ValueError(f"{IMAGES}: no such file; `dvc repro` makes it")
     return np.asarray(images[int(cases.table["row"][number])])
 
 
-def image_alt(number: int) -> str:
+def image_alt(cases: Collection, number: int) -> str:
     """What is said of the image before the reveal: nothing that gives the case away."""
-    return f"Chest radiograph of case {number}, to be read without help. Not for clinical use."
+    return f"{cases.names.image} of case {number}, to be read without help. Not for clinical use."
 
 
 def of_hundred(share: float) -> str:
@@ -285,15 +292,16 @@ def nearest(cases: Collection, number: int) -> list[Nearest]:
         features = _features(cases.disk, cases.disk.state(CASES, *paths))
     except (OSError, ValueError):
         return []
-    rows, y_true = np.flatnonzero(cases.everything["split"] == "train"), cases.everything["y_true"].to_numpy()
+    train = cases.everything[cases.everything["split"] == "train"]
+    rows, y_true = train["row"].to_numpy(), train["y_true"].to_numpy()
     own = features[int(cases.table["row"][number])]
     distance = 1 - features[rows] @ own / (own @ own)
     order = np.argsort(distance, kind="stable")
     chosen = list(order[:NEIGHBOURS])
-    seen = set(y_true[rows[chosen]])
-    chosen += [place for place in order if y_true[rows[place]] not in seen][:1]
+    seen = set(y_true[chosen])
+    chosen += [place for place in order if y_true[place] not in seen][:1]
     return [
-        Nearest(int(rows[place]), int(y_true[rows[place]]), float(distance[place]), rank >= NEIGHBOURS)
+        Nearest(int(rows[place]), int(y_true[place]), float(distance[place]), rank >= NEIGHBOURS)
         for rank, place in enumerate(chosen)
     ]
 
@@ -314,7 +322,7 @@ def _neighbours(cases: Collection, number: int) -> Section:
         rank = "nearest counter-example" if near.counter_example else f"nearest {place}"
         words = f"{rank}: {cases.names.called(near.y_true)} (distance {near.distance:.3f})"
         pixels = pictures.png(pictures.view(images[near.row], side=pictures.THUMBNAIL))
-        shown.append(Picture(pixels, f"Training radiograph, {words}.", words))
+        shown.append(Picture(pixels, f"Training image, {words}.", words))
     agree = [near.y_true == cases.table["y_true"][number] for near in found if not near.counter_example]
     lines = [
         f"{sum(agree)} of the {len(agree)} nearest training images bear the label of this case. Near means alike to the"

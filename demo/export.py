@@ -185,7 +185,7 @@ def of_case(known: cases.Collection, number: int, turns: str) -> str:
 def plain(known: cases.Collection, number: int) -> str:
     """The image in its own resolution."""
     pixels = pictures.png(cases.image(known, number))
-    return f'<img src="{source(pixels)}" alt="{escape(cases.image_alt(number))}">'
+    return f'<img src="{source(pixels)}" alt="{escape(cases.image_alt(known, number))}">'
 
 
 def turn(number: int, first: list[int]) -> str:

@@ -6,6 +6,8 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image
 
+from tmv_lib.pipeline.grey import luminance
+
 COLOURS = (colormaps["cividis"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
 SIDE = 448  # pixels of a picture that is looked at
 THUMBNAIL = 192
@@ -20,7 +22,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def view(image: np.ndarray, *, side: int = SIDE) -> np.ndarray:
-    """A uint8 image (h, w) brought to (side, side)."""
+    """A uint8 image (h, w[, 3]) brought to (side, side)."""
     return np.asarray(Image.fromarray(np.asarray(image)).resize((side, side), Image.Resampling.BICUBIC))
 
 
@@ -53,7 +55,11 @@ def coloured(attribution: np.ndarray, *, scale: float | None = None, side: int =
 
 
 def over(pixels: np.ndarray, colours: np.ndarray, *, opacity: float) -> np.ndarray:
-    """Grey pixels (side, side) under colours (side, side, 4), whose own opacity is multiplied by this one in [0, 1]."""
+    """Pixels (side, side[, 3]) under colours (side, side, 4), whose own opacity is multiplied by this one in [0, 1].
+
+    Pixels in colour are shown grey: a hue under a map would be read as a part of it.
+    """
+    pixels = luminance(pixels[None])[0]
     alpha = colours[..., 3:].astype(np.float32) / 255 * opacity
     return (pixels[..., None] * (1 - alpha) + colours[..., :3] * alpha).round().astype(np.uint8)
 

@@ -9,11 +9,11 @@ import pydicom
 from PIL import Image
 
 from demo.cases import DEFERRED, Collection, answer, of_hundred, this_unsure
-from demo.disk import Disk
+from demo.disk import Disk, figure
 from demo.maps import verdict
 from demo.page import Overlay, Section, looked
 from tmv_lib.data.dicom import DEFLATED, DEFLATED_WITHIN
-from tmv_lib.data.images import read_image, square
+from tmv_lib.data.images import Channels, read_image, square
 from tmv_lib.data.levels import MOST_PIXELS
 
 MOST_BYTES = 20 * 2**20
@@ -22,8 +22,13 @@ REFUSED = "Refused: this image is unlike the images that the networks were train
 KINDS = ("png", "jpg", "jpeg", "dcm", "dicom")
 
 
-def read(data: bytes) -> np.ndarray:
-    """The grey levels of a PNG, JPEG or DICOM file, uint8 (height, width), whatever its name says.
+def channels(disk: Disk) -> Channels:
+    """The channels that the networks see."""
+    return figure(disk.read("params.yaml"), "prepare.channels") or "grey"
+
+
+def read(data: bytes, *, channels: Channels = "grey") -> np.ndarray:
+    """The levels of a PNG, JPEG or DICOM file, uint8 (height, width), or (height, width, 3), whatever its name says.
 
     Raises ValueError with a sentence for a reader where the file is empty, too large, broken, or no such image.
     """
@@ -40,7 +45,7 @@ def read(data: bytes) -> np.ndarray:
     if min(height, width) < LEAST_SIDE:
         raise ValueError(f"This image has {width} x {height} pixels; at least {LEAST_SIDE} a side are needed.")
     try:
-        return read_image(data, name="upload").levels
+        return read_image(data, name="upload", channels=channels).levels
     except ValueError as error:
         raise ValueError("This file is damaged, cut short, or of a kind that is not read.") from error
 
@@ -79,7 +84,7 @@ def load(disk: Disk) -> Any:
 
 
 def judge(system: Any, cases: Collection, image: np.ndarray) -> tuple[np.ndarray, list[Section]]:
-    """Ask the system about a grey image (height, width); it refuses what is unlike the images it was trained on.
+    """Ask the system about an image as `read` gives it; it refuses what is unlike the images it was trained on.
 
     Returns the pixels (size, size) as it sees them, and what it says: maps only where it gives an answer.
     """

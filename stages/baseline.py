@@ -3,9 +3,10 @@
 from tmv_lib.pipeline.files import write_csv
 from tmv_lib.pipeline.metrics import write_metrics
 from tmv_lib.pipeline.params import named_members, read
-from tmv_lib.pipeline.record import of_split, read_cases
+from tmv_lib.pipeline.record import count_asked, of_split, read_cases, read_outputs, read_question
 from tmv_lib.pipeline.stage import run
 from tmv_lib.reading.answer import ReadingParams, of_member, performance, precision_recall, roc
+from tmv_lib.reading.classes import of_classes
 
 
 def main() -> None:
@@ -15,7 +16,11 @@ def main() -> None:
 
     write_csv("plots/baseline/roc.csv", roc(member, of_split(cases, "test")), digits=6)
     write_csv("plots/baseline/precision_recall.csv", precision_recall(member, of_split(cases, "test")), digits=6)
-    write_metrics("metrics/baseline.json", {"baseline": {"member": member, **performance(cases, params)}})
+    metrics = {"member": member, **count_asked(), **performance(cases, params)}
+    if (question := read_question()).task == "multiclass":
+        test = of_split(read_outputs(member), "test")
+        metrics["classes"] = of_classes(test, question.names, params)
+    write_metrics("metrics/baseline.json", {"baseline": metrics})
 
 
 if __name__ == "__main__":

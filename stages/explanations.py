@@ -30,11 +30,11 @@ def main() -> None:
     chosen = rng.permutation(np.flatnonzero(cases["split"] == "test"))[: params.sanity_cases]
     donors = draw_donors(cases, record.read_witness(cases["image_id"]), list(members), seed=params.seed)
 
-    answers = {}
+    answers, question = {}, record.read_question()
     for name, one in members.items():
-        trained = attribution.load_trained(one, record.weights(name))
+        trained = attribution.load_trained(one, record.weights(name), question)
         layer = attribution.target_layer(trained, size=images.shape[1], wished=params.layers.get(name, "auto"))
-        fresh = partial(attribution.untrained, one, seed=params.seed, precision=trained.precision)
+        fresh = partial(attribution.untrained, one, seed=params.seed, precision=trained.precision, question=question)
         member = Member(name, trained, fresh, calibrators[name], layer)
         answers[name] = explain(member, material, donors, chosen, params, rng)
     table, metrics = compare_members(answers, cases, params, rng)
@@ -47,7 +47,9 @@ def main() -> None:
     write_csv("data/explanations/layers.csv", pd.DataFrame(layers))
     for plot in ("sanity", "faithfulness"):
         write_csv(f"plots/explanations/{plot}.csv", pd.concat(one.plots[plot] for one in answers.values()), digits=6)
-    pictures.save(overlays(cases, images, answers, method=params.method), "plots/explanations/overlays.png")
+    asked = "disease" if question.task == "binary" else "yes"
+    picture = overlays(cases, images, answers, method=params.method, asked=asked)
+    pictures.save(picture, "plots/explanations/overlays.png")
     write_metrics("metrics/explanations.json", {"explanations": metrics})
 
 

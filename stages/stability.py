@@ -25,9 +25,9 @@ def main() -> None:
     everyone = record.outside_train(record.read_cases(members))
     images, layers = record.read_images(everyone["image_id"]), record.read_layers()
     changes, calibrators = mild(params.model_dump(), seed=params.seed), read_calibrators(record.CALIBRATORS)
-    rng, answers = np.random.default_rng(params.seed), {}
+    rng, answers, question = np.random.default_rng(params.seed), {}, record.read_question()
     for name, member in members.items():
-        trained = attribution.load_trained(member, record.weights(name))
+        trained = attribution.load_trained(member, record.weights(name), question)
         options: dict[str, Any] = {"batch_size": params.batch_size, **layers[name]}
         explain = attribution.explainer(trained, **options)
         maps, blank_maps = record.read_maps(name)

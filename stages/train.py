@@ -4,6 +4,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -14,6 +15,7 @@ from tmv_lib.network.processes import shared
 from tmv_lib.network.training import TrainParams
 from tmv_lib.pipeline.files import read_csv, whole, write_csv, write_npy
 from tmv_lib.pipeline.params import Member, check_name, read
+from tmv_lib.pipeline.question import output_names, read_labels, read_task, with_outputs
 from tmv_lib.pipeline.stage import run
 
 
@@ -22,17 +24,16 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("DVC_STAGE", "").partition("@")[2]
     check_name(name, where=f"stages.train: {name!r} names the member")
     member, params = read("params.yaml", f"members.{name}", Member), read("params.yaml", "train", TrainParams)
-    cases = read_csv("data/prepare/cases.csv", ["image_id", "patient_id", "split", "y_true"])
+    task = read_task("params.yaml")
+    cases = read_labels("data/prepare/cases.csv", task)
+    names = output_names(task, cases)
+    n_outputs = max(len(names), 1)
     images = np.load("data/prepare/images.npy", mmap_mode="r")
 
-    model = start(
-        member.architecture,
-        weights=member.weights,
-        dropout=member.dropout,
-        seed=member.seed,
-        precision=params.precision,
-    )
-    history = train(name, model, cases, images, params, member=member) if member.train else []
+    options: dict[str, Any] = member.model_dump(include={"architecture", "weights", "dropout", "seed", "normalise"})
+    options |= {"precision": params.precision, "findings": names if task == "multilabel" else ()}
+    model = start(**options, n_outputs=n_outputs)
+    history = train(name, model, cases, images, params, member=member, task=task) if member.train else []
     predict = partial(classifier.predict, model, batch_size=params.batch_size)
 
     folder = Path("data/train") / name
@@ -40,17 +41,17 @@ def main() -> None:
         classifier.save_weights(model, temporary)
     outputs = predict(images, progress=partial(tqdm, desc=f"{name}: all cases"))
     write_npy(folder / "features.npy", outputs.features)
-    write_csv(folder / "predictions.csv", cases.assign(logit=outputs.logit), digits=9)
+    write_csv(folder / "predictions.csv", with_outputs(cases, outputs.logit, names), digits=9)
     spoiled = predict(np.load("data/prepare/foreign.npy"))
     write_npy(folder / "foreign.npy", spoiled.features)
     kinds = read_csv("data/prepare/foreign.csv", ["image_id", "kind"])
-    write_csv(folder / "foreign.csv", kinds.assign(logit=spoiled.logit), digits=9)
+    write_csv(folder / "foreign.csv", with_outputs(kinds, spoiled.logit, names), digits=9)
     repaired, repairs = (
         np.load("data/prepare/repairs.npy"),
         read_csv("data/prepare/repairs.csv", ["image_id", "repair"]),
     )
-    logit = predict(repaired).logit if len(repaired) else np.empty(0)
-    write_csv(folder / "repairs.csv", repairs.assign(logit=logit), digits=9)
+    mended = predict(repaired).logit if len(repaired) else np.empty((0, n_outputs))
+    write_csv(folder / "repairs.csv", with_outputs(repairs, mended, names), digits=9)
     write_csv(f"plots/train/{name}.csv", curves(history), digits=6)
 
 

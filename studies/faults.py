@@ -60,7 +60,8 @@ def tiny(params: dict[str, Any]) -> dict[str, Any]:
     params["explanations"]["sanity_cases"] = 8
     params["site"] |= {"draws": 20, "patients": [10, 20]}
     for section in params.values():
-        section |= {"resamples": 100} if "resamples" in section else {}
+        if "resamples" in section:
+            section["resamples"] = 100
     return params
 
 

@@ -281,3 +281,23 @@ def test_blocks_explain_a_shift_of_their_class(test, name, explain, is_block, sp
     assert {label: block["is_block"] for label, block in found.items()} == (
         {} if is_block is None else {"y_true_0": is_block}
     )
+
+
+def test_in_colour_copies_are_found_by_their_luminance_and_classes_counted_by_name():
+    images = np.stack([pictures(8), pictures(8, seed=1), pictures(8, seed=2)], axis=3)
+    images[1], images[3], images[4] = images[0], 0.8 * images[2] + 20, [200, 0, 0]
+    kinds = ["a", "b", "a", "a", "b", "b", "c", "c"]
+    cases = table(8).drop(columns="y_true").assign(**{"class": kinds})
+    audit = audit_images(images, cases, NOTHING_UNREADABLE, task="multiclass", converted={"grey_as_colour": 2})
+    assert found(audit, "duplicate") == found(audit, "contradicting_label") == ["000", "001"]
+    assert found(audit, "near_duplicate") == ["002", "003"]
+    assert found(audit, "blank") == ["004"]
+    assert audit.counts["splits"]["train"] == {"images": 8, "patients": 8, "classes": {"a": 3, "b": 3, "c": 2}}
+    assert audit.counts["problems"]["grey_as_colour"] == {"images": 2}
+    assert audit.findings["detail"].iloc[0] == "000 (train, a), 001 (train, b)"
+
+
+def test_findings_are_counted_with_those_that_nobody_labelled():
+    cases = table(4).drop(columns="y_true").assign(y_true_mass=[1, 0, 0, np.nan])
+    counts = audit_images(pictures(4), cases, NOTHING_UNREADABLE, task="multilabel").counts
+    assert counts["splits"]["train"]["findings"] == {"mass": {"positive": 1, "negative": 2, "not_labelled": 1}}

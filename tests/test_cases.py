@@ -151,3 +151,55 @@ def test_a_test_split_that_all_becomes_local_is_refused(tmp_path):
     names = "\n".join(f"image-{k}" for k in range(0, 200, 2))
     with pytest.raises(ValueError, match="split test must hold both classes, it holds y_true = "):
         check_cases(with_test(tmp_path, f"image_id\n{names}\n")[1])
+
+
+def several(n_patients: int = 300) -> pd.DataFrame:
+    """The same with three classes, one in ten patients of the rarest, or two findings that exclude nothing."""
+    cases = made(n_patients).drop(columns="y_true")
+    patient = np.arange(len(cases)) // 2
+    kind = np.where(patient % 10 == 0, "rare", np.where(patient % 2 == 0, "even", "odd"))
+    return cases.assign(
+        **{"class": kind, "y_true_even": 1.0 * (patient % 2 == 0), "y_true_rare": 1.0 * (kind == "rare")}
+    )
+
+
+def test_every_class_and_the_rarest_finding_get_their_share_of_every_split():
+    rng = np.random.default_rng(0)
+    for task in ("multiclass", "multilabel"):
+        cases = several()
+        cases["split"] = cut_splits(cases, rng=rng, task=task, **SHARES)
+        check_cases(cases, task)
+        shares = (cases["split"] == "cal").groupby(cases["class"]).mean()
+        np.testing.assert_allclose(shares, 0.2, atol=0.05)
+        assert cases.groupby("patient_id")["split"].nunique().max() == 1
+
+
+def test_a_split_without_a_class_is_named():
+    cases = several()
+    with pytest.raises(ValueError, match="3 patients with class = even are too few to cut val"):
+        cut_splits(
+            several().iloc[:16],
+            rng=np.random.default_rng(0),
+            val=0.01,
+            cal=0.01,
+            test=0.01,
+            task="multiclass",
+        )
+    drawn = np.random.default_rng(0).choice(["train", "val", "cal", "test"], len(cases))
+    cases["split"] = np.where(cases["class"] == "rare", "train", drawn)
+    with pytest.raises(ValueError, match="split val holds no case of class rare"):
+        check_cases(cases, "multiclass")
+    with pytest.raises(ValueError, match=r"split val must hold both classes, it holds y_true_rare = \[0\]"):
+        check_cases(cases, "multilabel")
+
+
+def test_a_site_may_read_a_class_or_a_finding_itself(tmp_path):
+    cases = several(20).assign(split="test")
+    (tmp_path / "local.csv").write_text("image_id,class\nimage-0,odd\nimage-2,\n")
+    local = name_local(cases, tmp_path / "local.csv", "multiclass")
+    assert local.loc[local["split"] == "local", "class"].tolist() == ["odd", "rare", "odd", "odd"]
+    (tmp_path / "local.csv").write_text("image_id,y_true_rare\nimage-0,0\n")
+    assert name_local(cases, tmp_path / "local.csv", "multilabel")["y_true_rare"].iloc[:2].tolist() == [0, 1]
+    (tmp_path / "local.csv").write_text("image_id,class\nimage-0,strange\n")
+    with pytest.raises(ValueError, match="row 2: class 'strange' is none of even, odd, rare and empty"):
+        name_local(cases, tmp_path / "local.csv", "multiclass")

@@ -119,3 +119,50 @@ def test_whatever_lies_in_a_class_is_read_or_has_its_reason(root):
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(root / "train/NORMAL/ward 3/p5_.png")
     with pytest.raises(ValueError, match=r"ward 3/p5_: two files of this name that differ in their suffix alone"):
         load_folder(root, **OPTIONS)
+
+
+def coloured(path, shade):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((20, 30, 3), shade, dtype=np.uint8)).save(path)
+
+
+MANY = OPTIONS | {"classes": ["a", "b", "c"], "positive": None, "patient": None, "task": "multiclass"}
+
+
+def test_any_number_of_class_folders_in_colour(tmp_path):
+    for split in ("train", "test"):
+        for shade, name in zip(([250, 0, 0], [0, 250, 0], [90, 90, 90]), "abc", strict=True):
+            coloured(tmp_path / split / name / "1.png", shade)
+    loaded = load_folder(tmp_path, **MANY, channels="colour")
+    assert loaded.cases["class"].tolist() == ["a", "b", "c"] * 2
+    assert loaded.images.shape == (6, 16, 16, 3)
+    assert loaded.images[0, 0, 0].tolist() == [250, 0, 0]
+    assert loaded.converted == {"grey_as_colour": 2}
+    grey = load_folder(tmp_path, **MANY)
+    assert grey.images.shape == (6, 16, 16)
+    assert grey.converted == {"colour_as_grey": 4}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"positive": "a"}, "with task: multiclass classes must be two or more folders and positive null"),
+        ({"classes": ["a", "a", "b"]}, "two or more folders"),
+        ({"classes": ["a", "b"]}, "c: unknown class; allowed are a, b"),
+        ({"classes": ["a", "b", "c", "d"]}, "d: no such folder; every split needs one per class"),
+        ({"task": "multilabel"}, "with task: multilabel give a table or a MedMNIST set"),
+    ],
+)
+def test_class_folders_that_do_not_go_with_the_task(tmp_path, options, said):
+    for split in ("train", "test"):
+        for name in "abc":
+            coloured(tmp_path / split / name / "1.png", 90)
+    with pytest.raises(ValueError, match=said):
+        load_folder(tmp_path, **MANY | options)
+
+
+def test_class_folders_that_differ_between_splits(tmp_path):
+    for path in ("train/a/1.png", "train/b/1.png", "train/c/1.png", "test/a/1.png", "test/c/1.png"):
+        coloured(tmp_path / path, 90)
+    with pytest.raises(ValueError, match=r"test/b: no such folder; every split needs one per class"):
+        load_folder(tmp_path, **MANY)

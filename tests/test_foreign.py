@@ -45,3 +45,13 @@ def test_all_kinds_keep_shape_and_type():
 def test_images_that_are_not_square_or_none_are_named(images):
     with pytest.raises(ValueError, match=r"found shape \(\d, 6, \d\)"):
         foreign_images(images, rng=np.random.default_rng(0))
+
+
+def test_in_colour_the_channels_of_a_pixel_stay_together_but_where_they_are_swapped():
+    colour = np.random.default_rng(1).integers(0, 256, (3, 6, 6, 3), dtype=np.uint8)
+    spoiled = foreign_images(colour, rng=np.random.default_rng(0))
+    assert all(of.shape == colour.shape and of.dtype == np.uint8 for of in spoiled.values())
+    pixels = [sorted(map(tuple, image.reshape(-1, 3).tolist())) for image in (colour[0], spoiled["noise"][0])]
+    assert pixels[0] == pixels[1]
+    np.testing.assert_array_equal(spoiled["channels_swapped"][..., 0], colour[..., 2])
+    np.testing.assert_array_equal(spoiled["rotated_180"][:, ::-1, ::-1], colour)

@@ -120,3 +120,35 @@ def test_a_failed_download_says_what_to_put_where(tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.utils.download_url", offline)
     with pytest.raises(ValueError, match=r"pneumoniamnist_128\.npz: not there, .* put the file from https://zenodo"):
         load_medmnist(dataset="pneumoniamnist", size=128, root=tmp_path / "new")
+
+
+def test_every_label_of_a_set_in_colour(tmp_path):
+    arrays = archive(tmp_path / "bloodmnist.npz", labels=8, colour=True)
+    options = {"dataset": "bloodmnist", "size": 28, "root": tmp_path, "task": "multiclass"}
+    loaded = load_medmnist(**options, channels="colour")
+    assert loaded.cases["class"].iloc[:2].tolist() == ["basophil", "eosinophil"]
+    np.testing.assert_array_equal(loaded.images[:6], arrays["train_images"])
+    grey = load_medmnist(**options)
+    assert grey.converted == {"colour_as_grey": 13}
+    peer = np.asarray(Image.fromarray(arrays["train_images"][0]).convert("L"))
+    np.testing.assert_array_equal(grey.images[0], peer)
+
+
+def test_every_finding_of_a_set(tmp_path):
+    archive(tmp_path / "chestmnist.npz", labels=14, columns=14)
+    cases = load_medmnist(dataset="chestmnist", size=28, root=tmp_path, task="multilabel").cases
+    assert cases["y_true_atelectasis"].iloc[:2].tolist() == [1, 0]
+    assert sum(name.startswith("y_true_") for name in cases) == 14
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "said"),
+    [
+        ("chestmnist", {"task": "multiclass"}, "chestmnist is a set for task: multilabel or binary"),
+        ("bloodmnist", {"task": "multilabel"}, "bloodmnist is a set for task: multiclass or binary"),
+        ("bloodmnist", {"task": "multiclass", "positive": "platelet"}, "positive must be null"),
+    ],
+)
+def test_a_set_that_does_not_go_with_the_task(tmp_path, dataset, options, said):
+    with pytest.raises(ValueError, match=said):
+        load_medmnist(dataset=dataset, size=28, root=tmp_path, **options)

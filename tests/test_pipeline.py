@@ -38,6 +38,7 @@ TRACKED = [
     ".dvc/plots",
     "stages",
     "tmv_lib",
+    "networks",
     "commands",
 ]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]

@@ -32,9 +32,9 @@ def project(tmp_path, monkeypatch):
     return tmp_path, params["prepare"]
 
 
-def run(params: dict) -> tuple[pd.DataFrame, dict]:
+def run(params: dict, task: str = "binary") -> tuple[pd.DataFrame, dict]:
     with open("params.yaml", "w", encoding="utf-8") as file:
-        yaml.safe_dump({"prepare": params}, file)
+        yaml.safe_dump({"task": task, "prepare": params}, file)
     prepare.main()
     with open("metrics/prepare.json", encoding="utf-8") as file:
         return pd.read_csv("data/prepare/cases.csv"), json.load(file)["prepare"]

@@ -528,3 +528,11 @@ def test_each_changed_image_is_read_once_and_a_known_one_not_at_all():
     known = brightness_as_map(images.astype(np.float32) / 255)
     stability.stability(explain, images, PERTURBATIONS, target=np.ones(3, int), original=known, batch_size=2)
     assert sum(read) == 3 * len(PERTURBATIONS)
+
+
+def test_a_colour_image_of_three_equal_channels_changes_like_the_grey_one():
+    grey = np.random.default_rng(0).random((2, 24, 24), dtype=np.float32)
+    colour = np.repeat(grey[..., None], 3, axis=3)
+    sizes = {"rotation": 5.0, "brightness": 0.1, "translation": 0.03, "contrast": 1.2, "noise": 0.0, "blur": 0.7}
+    for name, change in perturbations.mild(sizes, seed=0).items():
+        np.testing.assert_allclose(change.apply(colour)[..., 2], change.apply(grey), atol=1e-6, err_msg=name)

@@ -480,3 +480,77 @@ def test_doubtful_files_are_read_and_told(tmp_path):
         {"path": "deep/c.png", "problem": "its levels reach 4095: read as 12 bits"}
     ]
     assert loaded.images[0].max() == 255
+
+
+CLASSES = {"task": "multiclass"}
+FINDINGS = {"task": "multilabel", "rows": "one"}
+
+
+def test_a_list_may_name_any_number_of_classes(tmp_path):
+    picture(tmp_path / "c.png", 30)
+    text = "path,label\na.png,0\nb.png,1.0\nc.png,IV\n"
+    cases = load(tmp_path, text, **CLASSES).cases
+    assert cases["class"].tolist() == ["0", "1", "IV"]
+    assert "y_true" not in cases
+    ignored = load(tmp_path, text, uncertain={"IV": "ignore"}, **CLASSES)
+    assert (ignored.cases["class"].tolist(), ignored.ignored) == (["0", "1"], 1)
+
+
+def test_findings_in_one_cell(tmp_path):
+    """As NIH ChestX-ray14 and PadChest have them."""
+    picture(tmp_path / "c.png", 30)
+    text = "path,label\na.png,Mass|Edema\nb.png,No Finding\nc.png,Edema\n"
+    cases = load(tmp_path, text, label_separator="|", findings=["Mass", "Edema"], **FINDINGS).cases
+    assert cases[["y_true_Mass", "y_true_Edema"]].to_numpy().tolist() == [[1, 1], [0, 0], [0, 1]]
+
+
+def test_findings_in_columns_with_uncertain_and_missing_labels_apart(tmp_path):
+    """As CheXpert and MIMIC-CXR have them."""
+    picture(tmp_path / "c.png", 30)
+    text = "path,Mass,Edema,age\na.png,1.0,-1.0,50\nb.png,0.0,,60\nc.png,,1.0,70\n"
+    options = {"label_column": None, "findings": ["Mass", "Edema"], "uncertain": {"-1": "ignore", "": "negative"}}
+    cases = load(tmp_path, text, **options, **FINDINGS).cases
+    assert cases["y_true_Mass"].tolist() == [1, 0, 0]
+    np.testing.assert_array_equal(cases["y_true_Edema"], [np.nan, 0, 1])
+    assert cases["age"].tolist() == [50, 60, 70]
+
+
+def test_findings_of_several_readers(tmp_path):
+    """As VinDr-CXR has them: a row per reader and finding."""
+    rows = ["a.png,Mass,R1", "a.png,Edema,R1", "a.png,Mass,R2", "a.png,No finding,R3"]
+    rows += ["b.png,No finding,R1", "b.png,Edema,R2", "b.png,Edema,R3"]
+    text = "path,label,rad\n" + "\n".join(rows) + "\n"
+    options = {"findings": ["Mass", "Edema"], "rows": "most", "reader_column": "rad", "task": "multilabel"}
+    cases = load(tmp_path, text, **options).cases
+    assert cases[["y_true_Mass", "y_true_Edema"]].to_numpy().tolist() == [[1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        ("path,label\na.png,x\nb.png,y\n", {**CLASSES, "positive": "x"}, "positive must be null"),
+        ("path,label\na.png,x\nb.png,X\n", CLASSES, "differ in their case alone: X, x"),
+        ("path,label\na.png,x\nb.png,x\n", CLASSES, "one class only"),
+        ("path,label\na.png,x\nb.png,\n", CLASSES, "row 3: label '' is empty"),
+        ("path,label\na.png,x\nb.png,y\n", {**CLASSES, "rows": "most"}, "an image has one row and one class"),
+        ("path,label,class\na.png,x,1\nb.png,y,2\n", CLASSES, "column class bears a name"),
+        ("path,label\na.png,x\nb.png,y\n", FINDINGS, "findings must name each finding once, found None"),
+        ("path,label\na.png,x\nb.png,y\n", {**FINDINGS, "findings": ["x", "x"]}, "each finding once"),
+        ("path,label\na.png,x\nb.png,y\n", {**FINDINGS, "findings": ["z"]}, "finding z: .*must hold 'z'"),
+        (
+            "path,m,e\na.png,1,\nb.png,0,\n",
+            {**FINDINGS, "label_column": None, "findings": ["m", "e"], "uncertain": {"": "ignore"}},
+            "finding e: .*must hold '1'",
+        ),
+        (
+            "path,m,patient_id\na.png,1,1\nb.png,0,0\n",
+            {**FINDINGS, "label_column": None, "findings": ["m", "patient_id"]},
+            "column patient_id is to be a label and something else as well",
+        ),
+        ("path,label\na.png,1\nb.png,0\n", {"findings": ["x"]}, "with task: binary findings must be null"),
+    ],
+)
+def test_a_list_that_does_not_go_with_its_task(tmp_path, text, options, said):
+    with pytest.raises(ValueError, match=said) as told:
+        load(tmp_path, text, **options)
+    assert "\n" not in str(told.value)

@@ -184,3 +184,18 @@ def test_a_training_is_the_same_whatever_else_is_there_to_be_read():
     assert name() == name(rows=slice(9)) == name(turned=8) == name(brighter=11)  # cal, test, and none of test at all
     others = {name(), name(rows=slice(1, None)), name(turned=0), name(turned=4), name(brighter=2), name(brighter=5)}
     assert len(others) == 6
+
+
+def test_colour_is_varied_like_three_grey_images_but_for_their_common_mean():
+    rng = np.random.default_rng(0)
+    colour = torch.from_numpy(rng.random((4, 16, 16, 3), dtype=np.float32))
+    still = LIVELY.model_copy(update={"contrast": 0.0, "brightness": 0.0})
+    varied = augment(colour, still, generator=torch.Generator().manual_seed(1))
+    for channel in range(3):
+        alone = augment(colour[..., channel], still, generator=torch.Generator().manual_seed(1))
+        torch.testing.assert_close(varied[..., channel], alone)
+    same = colour[..., :1].expand(-1, -1, -1, 3)
+    torch.testing.assert_close(
+        augment(same, LIVELY, generator=torch.Generator().manual_seed(2))[..., 1],
+        augment(same[..., 1], LIVELY, generator=torch.Generator().manual_seed(2)),
+    )

@@ -84,7 +84,7 @@ def test_passes_on_saved_features_are_full_passes_of_the_network(rng, architectu
 
     masks = torch.from_numpy(np.random.default_rng(4).random((passes, features.shape[1])) >= rate)
     model.dropout = SameMask(rate)
-    batch = classifier.normalise(classifier.as_levels(images, torch.device("cpu")))
+    batch = model.normalise(classifier.as_levels(images, torch.device("cpu")))
     for kept, of_pass in zip(masks, probs):
         model.dropout.kept = kept
         with torch.no_grad():

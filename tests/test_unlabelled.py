@@ -37,7 +37,7 @@ def test_a_folder_gives_what_prepare_would_make_of_the_same_files(folder):
 
 
 def test_the_content_of_a_file_is_read_like_the_file(folder):
-    levels, header, _ = read_image((folder / "IM0001").read_bytes(), name="upload")
+    levels, header, *_ = read_image((folder / "IM0001").read_bytes(), name="upload")
     np.testing.assert_array_equal(levels, read_dicom(folder / "IM0001")[0])
     assert header["patient_id"] == "P9"
     with pytest.raises(ValueError, match=r"^upload\.dcm: not a readable DICOM image"):

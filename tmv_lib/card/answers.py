@@ -42,6 +42,8 @@ PROBLEMS = {  # of the audit, by key of `prepare`
     "unreadable": "unreadable files",
     "doubtful": "files read with a doubt",
     "ignored_label": "unusable labels",
+    "colour_as_grey": "colour read as grey",
+    "grey_as_colour": "grey read as colour",
 }
 CLAIM = {  # "the second ranks better, the first is better calibrated", by `claim` of `diversity`
     "supported": "The second ranks better and is calibrated worse, as in the study that this pipeline follows.",

@@ -140,11 +140,30 @@ def _members(run: Run) -> Body:
 def _data(run: Run) -> Body:
     found = run.metrics["prepare"]["prepare"]
     counts = [
-        f"{name} has {counted(one['images'], 'images')} of {counted(one['patients'], 'patients')}, {one['positives']:,}"
-        " positive"
+        f"{name} has {counted(one['images'], 'images')} of {counted(one['patients'], 'patients')}, {_labelled(one)}"
         for name, one in found["splits"].items()
     ]
-    return [f"Splits by patient: {'; '.join(counts)}.", audit_of(found)], []
+    return [f"Splits by patient: {'; '.join(counts)}.", audit_of(found), *_asked(run)], []
+
+
+def _labelled(split: Figures) -> str:
+    """How many images of a split have which label."""
+    if "positives" in split:
+        return f"{split['positives']:,} positive"
+    if "classes" in split:
+        return ", ".join(f"{count:,} {name}" for name, count in split["classes"].items())
+    return ", ".join(f"{one['positive']:,} with {name}" for name, one in split["findings"].items())
+
+
+def _asked(run: Run) -> list[str]:
+    """Which of several classes or findings this card is about, and the cases that nobody labelled for it."""
+    baseline = run.metrics["baseline"]
+    question = None if baseline is None else baseline["baseline"].get("question")
+    if question is None:
+        return []
+    left_out = sum(count for _, count in question["not_labelled"].items())
+    words = f"This card is about {question['positive']}, one question put to networks that tell apart {question['of']}."
+    return [words + (f" {counted(left_out, 'images')} are not labelled for it and left out." if left_out else "")]
 
 
 def _people(run: Run) -> Body:

@@ -12,12 +12,15 @@ from tqdm import tqdm
 
 from tmv_lib.data.cases import NOTHING_UNREADABLE, Loaded
 from tmv_lib.data.folder import load_folder
-from tmv_lib.data.images import How
+from tmv_lib.data.images import Channels, How
 from tmv_lib.data.medmnist import load_medmnist
 from tmv_lib.data.table import Meaning, Rows, load_table
+from tmv_lib.phantom.cells import cells
 from tmv_lib.phantom.plan import plan_cases, repaired
 from tmv_lib.phantom.radiograph import render
+from tmv_lib.pipeline.grey import luminance
 from tmv_lib.pipeline.params import Params, Seed
+from tmv_lib.pipeline.question import Task
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -50,7 +53,7 @@ class PhantomParams(Params):
 
 class FolderParams(Params):
     classes: list[str]
-    positive: str
+    positive: str | None
     patient: str | None
 
 
@@ -63,8 +66,9 @@ class TableParams(Params):
     file: str
     join: list[str]
     image: str
-    label_column: str
+    label_column: str | None
     label_separator: str | None
+    findings: list[str] | None
     positive: str | None
     uncertain: dict[str, Meaning]
     rows: Rows
@@ -79,6 +83,7 @@ class PrepareParams(Params):
     root: str
     size: Annotated[int, Field(ge=28, le=1024)]
     square: How
+    channels: Channels
     val: Share
     cal: Share
     test: Share
@@ -90,23 +95,35 @@ class PrepareParams(Params):
     table: TableParams
 
 
-def load(params: PrepareParams) -> Loaded:
-    """Read the source that params name."""
+def load(params: PrepareParams, task: Task) -> Loaded:
+    """Read the source that params name, its labels those of the task."""
     size = params.size
     progress = partial(tqdm, desc=f"prepare: {params.source}")
+    options: dict[str, Any] = {"size": size, "task": task, "channels": params.channels, "progress": progress}
     if params.source == "phantom":
-        plan = plan_cases(seed=params.seed, **params.phantom.model_dump())
-        phantom = render(plan, size=size, progress=progress)
-        masks = {"masks": phantom.masks, "lungs": phantom.lungs}
-        return Loaded(plan.assign(width=size, height=size), phantom.images, NOTHING_UNREADABLE, masks=masks)
+        return _load_phantom(params, task, progress)
     if params.source == "medmnist":
-        return load_medmnist(root=params.root, size=size, progress=progress, **params.medmnist.model_dump())
-    options: dict[str, Any] = {"root": params.root, "size": size, "how": params.square, "progress": progress}
+        return load_medmnist(root=params.root, **options, **params.medmnist.model_dump())
+    options |= {"root": params.root, "how": params.square}
     if params.source == "folder":
         return load_folder(**options, **params.folder.model_dump())
     list_options = params.table.model_dump()
     listed = below(params.root, list_options.pop("file"), what="prepare.table.file")
     return load_table(listed, **options, **list_options)
+
+
+def _load_phantom(params: PrepareParams, task: Task, progress: Any) -> Loaded:
+    """The radiograph where the task is binary, else coloured cells, of three classes or with two findings."""
+    size, colour = params.size, params.channels == "colour"
+    if task != "binary":
+        plan, images = cells(task, params.phantom.patients.model_dump(), size=size, seed=params.seed)
+        images, masks = images if colour else luminance(images), {}
+    else:
+        plan = plan_cases(seed=params.seed, **params.phantom.model_dump())
+        phantom = render(plan, size=size, progress=progress)
+        images, masks = phantom.images, {"masks": phantom.masks, "lungs": phantom.lungs}
+        images = np.repeat(images[..., None], 3, axis=3) if colour else images
+    return Loaded(plan.assign(width=size, height=size), images, NOTHING_UNREADABLE, masks=masks)
 
 
 def below(root: str | Path, name: str, *, what: str) -> Path:
@@ -117,11 +134,12 @@ def below(root: str | Path, name: str, *, what: str) -> Path:
     return Path(root) / path
 
 
-def repairs(cases: pd.DataFrame, params: PrepareParams) -> tuple[pd.DataFrame, np.ndarray]:
-    """Every image of which the phantom knows what to mend, mended: `image_id` and `repair`, and the images (n, h, w).
+def repairs(cases: pd.DataFrame, params: PrepareParams, task: Task) -> tuple[pd.DataFrame, np.ndarray]:
+    """Every image of which the phantom knows what to mend, mended: `image_id` and `repair`, and images like the others.
 
-    Of real images nobody knows: none of them.
+    Of real images, and of cells, nobody knows: none of them.
     """
-    plan = repaired(cases[cases["split"] != "train"]) if params.source == "phantom" else cases[:0].assign(repair="")
+    known = params.source == "phantom" and task == "binary"
+    plan = repaired(cases[cases["split"] != "train"]) if known else cases[:0].assign(repair="")
     images = render(plan, size=params.size).images if len(plan) else np.empty((0, params.size, params.size), np.uint8)
-    return plan[["image_id", "repair"]], images
+    return plan[["image_id", "repair"]], np.repeat(images[..., None], 3, 3) if params.channels == "colour" else images

@@ -1,6 +1,8 @@
 """Can the data be trusted? What is wrong with images and case table, before anything is learned from them."""
 
 import hashlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +12,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from tmv_lib.data.cases import labels_in_words
 from tmv_lib.pipeline.files import Images, Rows
+from tmv_lib.pipeline.grey import luminance
+from tmv_lib.pipeline.question import CLASS, FINDING, Task, label_columns
 
 # These sources number their images themselves: such numbers say nothing about where an image comes from.
-NUMBERED_HERE = ("phantom", "medmnist")
+NUMBERED_HERE = ("phantom", "cells", "medmnist")
 FEWEST_PATIENTS = 20
 SIMILARITY = 0.975  # from which two images count as one picture, see `near_duplicates`
 COMPONENTS = 16  # of the outlines, by which pairs are sought
@@ -45,19 +50,23 @@ def audit_images(
     remarks: pd.DataFrame | None = None,
     *,
     ignored: int = 0,
+    converted: Mapping[str, int] = MappingProxyType({}),
+    task: Task = "binary",
 ) -> Audit:
     """Look for pictures that are there twice, patients on both sides of a split, labels that contradict, bad files.
 
-    images: uint8 (n, size, size), in the row order of `cases`, whose splits are cut already.
+    images: uint8 (n, size, size) or, in colour, (n, size, size, 3), in the row order of `cases`, whose splits are cut.
     unreadable, remarks: `path`, `problem` of the files that were left out, and of those that were read with a doubt.
-    ignored: images without a usable label.
+    ignored: images without a usable label. converted: files read in other channels than their own, by way.
     Duplicates across splits are identical or near; contradicting labels are looked for among identical images.
     Raises ValueError where images and cases differ in number.
     """
     if len(images) != len(cases):
         raise ValueError(f"images and cases must be equally many, found {len(images)} and {len(cases)}")
     table = cases.reset_index(drop=True)
-    spread = np.array([pixels.std() for pixels in images])
+    label = labels_in_words(table, task)
+    said = f"{label_columns(task, table)[0]} " + label if task == "binary" else label
+    spread = np.array([luminance(pixels[None]).std() for pixels in images])
     blank = spread < FLAT
     picture = _identical(images, blank)
     scene = _alike(images, picture, blank)
@@ -67,16 +76,17 @@ def audit_images(
         ("duplicate", picture, image),
         ("near_duplicate", scene, picture),
         ("duplicate_across_splits", scene, split),
-        ("contradicting_label", picture, table["y_true"]),
+        ("contradicting_label", picture, label),
         ("patient_in_two_splits", table["patient_id"], split),
     ):
         found = differs.groupby(group).transform("nunique") > 1
         problems[problem] = {"images": int(found.sum()), "groups": int(group[found].nunique())}
-        findings.append(_named(table[found], problem, _members(table[found], group[found])))
+        findings.append(_named(table[found], problem, _members(table[found], group[found], said[found])))
     problems["blank"] = {"images": int(blank.sum())}
     problems["unreadable"] = {"files": len(unreadable)}
     if ignored:
         problems["ignored_label"] = {"images": ignored}
+    problems |= {way: {"images": count} for way, count in converted.items()}
     findings.append(_named(table[blank], "blank", pd.Series(spread).map("standard deviation {:.2f}".format)[blank]))
     left_out = unreadable.rename(columns={"path": "image_id", "problem": "detail"})
     findings.append(_named(left_out.assign(split=""), "unreadable", left_out["detail"]))
@@ -84,19 +94,19 @@ def audit_images(
         problems["doubtful"] = {"files": len(remarks)}
         doubtful = remarks.rename(columns={"path": "image_id", "problem": "detail"}).assign(split="")
         findings.append(_named(doubtful, "doubtful", doubtful["detail"]))
-    counts = {"problems": problems, **_counted(table, size=images.shape[1])}
+    counts = {"problems": problems, **_counted(table, size=images.shape[1], task=task)}
     return Audit(pd.concat(findings, ignore_index=True), counts)
 
 
 def near_duplicates(images: Images, *, similarity: float = SIMILARITY) -> np.ndarray:
     """Find pairs of images that are one picture but for compression, scale, brightness or contrast.
 
-    images: uint8 (n, size, size). Two images are a pair where their edges, the Laplacians of the images reduced
-    to 16 x 16 and to 32 x 32 pixels, correlate by at least `similarity` at both. Edges, because radiographs of
-    different people correlate by up to 0.98 in grey levels, but by no more than 0.67 (5,840 children) in edges;
-    two exposures of one phantom patient reach 0.964, a copy at JPEG quality 50, half size or gamma 0.8 has 0.98
-    and more. A copy that was cropped, turned or moved is not found, even by half a per cent of the width.
-    Returns int (m, 2), row numbers in ascending order. Outlines x, y of length 1 that correlate by s are
+    images: uint8 (n, size, size), or in colour, of which the luminance counts. Two images are a pair where their edges,
+    the Laplacians of the images reduced to 16 x 16 and to 32 x 32 pixels, correlate by at least `similarity` at both.
+    Edges, because radiographs of different people correlate by up to 0.98 in grey levels, but by no more than 0.67
+    (5,840 children) in edges; two exposures of one phantom patient reach 0.964, a copy at JPEG quality 50, half size or
+    gamma 0.8 has 0.98 and more. A copy that was cropped, turned or moved is not found, even by half a per cent of the
+    width. Returns int (m, 2), row numbers in ascending order. Outlines x, y of length 1 that correlate by s are
     sqrt(2 - 2 s) apart, and no farther on their first principal components: a tree over these finds every such pair.
     """
     if len(images) < 2:
@@ -119,8 +129,8 @@ def _correlation(flat: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return np.concatenate([np.empty(0), *blocks])
 
 
-def id_blocks(cases: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Is the test split a block of numbers, class by class, rather than a sample among train's?
+def id_blocks(cases: pd.DataFrame, *, by: str = "y_true") -> dict[str, dict[str, float]]:
+    """Is the test split a block of numbers, class by class (a column), rather than a sample among train's?
 
     The number is read from the last part of `image_id`; ids that differ only in their digits make a series, and
     of several numbers the one with most values counts. Two signs, since a block may lie inside train's range:
@@ -135,7 +145,7 @@ def id_blocks(cases: pd.DataFrame) -> dict[str, dict[str, float]]:
     name = told["image_id"].str.rsplit("/", n=1).str[-1]
     told = told.assign(series=name.str.replace(r"\d+", "#", regex=True), numbers=name.str.findall(r"\d+"))
     found: dict[str, dict[str, float]] = {}
-    for label, rows in told[told["numbers"].str.len() > 0].groupby("y_true"):
+    for label, rows in told[told["numbers"].str.len() > 0].groupby(by):
         parts = [
             _block(series)
             for _, series in rows.groupby("series")
@@ -144,7 +154,7 @@ def id_blocks(cases: pd.DataFrame) -> dict[str, dict[str, float]]:
         ]
         if parts:
             total = pd.DataFrame(parts).sum()
-            found[f"y_true_{label}"] = {
+            found[f"{by}_{label}"] = {
                 "test_images": int(total["images"]),
                 "outside_train_range": float(total["outside"] / total["images"]),
                 "among_test": float(total["among"] / total["patients"]),
@@ -207,17 +217,18 @@ def _edges(images: Images, side: int) -> np.ndarray:
     area = (overlap.clip(0) * side / size).astype(np.float32)
     edges = []
     for start in range(0, len(images), 256):
-        small = area @ images[start : start + 256].astype(np.float32) @ area.T
+        small = area @ luminance(images[start : start + 256]).astype(np.float32) @ area.T
         edges.append(laplace(small, axes=(1, 2))[:, 1:-1, 1:-1].reshape(len(small), -1))
     flat = np.concatenate(edges)
     flat -= flat.mean(axis=1, keepdims=True)
     return flat / np.linalg.norm(flat, axis=1, keepdims=True).clip(1e-6)
 
 
-def _members(table: pd.DataFrame, group: pd.Series) -> pd.Series:
-    """Name each row's group: up to four images, one of every split and label first."""
-    text = table["image_id"] + " (" + table["split"] + ", y_true " + table["y_true"].astype(str) + ")"
-    again = table.assign(group=group).duplicated(["group", "split", "y_true"]).sort_values(kind="stable").index
+def _members(table: pd.DataFrame, group: pd.Series, label: pd.Series) -> pd.Series:
+    """Name each row's group: up to four images, one of every split and label first. label: of each row, in words."""
+    text = table["image_id"] + " (" + table["split"] + ", " + label + ")"
+    known = table.assign(group=group, label=label)
+    again = known.duplicated(["group", "split", "label"]).sort_values(kind="stable").index
     names = text[again].groupby(group[again]).agg(lambda name: ", ".join(name[:4]) + (", ..." if len(name) > 4 else ""))
     return group.map(names)
 
@@ -226,8 +237,10 @@ def _named(rows: pd.DataFrame, problem: str, detail: pd.Series) -> pd.DataFrame:
     return rows[["image_id", "split"]].assign(problem=problem, detail=detail)
 
 
-def _counted(table: pd.DataFrame, size: int) -> dict[str, Any]:
+def _counted(table: pd.DataFrame, size: int, task: Task) -> dict[str, Any]:
     totals = {"images": ("image_id", "size"), "positives": ("y_true", "sum"), "patients": ("patient_id", "nunique")}
+    if task != "binary":
+        del totals["positives"]
     images = table["patient_id"].value_counts()
     patients = {"all": len(images), "with_several_images": int((images > 1).sum()), "most_images": int(images.max())}
     if alone := int((table["patient_id"] == table["image_id"]).sum()):
@@ -236,6 +249,31 @@ def _counted(table: pd.DataFrame, size: int) -> dict[str, Any]:
     sizes = {f"{side}_{end}": int(sides[side].agg(end)) for side in sides for end in ("min", "max")}
     sizes["not_square"] = int((sides["width"] != sides["height"]).sum())
     sizes["enlarged"] = int((sides < size).any(axis=1).sum())
-    counts = {"splits": table.groupby("split").agg(**totals).to_dict("index"), "patients": patients, "sizes": sizes}
-    blocks = id_blocks(table)
+    splits = {
+        split: rows | _labels_of(table[table["split"] == split], task)
+        for split, rows in table.groupby("split").agg(**totals).to_dict("index").items()
+    }
+    counts = {"splits": splits, "patients": patients, "sizes": sizes}
+    of_findings = table.assign(images="all"), "images"  # an image is not of one class
+    rows, by = {"binary": (table, "y_true"), "multiclass": (table, CLASS), "multilabel": of_findings}[task]
+    blocks = id_blocks(rows, by=by)
     return counts | ({"id_blocks": blocks} if blocks else {})
+
+
+def _labels_of(rows: pd.DataFrame, task: Task) -> dict[str, Any]:
+    """How many images of each class, or of each finding with it, without it and not labelled; binary is counted."""
+    if task == "multiclass":
+        return {"classes": rows[CLASS].value_counts().sort_index().to_dict()}
+    if task == "multilabel":
+        findings = {}
+        for name in label_columns(task, rows):
+            there = rows[name].notna()
+            positive = int((rows[name] == 1).sum())
+            counted = {
+                "positive": positive,
+                "negative": int(there.sum()) - positive,
+                "not_labelled": int((~there).sum()),
+            }
+            findings[name.removeprefix(FINDING)] = counted
+        return {"findings": findings}
+    return {}

@@ -14,29 +14,40 @@ from tmv_lib.data.levels import MOST_PIXELS, depth, remark_on
 from tmv_lib.pipeline.files import Pile
 
 How = Literal["stretch", "pad", "crop"]
+Channels = Literal["grey", "colour"]
 Progress = Callable[[Iterable[Any]], Iterable[Any]]  # such as `tqdm`
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000")
 MOST_BYTES = 256 * 2**20  # of one file
 MOST_SIDE = 14_000  # pixels: `pad` makes a square of the longer side
+TINT = 16  # levels between the channels of a pixel, up to which a picture counts as grey
 
 
 class Read(NamedTuple):
-    """A picture as grey levels.
+    """A picture as levels.
 
-    levels: uint8 (height, width), 0 black and 255 white. header: what DICOM says beside it, empty for others. remark:
-    what the levels do not show, that they were scaled by the largest one, say; or "".
+    levels: uint8 (height, width), 0 black and 255 white, or (height, width, 3) in colour. header: what DICOM says
+    beside it, empty for others. remark: what the levels do not show, that they were scaled by the largest one, say; or
+    "". converted: `colour_as_grey`, `grey_as_colour`, or "" where the file had the channels that were asked for.
     """
 
     levels: np.ndarray
     header: dict[str, str]
     remark: str
+    converted: str = ""
 
 
 def read_grey(path: str | Path | BinaryIO) -> tuple[np.ndarray, str]:
-    """Read a picture of one of `FORMATS` as grey levels, uint8 (height, width), with a remark or "".
+    """A picture as grey levels, uint8 (height, width), with a remark or "", as `read_picture`."""
+    levels, remark, _ = read_picture(path, channels="grey")
+    return levels, remark
 
-    It is turned as its EXIF orientation says. Colour becomes luminance (ITU-R 601). Deeper files are scaled by the
+
+def read_picture(path: str | Path | BinaryIO, *, channels: Channels) -> tuple[np.ndarray, str, bool]:
+    """Read a picture of one of `FORMATS`: its levels as in `Read`, a remark or "", and whether its pixels have colour.
+
+    It is turned as its EXIF orientation says. Read as grey, colour becomes luminance (ITU-R 601); as colour, grey is
+    there three times. Deeper files are scaled by the
     smallest depth of 8, 10, 12, 14 and 16 bits that holds their largest level, since no header says how many bits are
     in use. Raises ValueError naming the file where it cannot be read, is larger than `MOST_PIXELS`, has several frames,
     transparent pixels, or floating-point or negative levels.
@@ -53,10 +64,22 @@ def read_grey(path: str | Path | BinaryIO) -> tuple[np.ndarray, str]:
             if upright.mode == "F":
                 raise ValueError("floating-point levels, whose range nothing says")
             if upright.mode.startswith("I"):
-                return _of_depth(np.asarray(upright))
-            return np.asarray(upright.convert("L")), ""
+                return *_of_depth(np.asarray(upright)), False
+            if upright.mode in ("1", "L", "LA"):
+                return np.asarray(upright.convert("L")), "", False
+            colours = upright.convert("RGB")
+            if channels == "colour":
+                return np.asarray(colours), "", _has_colour(np.asarray(colours))
+            return np.asarray(upright.convert("L")), "", _has_colour(np.asarray(colours))
     except Exception as error:  # a damaged file raises errors of many kinds
         raise ValueError(f"{path}: not a readable image ({error})") from error
+
+
+def _has_colour(levels: np.ndarray) -> bool:
+    """Whether more than one pixel in a hundred has channels further apart than `TINT`; of large pictures some."""
+    step = max(1, min(levels.shape[:2]) // 128)
+    some = levels[::step, ::step].astype(np.int16)
+    return bool((np.abs(some[..., 1:] - some[..., :1]).max(axis=2) > TINT).mean() > 0.01)
 
 
 def _of_depth(levels: np.ndarray) -> tuple[np.ndarray, str]:
@@ -69,8 +92,8 @@ def _of_depth(levels: np.ndarray) -> tuple[np.ndarray, str]:
     return np.rint(levels * (255 / (2**bits - 1))).astype(np.uint8), f"its levels reach {high}: read as {bits} bits"
 
 
-def read_image(content: bytes, *, name: str) -> Read:
-    """Read the content of a picture or a DICOM file.
+def read_image(content: bytes, *, name: str, channels: Channels = "grey") -> Read:
+    """Read the content of a picture or a DICOM file, which is grey.
 
     name: of the file; its suffix counts where the content does not say DICOM. Raises ValueError with this name where it
     cannot be read.
@@ -78,15 +101,20 @@ def read_image(content: bytes, *, name: str) -> Read:
     stream = BytesIO(content)
     try:
         if content[128:132] == b"DICM" or Path(name).suffix.lower() in SUFFIXES:
-            levels, remark, header = *read_dicom(stream), read_header(BytesIO(content))
+            levels, remark, header, has_colour = *read_dicom(stream), read_header(BytesIO(content)), False
         else:
-            levels, remark, header = *read_grey(stream), {}
+            levels, remark, has_colour = read_picture(stream, channels=channels)
+            header = {}
     except ValueError as error:
         raise ValueError(str(error).replace(str(stream), name)) from error
     if max(levels.shape) > MOST_SIDE:
-        height, width = levels.shape
+        height, width = levels.shape[:2]
         raise ValueError(f"{name}: {width} x {height} pixels, at most {MOST_SIDE:,} a side are read")
-    return Read(levels, header, remark or remark_on(levels))
+    remark = remark or remark_on(levels)
+    if channels == "grey":
+        return Read(levels, header, remark, "colour_as_grey" if has_colour else "")
+    wide = levels if levels.ndim == 3 else np.repeat(levels[..., None], 3, axis=2)
+    return Read(wide, header, remark, "" if has_colour else "grey_as_colour")
 
 
 def content_of(path: Path) -> bytes:
@@ -99,20 +127,23 @@ def content_of(path: Path) -> bytes:
 
 
 def read_squares(
-    root: Path, names: list[str], *, size: int, how: How, progress: Progress
+    root: Path, names: list[str], *, size: int, how: How, progress: Progress, channels: Channels = "grey"
 ) -> tuple[list[dict[str, Any]], np.ndarray]:
     """Read these pictures and DICOM files below root.
 
-    Returns of each file `problem`, or `width` and `height` in pixels, `remark` and what its DICOM header says; and the
-    readable images, uint8 (n, size, size), as `square` makes them. Raises ValueError where there is none.
+    Returns of each file `problem`, or `width` and `height` in pixels, `remark`, `converted` and what its DICOM header
+    says; and the readable images, uint8 (n, size, size) or in colour (n, size, size, 3), as `square` makes them. Raises
+    ValueError where there is none.
     """
     found: list[dict[str, Any]] = []
     images = Pile()
     for name in progress(names):
         try:
-            levels, header, remark = read_image(content_of(root / name), name=name)
-            images.put(square(levels, size=size, how=how))
-            found.append({**header, "width": levels.shape[1], "height": levels.shape[0], "remark": remark})
+            read = read_image(content_of(root / name), name=name, channels=channels)
+            images.put(square(read.levels, size=size, how=how))
+            height, width = read.levels.shape[:2]
+            told = {"width": width, "height": height, "remark": read.remark, "converted": read.converted}
+            found.append({**read.header, **told})
         except (OSError, ValueError) as error:
             found.append({"problem": str(error)})
     if all("problem" in file for file in found):
@@ -126,20 +157,27 @@ def told(names: list[str], found: list[dict[str, Any]], what: str) -> pd.DataFra
     return table.dropna(ignore_index=True)
 
 
+def conversions(found: list[dict[str, Any]]) -> dict[str, int]:
+    """How many files `read_squares` read in other channels than their own, by way."""
+    ways = [file["converted"] for file in found if file.get("converted")]
+    return {way: ways.count(way) for way in sorted(set(ways))}
+
+
 def square(image: np.ndarray, *, size: int, how: How) -> np.ndarray:
-    """Bring a uint8 (height, width) image to uint8 (size, size), with antialiasing.
+    """Bring a uint8 (height, width) image, or one in colour, to uint8 (size, size), with antialiasing.
 
     how: `stretch` ignores the aspect ratio, `pad` adds black on the short sides, `crop` keeps the centre.
     """
-    height, width = image.shape
+    height, width = image.shape[:2]
     if how == "pad":
         side = max(height, width)
         top, left = (side - height) // 2, (side - width) // 2
-        image = np.pad(image, ((top, side - height - top), (left, side - width - left)))
+        around = [(top, side - height - top), (left, side - width - left), (0, 0)]
+        image = np.pad(image, around[: image.ndim])
     elif how == "crop":
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         image = image[top : top + side, left : left + side]
-    if image.shape == (size, size):
+    if image.shape[:2] == (size, size):
         return np.ascontiguousarray(image)
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))

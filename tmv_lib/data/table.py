@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from tmv_lib.data.cases import COLUMNS, SPLITS, Loaded
-from tmv_lib.data.images import How, Progress, read_squares, told
+from tmv_lib.data.images import Channels, How, Progress, conversions, read_squares, told
 from tmv_lib.data.lists import is_file, read_list, refuse
+from tmv_lib.pipeline.question import CLASS, FINDING, Task
 
 Meaning = Literal["ignore", "positive", "negative"]
 Rows = Literal["one", "any", "most", "all"]
@@ -33,14 +34,17 @@ def load_table(
     positive: str | None,
     join: list[str] | None = None,
     image: str = "{path}",
-    label_column: str = "label",
+    label_column: str | None = "label",
     label_separator: str | None = None,
+    findings: list[str] | None = None,
     uncertain: Mapping[str, Meaning] | None = None,
     rows: Rows = "one",
     reader_column: str | None = None,
     patient_column: str = "patient_id",
     patient: str | None = None,
     split_column: str = "split",
+    task: Task = "binary",
+    channels: Channels = "grey",
     progress: Progress = iter,
 ) -> Loaded:
     """Read every image that the CSV lists: PNG, JPEG or DICOM.
@@ -52,7 +56,10 @@ def load_table(
     positive: the label that is y_true = 1; None: the labels are 0 and 1. Against one other label; against all others
         where a cell holds several labels (label_separator, such as `|`; a list as Python writes it wants `,`) or an
         image has several rows.
+    findings: where the task is multilabel, the labels of label_column that are findings; or, where that is None, the
+        columns of 0 and 1 that hold one finding each. Where the task is multiclass label_column names the class.
     uncertain: what a label means that is neither, "" being an empty cell: the row is ignored, positive or negative.
+        Of findings it is then not labelled; a class can be ignored alone.
     rows: one an image; or several, and y_true = 1 where any, most (more than half) or all of them are positive. With a
         reader_column readers are counted instead, who are positive where any of their rows is. Further columns that
         differ within an image are left out.
@@ -69,10 +76,14 @@ def load_table(
     template = _template(path, image)
     fields = [field for _, field, _ in template if field]
     columns = {"patient_id": patient_column, "split": split_column}
-    needed = [*fields, label_column, *([reader_column] if reader_column else [])]
+    _check_asked(path, task, positive, label_column, label_separator, findings, uncertain or {}, rows)
+    labels = [label_column] if label_column else list(findings or [])
+    if clash := sorted(set(labels) & {*fields, reader_column, *columns.values()}):
+        raise ValueError(f"{path}: column {clash[0]} is to be a label and something else as well")
+    needed = [*fields, *labels, *([reader_column] if reader_column else [])]
     needed += [column for ours, column in columns.items() if column != ours]
     text = _joined(path, join or [], {*needed, *columns.values()})
-    further = _further(path, text, needed, [*fields, label_column, reader_column, *columns.values()])
+    further = _further(path, text, needed, [*fields, *labels, reader_column, *columns.values()], task)
 
     listed = text[[column for column in columns.values() if column in text]].rename(
         columns={column: ours for ours, column in columns.items()}
@@ -81,22 +92,49 @@ def load_table(
     if patient:
         listed = listed.assign(**_searched(path, listed["image_id"].rename("image"), patient))
     _check_rows(path, listed, columns)
-    several = label_separator is not None or rows != "one"
-    listed["y_true"] = _answers(path, text[label_column], positive, label_separator, uncertain or {}, several)
-    listed = listed.join(_typed(text)[[name for name in further if name not in listed]])
-    united = _united(path, listed, text[reader_column] if reader_column else None, rows)
+    meant = _labels(path, text, task, positive, label_column, label_separator, findings, uncertain or {}, rows)
+    listed = listed.join([meant, _typed(text)[[name for name in further if name not in listed]]])
+    united = _united(path, listed, text[reader_column] if reader_column else None, rows, list(meant))
     ignored = listed["image_id"].nunique() - len(united)
     names = list(united["image_id"])
-    found, images = read_squares(root, names, size=size, how=how, progress=progress)
+    found, images = read_squares(root, names, size=size, how=how, channels=channels, progress=progress)
     read = [
         {"patient_id": case["image_id"], "split": "", **_header(file), **case, "source": "table"}
         for file, case in zip(found, united.to_dict("records"), strict=True)
         if "problem" not in file
     ]
     cases = pd.DataFrame(read)
-    first = [*COLUMNS, "width", "height"]
+    first = [*COLUMNS[:3], *meant, COLUMNS[-1], "width", "height"]
     cases = cases[[*first, *cases.columns.difference(first, sort=False)]]
-    return Loaded(cases, images, told(names, found, "problem"), told(names, found, "remark"), ignored=ignored)
+    tables = told(names, found, "problem"), told(names, found, "remark")
+    return Loaded(cases, images, *tables, ignored=ignored, converted=conversions(found))
+
+
+def _check_asked(
+    path: str | Path,
+    task: Task,
+    positive: str | None,
+    label_column: str | None,
+    separator: str | None,
+    findings: list[str] | None,
+    uncertain: Mapping[str, Meaning],
+    rows: Rows,
+) -> None:
+    """Refuse options that do not go with the task."""
+    wrong = ""
+    if task != "binary" and positive is not None:
+        wrong = f"positive must be null (question.positive says it), found {positive!r}"
+    elif task == "multilabel" and (not findings or len(set(findings)) < len(findings)):
+        wrong = f"findings must name each finding once, found {findings}"
+    elif task != "multilabel" and (findings is not None or label_column is None):
+        wrong = f"findings must be null and label_column a column, found {findings} and {label_column!r}"
+    elif task == "multiclass" and (rows != "one" or separator is not None or set(uncertain.values()) - {"ignore"}):
+        options = f"rows: {rows}, label_separator: {separator!r}, uncertain: {dict(uncertain)}"
+        wrong = f"an image has one row and one class, or is ignored, found {options}"
+    elif task == "multilabel" and label_column is None and separator is not None:
+        wrong = f"label_separator must be null where findings are columns, found {separator!r}"
+    if wrong:
+        raise ValueError(f"{path}: with task: {task} {wrong}")
 
 
 def _template(path: str | Path, image: str) -> list[tuple[str, str | None, str]]:
@@ -112,7 +150,7 @@ def _template(path: str | Path, image: str) -> list[tuple[str, str | None, str]]
 
 
 def _header(file: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in file.items() if name != "remark"}
+    return {name: value for name, value in file.items() if name not in ("remark", "converted")}
 
 
 def _joined(path: str | Path, join: list[str], known: set[str]) -> pd.DataFrame:
@@ -138,14 +176,15 @@ def _typed(text: pd.DataFrame) -> pd.DataFrame:
     return pd.read_csv(StringIO(text.to_csv(index=False)), low_memory=False).set_axis(text.index)
 
 
-def _further(path: str | Path, table: pd.DataFrame, needed: list[str], used: list[str | None]) -> list[str]:
+def _further(path: str | Path, table: pd.DataFrame, needed: list[str], used: list[str | None], task: Task) -> list[str]:
     """The columns that nothing here needs to know; ValueError for one that is needed and missing, or bears our name."""
     missing = [column for column in needed if column not in table]
     if missing:
         there = ", ".join(table.columns)
         raise ValueError(f"{path}: column {missing[0]} is missing; needed are {', '.join(needed)}, there are {there}")
     further = [column for column in table if column not in (*used, *OURS)]
-    clash = sorted(set(COLUMNS) & set(further))
+    ours = {CLASS} if task == "multiclass" else {name for name in further if name.startswith(FINDING)}
+    clash = sorted({*COLUMNS, *(ours if task != "binary" else ())} & set(further))
     if clash:
         raise ValueError(f"{path}: column {clash[0]} bears a name that the case table uses; rename it")
     return further
@@ -206,6 +245,48 @@ def _written(label: str) -> str:
     return re.sub(r"^(-?\d+)\.0*$", r"\1", label)
 
 
+def _labels(
+    path: str | Path,
+    text: pd.DataFrame,
+    task: Task,
+    positive: str | None,
+    label_column: str | None,
+    separator: str | None,
+    findings: list[str] | None,
+    uncertain: Mapping[str, Meaning],
+    rows: Rows,
+) -> pd.DataFrame:
+    """The label columns of each row: `y_true`, `class`, or one per finding; missing where it is to be ignored."""
+    several = separator is not None or rows != "one"
+    if task == "binary":
+        answers = _answers(path, text[str(label_column)], positive, separator, uncertain, several)
+        return pd.DataFrame({"y_true": answers})
+    if task == "multiclass":
+        return pd.DataFrame({CLASS: _classes(path, text[str(label_column)], uncertain)})
+    columns = {}
+    for finding in findings or []:
+        cells, label = (text[finding], None) if label_column is None else (text[label_column], finding)
+        try:
+            columns[f"{FINDING}{finding}"] = _answers(path, cells, label, separator, uncertain, several=True)
+        except ValueError as error:
+            raise ValueError(f"finding {finding}: {error}") from error
+    return pd.DataFrame(columns)
+
+
+def _classes(path: str | Path, cells: pd.Series, uncertain: Mapping[str, Meaning]) -> pd.Series:
+    """The class of each row, missing where it is to be ignored."""
+    ignored = {_written(label) for label in uncertain}
+    classes = cells.map(_written)
+    refuse(path, (classes == "") & ~classes.isin(ignored), cells, "is empty")
+    classes = classes.mask(classes.isin(ignored))
+    found = sorted(classes.dropna().unique())
+    if len({name.casefold() for name in found}) < len(found):
+        raise ValueError(f"{path}: two labels differ in their case alone: {', '.join(found)}")
+    if len(found) < 2:
+        raise ValueError(f"{path}: one class only, every label is {cells.iloc[0]!r}")
+    return classes
+
+
 def _answers(
     path: str | Path,
     cells: pd.Series,
@@ -240,19 +321,27 @@ def _answers(
     return answers
 
 
-def _united(path: str | Path, listed: pd.DataFrame, reader: pd.Series | None, rows: Rows) -> pd.DataFrame:
-    """One row an image, in the order of the list, its label from all of its rows that are not ignored."""
+def _united(
+    path: str | Path, listed: pd.DataFrame, reader: pd.Series | None, rows: Rows, labels: list[str]
+) -> pd.DataFrame:
+    """One row an image, in the order of the list, each label from all of its rows that are not ignored."""
     if rows == "one":
         refuse(path, listed["image_id"].duplicated(), listed["image_id"].rename("image"), "is listed twice")
-    told = listed[listed["y_true"].notna()]
-    who = told.index if reader is None else reader[told.index]
-    share = told.groupby(["image_id", who])["y_true"].max().groupby("image_id").mean()
-    positive = {"one": share > 0, "any": share > 0, "most": share > 0.5, "all": share == 1}[rows]
-
-    by_image = told.drop(columns="y_true").groupby("image_id", sort=False)
+    told = listed[listed[labels].notna().any(axis=1)]
+    by_image = told.drop(columns=labels).groupby("image_id", sort=False)
     differ = by_image.nunique(dropna=False).gt(1)
     for name in differ.columns.intersection(["patient_id", "split"]):
         if differ[name].any():
             raise ValueError(f"{path}: the rows of image {differ[name].idxmax()!r} do not agree on {name}")
     one = told.drop_duplicates("image_id").drop(columns=differ.columns[differ.any()])
-    return one.assign(y_true=one["image_id"].map(positive).astype(int))
+    if labels == [CLASS]:
+        return one
+    who = told.index if reader is None else reader[told.index]
+    return one.assign(**{name: one["image_id"].map(_of_rows(told, name, who, rows)) for name in labels})
+
+
+def _of_rows(told: pd.DataFrame, label: str, who: Any, rows: Rows) -> pd.Series:
+    """The label of each image, 0 or 1, from those of its rows that have one, or of its readers."""
+    share = told[label].groupby([told["image_id"], who]).max().groupby("image_id").mean().dropna()
+    positive = {"one": share > 0, "any": share > 0, "most": share > 0.5, "all": share == 1}[rows]
+    return positive.astype(int)

@@ -2,14 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
 from tmv_lib.data.dicom import SUFFIXES, is_dicom
-from tmv_lib.data.images import How, Progress, read_squares
+from tmv_lib.data.images import Channels, How, Progress, read_squares
 from tmv_lib.data.lists import is_file, printable, read_list, refuse
 
 PACKED = (
@@ -24,7 +24,7 @@ class Unlabelled(NamedTuple):
     """What there is to score.
 
     cases: a row per image: `image_id`, `patient_id`, and `problem`, "" where the image could be read.
-    images: uint8 (n, size, size) of the rows without a problem, in their order.
+    images: uint8 (n, size, size) or, in colour, (n, size, size, 3) of the rows without a problem, in their order.
     passed_over: files of a folder that are no image by name or content.
     """
 
@@ -38,6 +38,7 @@ def load_unlabelled(
     *,
     size: int,
     how: How,
+    channels: Channels = "grey",
     patient: str | None = None,
     progress: Progress = iter,
 ) -> Unlabelled:
@@ -55,7 +56,8 @@ def load_unlabelled(
         raise ValueError(f"{path}: no such folder or CSV")
     root, (listed, passed_over) = (path, _below(path)) if path.is_dir() else (path.parent, (_in_csv(path), []))
     pattern = re.compile(patient) if patient else None
-    files, images = read_squares(root, list(listed["path"]), size=size, how=how, progress=progress)
+    options: dict[str, Any] = {"size": size, "how": how, "channels": channels, "progress": progress}
+    files, images = read_squares(root, list(listed["path"]), **options)
     rows = []
     for file, (image_id, given) in zip(files, listed.itertuples(index=False), strict=True):
         found = pattern.search(Path(image_id).name) if pattern else None

@@ -22,6 +22,8 @@ from tmv_lib.statistics.ranking import rank_correlation
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 BATCHES = 32  # in memory at once, for several processes to share
 DONORS = 8  # other patients with whom a misread image changes its inside, and its frame
+OF_CHEST_FILMS = ("midline", "fields")  # regions by a rule that is made for these
+NO_CHEST_FILM = "the rule for this region is made for frontal chest films, and colour images are none"
 NOTHING_TO_LOOK_AT = "every map of the test split is empty", "no finding of the test split is named on a map"
 
 
@@ -149,7 +151,7 @@ def _bar(member: Member, what: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
 
 
 def read_logits(member: Member, images: np.ndarray, params: ExplanationsParams) -> np.ndarray:
-    """The member's own logits (n,) of uint8 images or grey levels (n, height, width)."""
+    """The member's own logits (n,) of uint8 images or levels (n, height, width[, 3])."""
     return classifier.predict(member.trained, images, batch_size=params.batch_size).logit
 
 
@@ -209,6 +211,9 @@ def where_it_looks(
     figures |= counted.counts(cases["y_true"].to_numpy()[test])
     for name, levels in regions.chance(material.masks, share=params.border, n=len(cases)).items():
         there = test & ~np.isnan(columns[name])
+        if name in OF_CHEST_FILMS and material.images.ndim == 4:
+            figures[name] = Estimate(absent=NO_CHEST_FILM)
+            continue
         if not there.any():
             figures[name] = Estimate(absent=NOTHING_TO_LOOK_AT[name in ("finding", "pointing")])
             continue

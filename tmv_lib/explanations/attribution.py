@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 from tmv_lib.network import classifier
-from tmv_lib.network.classifier import Classifier, Precision, as_levels, blocks, is_spatial, normalise, over_batches
+from tmv_lib.network.classifier import Classifier, Precision, as_grid, as_levels, blocks, over_batches, token_layers
 from tmv_lib.pipeline.files import Images
 from tmv_lib.pipeline.params import Member
+from tmv_lib.pipeline.question import BINARY, Question
 
 Method = Literal["grad_cam", "hires_cam", "integrated_gradients"]
 
@@ -43,9 +44,9 @@ class Seen(NamedTuple):
 def explain(model: nn.Module, images: torch.Tensor, *, layer: str, method: Method = "grad_cam") -> Explained:
     """Logits (n,) and signed maps (n, h, w) of the logit on the grid of `layer`, without a final ReLU.
 
-    model: returns one logit a case, (n,) or (n, 1). images: what it takes, (n, channels, height, width).
-    layer: name of a module whose output is (n, k, h, w). Raises ValueError for an unknown layer or method, a layer
-    without spatial maps, and a network of several logits.
+    model: returns one logit a case, (n,) or (n, 1). images: what it takes, (n, channels, height, width). layer: name of
+    a module whose output is (n, k, h, w), or tokens of a square grid (n, e + h * w, k). Raises ValueError for an
+    unknown layer or method, a layer without spatial maps, and a network of several logits.
 
     >>> explain(nn.Sequential(nn.Identity(), nn.Flatten()), torch.ones(1, 1, 1, 1), layer="0").maps
     array([[[1.]]], dtype=float32)
@@ -105,7 +106,7 @@ def _look(model: nn.Module, images: torch.Tensor, *, layer: str) -> Seen:
     kept: list[torch.Tensor] = []
 
     def cut(_module: nn.Module, _inputs: object, output: torch.Tensor) -> torch.Tensor:
-        if not is_spatial(output, images):
+        if as_grid(output, images) is None:
             raise ValueError(f"layer {layer!r} has no spatial maps (n, k, h, w)")
         # Only what lies behind the layer is recorded, from a fresh leaf; the copy lets what follows work in place.
         torch.set_grad_enabled(True)
@@ -121,7 +122,8 @@ def _look(model: nn.Module, images: torch.Tensor, *, layer: str) -> Seen:
             (gradient,) = torch.autograd.grad(logit.sum(), kept[-1])
     finally:
         handle.remove()
-    return Seen(model, images, logit[:, 0].detach().float(), kept[-1].detach().float(), gradient.float())
+    maps = [as_grid(of, images) for of in (kept[-1].detach().float(), gradient.float())]
+    return Seen(model, images, logit[:, 0].detach().float(), *(of for of in maps if of is not None))
 
 
 def logit_at_the_start(model: Classifier, images: Images, *, layer: str, method: Method) -> float:
@@ -131,15 +133,18 @@ def logit_at_the_start(model: Classifier, images: Images, *, layer: str, method:
     cells and the linear head lies behind the layer, so that dz/dA_kij = w_k / cells; two of `images` (n, height,
     width), uint8, tell. Raises ValueError with the reason where no such sum is promised.
     """
-    some = normalise(as_levels(images[:2], next(model.parameters()).device))
+    some = model.normalise(as_levels(images[:2], next(model.parameters()).device))
     if method == "integrated_gradients":
         with torch.no_grad():
             return model.eval()(torch.zeros_like(some[:1])).item()
-    gradient, weight = _look(model, some, layer=layer).gradient, model.head.weight.detach()[0]
+    asked = 0 if model.question is None else model.question.positive[0]
+    if model.question is not None and model.question.others:
+        raise ValueError("the question's logit is no linear output: it weighs several classes")
+    gradient, weight = _look(model, some, layer=layer).gradient, model.head.weight.detach()[asked]
     share = (weight / gradient[0, 0].numel())[:, None, None]
     if len(weight) != gradient.shape[1] or not torch.allclose(gradient, share.expand_as(gradient), rtol=1e-4):
         raise ValueError(f"more than the mean over cells and the linear head lies behind {layer}")
-    return model.head.bias.item()
+    return model.head.bias[asked].item()
 
 
 def _module(model: nn.Module, layer: str) -> nn.Module:
@@ -158,7 +163,7 @@ def explainer(
     method: Method = "grad_cam",
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Callable[[Images], Explained]:
-    """Return `explain(levels)` for grey levels in [0, 1], (n, height, width), uint8 images or float arrays."""
+    """Return `explain(levels)` for levels in [0, 1], (n, height, width[, 3]), uint8 images or float arrays."""
     model.requires_grad_(False)
 
     def one(images: torch.Tensor) -> Explained:
@@ -199,7 +204,9 @@ def target_layer(model: Classifier, *, size: int, wished: str = "auto") -> str:
 
 
 def _candidates(model: Classifier) -> list[str]:
-    """The blocks, and the ReLUs that are children of a block of several layers."""
+    """The blocks, and the ReLUs that are children of a block of several layers; of a transformer its tokens."""
+    if tokens := token_layers(model):
+        return tokens
     inner = [
         f"{block}.{name}"
         for block in blocks(model)
@@ -212,11 +219,11 @@ def _candidates(model: Classifier) -> list[str]:
 def _grids(model: Classifier, names: Sequence[str], *, size: int) -> dict[str, tuple[int, ...]]:
     """Grid of each of these modules that has spatial maps, in the order of their use, for images of `size` pixels."""
     grids: dict[str, tuple[int, ...]] = {}
-    blank = normalise(torch.zeros(1, size, size, device=next(model.parameters()).device))
+    blank = model.normalise(torch.zeros(1, size, size, device=next(model.parameters()).device))
 
     def note(name: str, output: Any) -> None:
-        if is_spatial(output, blank):
-            grids[name] = tuple(output.shape[2:])
+        if (maps := as_grid(output, blank)) is not None:
+            grids[name] = tuple(maps.shape[2:])
 
     handles = [
         _module(model, name).register_forward_hook(lambda _m, _i, output, name=name: note(name, output))
@@ -229,17 +236,19 @@ def _grids(model: Classifier, names: Sequence[str], *, size: int) -> dict[str, t
     return grids
 
 
-def load_trained(member: Member, weights: str | Path) -> Classifier:
-    """A member's network with the weights of a file, in evaluation mode on the device that is there."""
+def load_trained(member: Member, weights: str | Path, question: Question = BINARY) -> Classifier:
+    """A member's network with the weights of a file, asked a question, in evaluation mode on the device there is."""
     if not Path(weights).is_file():
         raise ValueError(f"{weights}: no such file; `make repro` trains the members")
     with torch.random.fork_rng():  # what a network is built with is overwritten, and nobody's numbers are used up
-        model = classifier.build(member.architecture, weights="none", dropout=member.dropout)
+        model = _built(member, question)
     classifier.load_weights(model, weights)
     return _ready(model)
 
 
-def untrained(member: Member, draw: int = 0, *, seed: int, precision: Precision) -> Classifier:
+def untrained(
+    member: Member, draw: int = 0, *, seed: int, precision: Precision, question: Question = BINARY
+) -> Classifier:
     """A network of a member's architecture that learned nothing, in evaluation mode on the device that is there.
 
     Its initial values follow from seed and draw and lie far from any member's own seed, so that training has not
@@ -248,9 +257,17 @@ def untrained(member: Member, draw: int = 0, *, seed: int, precision: Precision)
     with torch.random.fork_rng():
         torch.manual_seed(1_000_003 + seed + draw)
         # the second one that the seed makes: figures on record are of it
-        _, model = (classifier.build(member.architecture, weights="none", dropout=member.dropout) for _ in range(2))
+        _, model = (_built(member, question) for _ in range(2))
     model.precision = precision
     return _ready(model)
+
+
+def _built(member: Member, question: Question) -> Classifier:
+    n_outputs = max(len(question.names), 1)
+    options: dict[str, Any] = {"dropout": member.dropout, "n_outputs": n_outputs, "normalise": member.normalise}
+    model = classifier.build(member.architecture, weights="none", **options)
+    model.question = question
+    return model
 
 
 def _ready(model: Classifier) -> Classifier:

@@ -15,7 +15,7 @@ def deletion_and_insertion(
 ) -> dict[tuple[str, str], np.ndarray]:
     """Mean probability (fractions, n) as cells are taken away or put in, the highest of each order's maps first.
 
-    probability: of the explained class, from grey levels (n, height, width). images: uint8 (n, height, width).
+    probability: of the explained class, from levels in [0, 1] shaped as images, uint8 (n, height, width[, 3]).
     orders: name to maps (n, h, w) whose cells are the units. fractions: of the cells, rising from 0 to 1. What is
     taken away becomes the blurred image, sigma a tenth of the side. Keys: ("deletion" or "insertion", name of the
     order). Petsiuk et al. 2018; a good map makes deletion fall and insertion rise faster than a random order does.
@@ -23,13 +23,13 @@ def deletion_and_insertion(
     if (fractions[0], fractions[-1]) != (0, 1):
         raise ValueError(f"fractions must run from 0 to 1, found {fractions[0]} to {fractions[-1]}")
     levels = images.astype(np.float32) / 255.0
-    side = levels.shape[1]
-    blurred = gaussian_filter(levels, sigma=(0, side / 10, side / 10))
+    side, shape = levels.shape[1], (*levels.shape[:3], *[1] * (levels.ndim - 3))  # channels share a cell
+    blurred = gaussian_filter(levels, sigma=(0, side / 10, side / 10, 0)[: levels.ndim])
     # All and nothing are the same images in every order: they are read once.
     whole, nothing = probability(levels), probability(blurred)
     curves = {}
     for name, maps in orders.items():
-        reached = [_first(maps, fraction, side) for fraction in fractions[1:-1]]
+        reached = [_first(maps, fraction, side).reshape(shape) for fraction in fractions[1:-1]]
         deleted = [probability(np.where(cells, blurred, levels)) for cells in reached]
         inserted = [probability(np.where(cells, levels, blurred)) for cells in reached]
         curves["deletion", name] = np.stack([whole, *deleted, nothing])

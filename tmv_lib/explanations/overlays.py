@@ -20,8 +20,10 @@ def most_confident(cases: pd.DataFrame, name: str) -> np.ndarray:
     return np.concatenate([[row for row in surest if kind[row]][:2] for kind in kinds]).astype(int)
 
 
-def overlays(cases: pd.DataFrame, images: Images, answers: Mapping[str, Answer], *, method: str) -> pictures.Figure:
-    """Every member's map of these cases, and an untrained network's beside it."""
+def overlays(
+    cases: pd.DataFrame, images: Images, answers: Mapping[str, Answer], *, method: str, asked: str
+) -> pictures.Figure:
+    """Every member's map of these cases, and an untrained network's beside it. asked: what a positive is called."""
     first, rows = next(iter(answers)), []
     for case in most_confident(cases, first):
         image, truth = images[case], cases["y_true"][case]
@@ -29,7 +31,7 @@ def overlays(cases: pd.DataFrame, images: Images, answers: Mapping[str, Answer],
         panels = []
         for name, answer in answers.items():
             border = answer.columns["border"][case]
-            facts = f"P(disease) {cases[f'y_prob_{name}'][case]:.2f}"
+            facts = f"P({asked}) {cases[f'y_prob_{name}'][case]:.2f}"
             facts += "" if np.isnan(border) else f", border {border:.0%}"
             panels += [
                 (f"{name}\n{facts}", image, answer.maps[case] * answer.target[case]),

@@ -62,13 +62,19 @@ def typical_image(images: Images) -> np.ndarray:
 
 
 def hide_border(images: np.ndarray, typical: np.ndarray, *, share: float) -> np.ndarray:
-    """Images (n, side, side) whose frame is replaced by that of a typical image (side, side), same type."""
-    return np.where(border(typical.shape[0], share=share), typical, images)
+    """Images (n, side, side[, 3]) whose frame is replaced by that of a typical image (side, side[, 3]), same type."""
+    return np.where(_frame_of(images, share), typical, images)
 
 
 def change_inside(images: np.ndarray, insides: np.ndarray, *, share: float) -> np.ndarray:
-    """Images (n, side, side) that keep their frame and have all else from `insides` (n, side, side), same type."""
-    return np.where(border(images.shape[1], share=share), images, insides)
+    """Images (n, side, side[, 3]) that keep their frame and have all else from `insides`, of same shape and type."""
+    return np.where(_frame_of(images, share), images, insides)
+
+
+def _frame_of(images: np.ndarray, share: float) -> np.ndarray:
+    """The frame in the shape of one image, whose channels share it."""
+    frame = border(images.shape[1], share=share)
+    return frame if images.ndim == 3 else frame[..., None]
 
 
 def clear_donors(
@@ -117,9 +123,9 @@ def interchange(
     share: float,
     progress: Callable[[Iterable[Any]], Iterable[Any]] = iter,
 ) -> Interchanged:
-    """Interchange insides and frames of images (n, side, side) with those of their donors, one after the other.
+    """Interchange insides and frames of images (n, side, side[, 3]) with those of their donors, one after the other.
 
-    read: images (m, side, side) to a number each, (m,). donors: rows (n, k) of the images, -1 for none.
+    read: such images to a number each, (m,). donors: rows (n, k) of the images, -1 for none.
     """
     said = Interchanged(*(np.full(donors.shape, np.nan) for _ in Interchanged._fields))
     for place, donor in enumerate(progress(list(donors.T))):

@@ -26,8 +26,12 @@ def cascade(trained: Classifier, untrained: Classifier) -> Iterator[tuple[str, C
     fresh, hybrid = untrained.state_dict(), copy.deepcopy(trained)
     with_weights = [name for name in blocks(trained) if list(trained.get_submodule(name).parameters())]
     # What lies behind the blocks (hidden layers of a classifier, the head itself) goes first, as one level.
-    behind = [key for key in fresh if not key.startswith(tuple(f"{name}." for name in with_weights))]
+    # What is the body's own (a transformer's class token and places) stands before them, and goes last.
+    before = [key for key in fresh if key.rpartition(".")[0] == "body"]
+    inside = tuple(f"{name}." for name in with_weights)
+    behind = [key for key in fresh if not key.startswith(inside) and key not in before]
     levels = {name: [key for key in fresh if key.startswith(f"{name}.")] for name in reversed(with_weights)}
+    levels[with_weights[0]] += before
     for name, keys in {"head": behind, **levels}.items():
         hybrid.load_state_dict({key: fresh[key] for key in keys}, strict=False)
         yield "untrained" if name == with_weights[0] else name.rpartition(".")[2], hybrid

@@ -26,8 +26,9 @@ class Material(NamedTuple):
     """What evidence is made of.
 
     cases: outside train, n rows: `score_m` and `logit_m` of every member m and the signals of the earlier stages.
-    images: uint8 (n, height, width); normals: those of train that show nothing. witness: logit (n,) of the network that
-    never sees the border; features, reference: its features (n, d) and (m, d) of train; reference_y: labels of train.
+    images: uint8 (n, height, width); normals: those of train that show nothing. witness: logit (n,) of the
+    network that never sees the border; features, reference: its features (n, d) and (m, d) of train; reference_y:
+    labels of train.
     """
 
     cases: pd.DataFrame

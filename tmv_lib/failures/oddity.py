@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler, normalize
 
 from tmv_lib.pipeline.files import Images
+from tmv_lib.pipeline.grey import luminance
 from tmv_lib.statistics.resampling import patient_folds
 
 PATCH, PATCH_STEP = 10, 4  # pixels of an image that is averaged down
@@ -110,7 +111,7 @@ def _averaged(images: Images, step: int) -> np.ndarray:
     side = images.shape[1] // step
     parts = []
     for start in range(0, len(images), 512):
-        cut = images[start : start + 512][:, : side * step, : side * step]
+        cut = luminance(images[start : start + 512])[:, : side * step, : side * step]
         parts.append(cut.reshape(-1, side, step, side, step).mean(axis=(2, 4), dtype=np.float32))
     return np.concatenate(parts)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +19,8 @@ from tqdm import tqdm
 from tmv_lib.network import classifier, processes, training
 from tmv_lib.network.training import Augmentation, TrainParams
 from tmv_lib.pipeline.files import Rows
-from tmv_lib.pipeline.params import Member, Params, Seed
+from tmv_lib.pipeline.params import Member, Normalise, Params, Seed
+from tmv_lib.pipeline.question import Task, label_columns, targets
 
 # What `training.fit` and `training.augment` do, by number: to be raised with every change that trains another network.
 # A test holds it against the losses of a tiny training.
@@ -49,22 +51,31 @@ class ReferenceParams(Params):
         return TrainParams(**own, **dict(shared), positive_weight="none", patience=self.epochs)
 
     def inside(self, images: np.ndarray) -> np.ndarray:
-        """Images (n, side, side) without their border, a view."""
+        """Images (n, side, side[, 3]) without their border, a view."""
         width = round(self.crop * images.shape[1])
         kept = slice(width, images.shape[1] - width)
         return images[:, kept, kept]
 
 
 def start(
-    architecture: str, *, weights: str, dropout: float, seed: int, precision: Literal["auto", "float32", "bfloat16"]
+    architecture: str,
+    *,
+    weights: str,
+    dropout: float,
+    seed: int,
+    precision: Literal["auto", "float32", "bfloat16"],
+    n_outputs: int = 1,
+    normalise: Normalise = "imagenet",
+    findings: Sequence[str] = (),
 ) -> classifier.Classifier:
-    """A network on the device that is there, before training: from a file, by torchvision's name, or random by seed."""
+    """A network on the device that is there, before training: from a file, by name, or random by seed."""
     device = classifier.available_device()
     torch.manual_seed(seed)
     from_file = weights.endswith((".safetensors", ".pt", ".pth"))
-    model = classifier.build(architecture, weights="none" if from_file else weights, dropout=dropout)
+    options: dict[str, Any] = {"dropout": dropout, "n_outputs": n_outputs, "normalise": normalise}
+    model = classifier.build(architecture, weights="none" if from_file else weights, **options)
     if from_file:
-        classifier.load_weights(model, weights)
+        classifier.load_weights(model, weights, findings=findings)
     model.precision = classifier.fastest_precision(device) if precision == "auto" else precision
     return model.to(device).to(memory_format=torch.channels_last)
 
@@ -77,10 +88,11 @@ def train(
     params: TrainParams,
     *,
     member: Member | ReferenceParams,
+    task: Task = "binary",
 ) -> list[training.Epoch]:
     """Train on train and stop on val, from the checkpoint of this very training where there is one."""
-    parts = (np.flatnonzero(cases["split"] == split) for split in ("train", "val"))
-    fit, val = ((Rows(images, rows), cases["y_true"].to_numpy()[rows]) for rows in parts)
+    parts, labels = (np.flatnonzero(cases["split"] == split) for split in ("train", "val")), targets(task, cases)
+    fit, val = ((Rows(images, rows), labels[rows]) for rows in parts)
     set_aside_damaged(Path("dvclive") / name)
     log = partial(Live, f"dvclive/{name}", report=None, save_dvc_exp=False, dvcyaml=None, resume=True)
     with processes.by_the_first(log) as live:
@@ -96,10 +108,10 @@ def train(
                     live.log_metric(key, getattr(epoch, key))
                 live.next_step()
 
-        checkpoint = Path("checkpoints") / name / f"{digest(model, member, params, cases, images)}.pt"
+        checkpoint = Path("checkpoints") / name / f"{digest(model, member, params, cases, images, task=task)}.pt"
         bar = partial(tqdm, desc=name, leave=False)
         return training.fit(
-            model, fit, val, params, seed=member.seed, checkpoint=checkpoint, report=report, progress=bar
+            model, fit, val, params, task=task, seed=member.seed, checkpoint=checkpoint, report=report, progress=bar
         )
 
 
@@ -117,7 +129,13 @@ def set_aside_damaged(log: Path) -> None:
 
 
 def digest(
-    model: classifier.Classifier, member: Params, params: TrainParams, cases: pd.DataFrame, images: np.ndarray
+    model: classifier.Classifier,
+    member: Params,
+    params: TrainParams,
+    cases: pd.DataFrame,
+    images: np.ndarray,
+    *,
+    task: Task = "binary",
 ) -> str:
     """Name of a checkpoint: the same for the same data to train on, recipe, parameters and versions, and for no others.
 
@@ -129,7 +147,8 @@ def digest(
     described |= {"torch": torch.__version__, "torchvision": torchvision.__version__}
     made_of = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     used = cases["split"].isin(["train", "val"]).to_numpy()  # other cases that are to be read make no other training
-    made_of.update(cases.loc[used, ["image_id", "split", "y_true"]].to_csv(index=False).encode())
+    described_by = ["image_id", "split", *label_columns(task, cases)]
+    made_of.update(cases.loc[used, described_by].to_csv(index=False).encode())
     for row in np.flatnonzero(used):
         made_of.update(images[row].tobytes())
     weights = Path(getattr(member, "weights", ""))

@@ -9,14 +9,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import torch
 from pydantic import Field
-from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.nn import functional
 
 from tmv_lib.network import processes
-from tmv_lib.network.classifier import Classifier, as_levels, in_precision, normalise, predict
+from tmv_lib.network.classifier import Classifier, as_levels, in_precision, planes, predict
+from tmv_lib.network.objective import Objective, objective
 from tmv_lib.pipeline.files import Images, whole
 from tmv_lib.pipeline.params import Params
+from tmv_lib.pipeline.question import Task
 
 
 class Augmentation(Params):
@@ -35,9 +36,9 @@ class Augmentation(Params):
 class TrainParams(Params):
     """How a network is trained.
 
-    positive_weight: what the loss of a positive counts, 1 or negatives / positives (`balanced`). patience: epochs
-    without a better validation loss after which training stops. precision: `auto` is bfloat16 where the device has
-    instructions for it.
+    positive_weight: what the loss of a positive counts, 1 or negatives / positives (`balanced`); see `objective` for
+    several outputs. patience: epochs without a better validation loss after which training stops. precision: `auto` is
+    bfloat16 where the device has instructions for it.
     """
 
     epochs: Annotated[int, Field(ge=1, le=10_000)]
@@ -51,7 +52,10 @@ class TrainParams(Params):
 
 
 class Epoch(NamedTuple):
-    """What an epoch ended with: mean weighted log loss on train and val, AUROC on val. Epochs count from 1."""
+    """What an epoch ended with: mean weighted log loss on train and val, AUROC on val, of several outputs the mean.
+
+    Epochs count from 1.
+    """
 
     epoch: int
     train_loss: float
@@ -60,7 +64,7 @@ class Epoch(NamedTuple):
 
 
 def augment(images: torch.Tensor, change: Augmentation, *, generator: torch.Generator) -> torch.Tensor:
-    """Vary grey levels in [0, 1], (n, h, w), by one random affine map, brightness and contrast a case.
+    """Vary levels in [0, 1], (n, h, w) or (n, h, w, 3), by one random affine map, brightness and contrast a case.
 
     What comes in from outside repeats the border, so that no black wedge tells how far an image was turned.
     """
@@ -71,12 +75,13 @@ def augment(images: torch.Tensor, change: Augmentation, *, generator: torch.Gene
     shift = draw[2:4] * change.translation * 2  # the grid runs from -1 to 1
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
     affine = torch.stack([torch.stack([cos, -sin, shift[0]], 1), torch.stack([sin, cos, shift[1]], 1)], 1)
-    grid = functional.affine_grid(affine, [n, 1, *images.shape[1:]], align_corners=False)
-    moved = functional.grid_sample(images[:, None], grid, padding_mode="border", align_corners=False)[:, 0]
-    contrast = (1 + draw[4] * change.contrast)[:, None, None]
-    brightness = (draw[5] * change.brightness)[:, None, None]
-    mean = moved.mean((1, 2), keepdim=True)
-    return ((moved - mean) * contrast + mean + brightness).clamp(0, 1)
+    grid = functional.affine_grid(affine, [n, 1, *images.shape[1:3]], align_corners=False)
+    moved = functional.grid_sample(planes(images), grid, padding_mode="border", align_corners=False)
+    contrast = (1 + draw[4] * change.contrast)[:, None, None, None]
+    brightness = (draw[5] * change.brightness)[:, None, None, None]
+    mean = moved.mean((1, 2, 3), keepdim=True)
+    varied = ((moved - mean) * contrast + mean + brightness).clamp(0, 1)
+    return varied[:, 0] if images.ndim == 3 else varied.permute(0, 2, 3, 1)
 
 
 def fit(
@@ -85,6 +90,7 @@ def fit(
     val: tuple[Images, np.ndarray],
     params: TrainParams,
     *,
+    task: Task = "binary",
     seed: int,
     checkpoint: Path,
     report: Callable[[Epoch], None],
@@ -92,23 +98,22 @@ def fit(
 ) -> list[Epoch]:
     """Minimise the weighted log loss with AdamW on a one-cycle schedule; the epoch of least val loss stays.
 
-    train, val: uint8 images (n, h, w) and y_true (n,). checkpoint: a file that is written after every epoch and, where
-    it exists, gone on from: the final weights are the same bytes either way. Loss: -[w y log s(z) + (1 - y) log(1 -
-    s(z))], whose weight w is undone in the head's bias at the end. Schedule: Smith & Topin 2019. Returns one entry per
-    epoch. Raises ValueError where training images are fewer than a batch, and where the loss diverges.
+    train, val: uint8 images (n, h, w) and labels as `targets` has them. checkpoint: a file that is written after every
+    epoch and, where it exists, gone on from: the final weights are the same bytes either way. Loss: `objective`, whose
+    weights are undone in the head's bias at the end. Schedule: Smith & Topin 2019. Returns one entry per epoch. Raises
+    ValueError where training images are fewer than a batch, and where the loss diverges.
     """
-    images, y_true = train
+    images, labels = train
     if len(images) < params.batch_size:
         raise ValueError(f"{len(images)} training images are fewer than batch_size = {params.batch_size}")
-    positives = int(y_true.sum())
-    weight = (len(y_true) - positives) / positives if params.positive_weight == "balanced" else 1.0
     device = next(model.parameters()).device
+    balanced, n_outputs = params.positive_weight == "balanced", model.head.out_features
+    aim = objective(task, labels, n_outputs=n_outputs, balanced=balanced, device=device)
     steps = len(images) // params.batch_size
     optimiser = torch.optim.AdamW(model.parameters(), lr=params.learning_rate, weight_decay=params.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, params.learning_rate, total_steps=params.epochs * steps, pct_start=0.3
     )
-    loss = nn.BCEWithLogitsLoss(pos_weight=torch.tensor(float(weight), device=device))
     parts: dict[str, Any] = {"model": model, "optimiser": optimiser, "schedule": schedule}
     history, best = _resume(checkpoint, parts, device)
     together = processes.trained_together(model)
@@ -120,17 +125,17 @@ def fit(
         # dropout draws from torch's own state, which is why that is seeded too.
         torch.manual_seed(seed * 10_000 + epoch + 1_000_003 * processes.rank())
         generator = torch.Generator().manual_seed(seed * 10_000 + epoch)
-        batches = _batches(train, params, generator=generator, device=device)
+        batches = _batches(train, params, model.normalise, generator=generator, device=device)
         model.train()
-        losses = [_step(together, parts, loss, *next(batches)) for _ in progress(range(steps))]
+        losses = [_step(together, parts, aim, *next(batches)) for _ in progress(range(steps))]
         processes.as_the_first(model)
         logit = predict(model, val[0], batch_size=params.batch_size).logit
         if not np.isfinite(logit).all():
             raise ValueError(
                 f"training diverged in epoch {epoch + 1}: learning_rate = {params.learning_rate:g} is too high"
             )
-        val_loss = float(loss(torch.from_numpy(logit).to(device), torch.from_numpy(val[1]).to(device).float()))
-        history.append(Epoch(epoch + 1, float(np.mean(losses)), val_loss, float(roc_auc_score(val[1], logit))))
+        val_loss = float(aim.loss(torch.from_numpy(logit).to(device), torch.from_numpy(val[1]).to(device).float()))
+        history.append(Epoch(epoch + 1, float(np.mean(losses)), val_loss, float(aim.auroc(val[1], logit))))
         if val_loss == min(entry.val_loss for entry in history):
             best = {name: value.clone() for name, value in model.state_dict().items()}
         states = {name: part.state_dict() for name, part in parts.items()}
@@ -138,7 +143,7 @@ def fit(
         report(history[-1])
     model.load_state_dict(best)
     with torch.no_grad():
-        model.head.bias.sub_(math.log(weight))
+        model.head.bias.sub_(torch.tensor([math.log(weight) for weight in aim.weights], device=device))
     return history
 
 
@@ -164,11 +169,11 @@ def _resume(
 
 
 def _step(
-    together: nn.Module, parts: dict[str, Any], loss: nn.Module, batch: torch.Tensor, target: torch.Tensor
+    together: nn.Module, parts: dict[str, Any], aim: Objective, batch: torch.Tensor, target: torch.Tensor
 ) -> float:
     with in_precision(parts["model"], batch.device):
         logit = together(batch)
-    value = loss(logit, target)
+    value = aim.loss(logit, target)
     parts["optimiser"].zero_grad()
     value.backward()
     parts["optimiser"].step()
@@ -179,6 +184,7 @@ def _step(
 def _batches(
     train: tuple[Images, np.ndarray],
     params: TrainParams,
+    normalise: Callable[[torch.Tensor], torch.Tensor],
     *,
     generator: torch.Generator,
     device: torch.device,

@@ -16,7 +16,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a formula may begin with
 
 # How tables are read: ids stay what they are, `NA` is a name, and only an empty cell is missing.
 AS_WRITTEN: dict[str, Any] = {
-    "dtype": {"image_id": str, "patient_id": str, "split": str},
+    "dtype": {"image_id": str, "patient_id": str, "split": str, "class": str},
     "keep_default_na": False,
     "na_values": [""],
 }

@@ -7,9 +7,9 @@ in one stage does not make the others rerun.
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -47,13 +47,19 @@ def read(path: str | Path, key: str, model: type[Section]) -> Section:
 
     Raises ValueError of one line a problem: the key, what was found, what is allowed.
     """
+    section: Section = read_value(path, key, model)
+    return section
+
+
+def read_value(path: str | Path, key: str, kind: Any) -> Any:
+    """The value of `key`, which must be of this kind; raises ValueError as `read`."""
     values = read_yaml(path)
     for part in key.split("."):
         if not isinstance(values, dict) or part not in values:
             raise ValueError(f"{path}: section {key} is missing")
         values = values[part]
     try:
-        return model.model_validate(values)
+        return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         lines = [f"{path}: {_problem(key, problem)}" for problem in error.errors()]
         raise ValueError("\n".join(lines)) from None
@@ -72,6 +78,9 @@ def _problem(key: str, problem: Any) -> str:
 RESERVED = {"baseline", "reference", "ensemble", "first", "second", "together", "taxonomy"}
 
 
+Normalise = Literal["imagenet", "xrv"] | Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
 class Member(Params):
     """One network of the ensemble."""
 
@@ -80,6 +89,7 @@ class Member(Params):
     dropout: Annotated[float, Field(ge=0, lt=1)]
     train: bool
     seed: Seed
+    normalise: Normalise = "imagenet"
 
 
 def read_members(path: str | Path) -> dict[str, Member]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tmv_lib.pipeline.files import whole
+from tmv_lib.pipeline.grey import luminance
 
 matplotlib.use("agg")
 
@@ -27,28 +28,36 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def montage(images: np.ndarray, titles: Sequence[str], *, columns: int, title: str) -> Figure:
-    """Grey images (n, h, w) in rows, each with its title."""
+    """Images (n, h, w) or (n, h, w, 3) in rows, each with its title."""
     rows = -(-len(images) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.7 * columns, 1.87 * rows + 0.4), squeeze=False)
     for place, axis in enumerate(axes.flat):
         axis.axis("off")
         if place < len(images):
-            grey(axis, images[place], titles[place])
+            plain(axis, images[place], titles[place])
     figure.suptitle(title, fontsize=11, y=0.995)
     figure.tight_layout(pad=0.4, rect=(0, 0, 1, 1 - 0.3 / figure.get_figheight()))
     return figure
 
 
-def grey(axis: Axes, image: np.ndarray, title: str) -> None:
-    """One grey image, its range fixed so that brightness can be compared."""
-    axis.imshow(image, cmap="gray", vmin=0, vmax=255)
+def plain(axis: Axes, image: np.ndarray, title: str) -> None:
+    """One image of levels 0 to 255, its range fixed so that brightness can be compared."""
+    if image.ndim == 3:
+        axis.imshow(np.clip(image, 0, 255).astype(np.uint8))
+    else:
+        axis.imshow(image, cmap="gray", vmin=0, vmax=255)
     axis.set_title(title, fontsize=8.5, pad=3)
     axis.set(xticks=[], yticks=[])
 
 
 def overlay(axis: Axes, image: np.ndarray, attribution: np.ndarray, title: str) -> None:
-    """An image (h, w) under the positive part of a signed map (any grid), scaled to the map's own maximum."""
-    grey(axis, image, title)
+    """An image (h, w[, 3]) under the positive part of a signed map (any grid), scaled to the map's own maximum.
+
+    Colour is shown as grey there: a hue under a map would be read as a part of it.
+    """
+    if image.ndim == 3:
+        image = luminance(np.clip(image, 0, 255).astype(np.uint8)[None])[0]
+    plain(axis, image, title)
     positive = np.maximum(attribution, 0)
     if positive.max() <= 0:
         axis.text(0.5, 0.03, "empty map", color="white", ha="center", transform=axis.transAxes, fontsize=8.5)
@@ -72,7 +81,7 @@ def case_rows(
     words = [text for facts, _, panels in rows for text in (facts, *(name for name, _, _ in panels))]
     figure, axes = _grid(len(rows), 1 + max(len(panels) for _, _, panels in rows), words)
     for (facts, image, panels), line in zip(rows, axes, strict=True):
-        grey(line[0], image, facts)
+        plain(line[0], image, facts)
         for axis, (name, seen, attribution) in zip(line[1:], panels, strict=False):
             overlay(axis, seen, attribution, name)
     return _with_bar(figure, title)
@@ -149,7 +158,7 @@ def case_sheet(
     for (facts, image, panels, words), line in zip(rows, axes, strict=True):
         for axis in line:
             axis.axis("off")
-        grey(line[0], image, facts)
+        plain(line[0], image, facts)
         for axis, (name, seen, attribution) in zip(line[1:-1], panels, strict=False):
             overlay(axis, seen, attribution, name)
         text = "\n\n".join(fill(sentence, 46) for sentence in words.split("\n"))

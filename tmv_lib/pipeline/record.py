@@ -1,13 +1,14 @@
 """What the stages left on disk, each table and file read in one place, under one name and in one unit everywhere.
 
-Per member m: `score_m`, the network's own logit; `logit_m`, calibrated; `y_prob_m`, the probability of that;
-`cross_fitted_logit_m`, the same but for the cases of val, whose calibrator other patients fitted.
+Every label is read through the question (`pipeline/question.py`): `y_true` in {0, 1}, one logit, and no case that is
+not labelled for it. Per member m: `score_m`, the network's own logit; `logit_m`, calibrated; `y_prob_m`, the
+probability of that; `cross_fitted_logit_m`, the same but for the cases of val, whose calibrator other patients fitted.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,10 +16,13 @@ from safetensors import safe_open
 
 from tmv_lib.pipeline.files import AS_WRITTEN, Rows, join, read_csv, read_rows
 from tmv_lib.pipeline.metrics import SUFFIXES
+from tmv_lib.pipeline.question import Question, output_columns, read_labels, read_task
+from tmv_lib.pipeline.question import read_question as read_asked
 from tmv_lib.statistics.estimate import Estimate
 
 CASES = "data/prepare/cases.csv"
 SPINE = ["image_id", "patient_id", "split", "y_true"]
+PARAMS = "params.yaml"
 CALIBRATED = ("logit", "y_prob", "cross_fitted_logit")
 CALIBRATORS = "data/calibration/calibrators.json"
 SITE = "data/site/cases.csv"
@@ -26,16 +30,76 @@ MOST_REFERENCES = 20_000  # more cost time that grows with the square of the cas
 NO_SITE = f"{SITE}: no such file; the stage `site` makes it"
 
 
+class Head(NamedTuple):
+    """The linear outputs of a network that the question asks: weight (k, d), bias (k,), their question.
+
+    One output where the question is about one; else every class's.
+    """
+
+    weight: np.ndarray
+    bias: np.ndarray
+    question: Question
+
+
+def read_question(*, root: str | Path = ".") -> Question:
+    """The question that is put to the networks of this run."""
+    path, task = Path(root) / PARAMS, read_task(Path(root) / PARAMS)
+    labels = pd.DataFrame() if task == "binary" else read_labels(Path(root) / CASES, task)
+    return read_asked(path, labels)
+
+
+def read_labelled(further: Iterable[str] = (), *, root: str | Path = ".") -> pd.DataFrame:
+    """`image_id`, `patient_id`, `split`, `y_true` and further columns of the cases that the question is about."""
+    path, task = Path(root) / CASES, read_task(Path(root) / PARAMS)
+    if task == "binary":
+        return read_csv(path, [*SPINE, *further])
+    cases = read_question(root=root).of(read_labels(path, task))
+    return join(cases, read_csv(path, ["image_id", *further]))
+
+
+def read_scores(path: str | Path, columns: list[str], *, root: str | Path = ".") -> pd.DataFrame:
+    """Columns of a table of a network's outputs, and its answer to the question, the logit `score`."""
+    question = read_question(root=root)
+    outputs = output_columns(question.names)
+    table = read_csv(path, [*columns, *outputs])
+    return table[columns].assign(score=question.logit(table[outputs].to_numpy()))
+
+
+def read_outputs(member: str, *, root: str | Path = ".") -> pd.DataFrame:
+    """Every output of one network for every case with its labels, whatever the question."""
+    path, question = Path(root) / f"data/train/{member}/predictions.csv", read_question(root=root)
+    labels = read_labels(path, question.task)
+    return join(labels, read_csv(path, ["image_id", *output_columns(question.names)]))
+
+
+def count_asked(*, root: str | Path = ".") -> dict[str, Any]:
+    """The question in words and numbers: what yes means, and by split the cases that are not labelled for it.
+
+    Empty where the task is binary: there is no other question then.
+    """
+    question = read_question(root=root)
+    if question.task == "binary":
+        return {}
+    labels = read_labels(Path(root) / CASES, question.task)
+    left_out = labels[~labels["image_id"].isin(question.of(labels)["image_id"])]
+    counted = left_out["split"].value_counts(sort=False).to_dict()
+    asked = ", ".join(question.names[k] for k in question.positive)
+    return {"question": {"positive": asked, "of": ", ".join(question.names), "not_labelled": counted}}
+
+
 def read_predictions(member: str, *, root: str | Path = ".") -> pd.DataFrame:
     """What one network says of every case: `image_id`, `patient_id`, `split`, `y_true`, `score`."""
-    path = Path(root) / f"data/train/{member}/predictions.csv"
-    return read_csv(path, [*SPINE, "logit"]).rename(columns={"logit": "score"})
+    path, task = Path(root) / f"data/train/{member}/predictions.csv", read_task(Path(root) / PARAMS)
+    if task == "binary":
+        return read_scores(path, SPINE, root=root)
+    labelled = read_question(root=root).of(read_labels(path, task))
+    return join(labelled, read_scores(path, ["image_id"], root=root))
 
 
 def read_cases(members: Iterable[str], *, further: Iterable[str] = (), root: str | Path = ".") -> pd.DataFrame:
     """The case table of every split, further columns of it, and what each member says of each case."""
     root, members = Path(root), list(members)
-    cases = read_csv(root / CASES, [*SPINE, *further])
+    cases = read_labelled(further, root=root)
     for name in members:
         own = read_predictions(name, root=root)[["image_id", "score"]]
         cases = join(cases, own.rename(columns={"score": f"score_{name}"}))
@@ -44,8 +108,8 @@ def read_cases(members: Iterable[str], *, further: Iterable[str] = (), root: str
 
 
 def read_case_table(*, root: str | Path = ".") -> pd.DataFrame:
-    """The case table with every column that the source has, ids as text."""
-    return pd.read_csv(Path(root) / CASES, **AS_WRITTEN)
+    """The cases that the question is about with every column that the source has, ids as text."""
+    return read_question(root=root).of(pd.read_csv(Path(root) / CASES, **AS_WRITTEN))
 
 
 def outside_train(cases: pd.DataFrame) -> pd.DataFrame:
@@ -69,7 +133,7 @@ def reference_cases(cases: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_images(wanted: pd.Series, *, root: str | Path = ".") -> Rows:
-    """uint8 images (n, side, side) of the wanted `image_id`, read when they are asked for."""
+    """uint8 images (n, side, side), or in colour (n, side, side, 3), of the wanted `image_id`, read when asked for."""
     ids = read_csv(Path(root) / CASES, ["image_id"])["image_id"]
     return read_rows(Path(root) / "data/prepare/images.npy", image_id=ids, wanted=wanted)
 
@@ -95,8 +159,8 @@ def cause_column(*, root: str | Path = ".") -> list[str]:
 
 def read_witness(wanted: pd.Series, *, root: str | Path = ".") -> np.ndarray:
     """The logit (n,) of the network that never sees the border, for the wanted `image_id`."""
-    table = read_csv(Path(root) / "data/reference/predictions.csv", ["image_id", "logit"])
-    return join(wanted.to_frame("image_id"), table)["logit"].to_numpy()
+    table = read_scores(Path(root) / "data/reference/predictions.csv", ["image_id"], root=root)
+    return join(wanted.to_frame("image_id"), table)["score"].to_numpy()
 
 
 def weights(member: str, *, root: str | Path = ".") -> Path:
@@ -111,16 +175,18 @@ def read_features(member: str, wanted: pd.Series, *, root: str | Path = ".") -> 
     return read_rows(folder / "features.npy", image_id=ids, wanted=wanted)[:]
 
 
-def read_head(member: str, *, root: str | Path = ".") -> tuple[np.ndarray, float]:
-    """Weight (d,) and bias of a member's linear head, without its network."""
+def read_head(member: str, *, root: str | Path = ".") -> Head:
+    """The outputs of a member's linear head that the question asks, without its network."""
+    question = read_question(root=root)
+    asked = slice(None) if question.others else question.positive
     with safe_open(weights(member, root=root), framework="numpy") as stored:
-        return stored.get_tensor("head.weight")[0], float(stored.get_tensor("head.bias")[0])
+        return Head(stored.get_tensor("head.weight")[asked], stored.get_tensor("head.bias")[asked], question)
 
 
 def read_foreign(member: str, *, root: str | Path = ".") -> tuple[pd.DataFrame, np.ndarray]:
     """What a member says of the spoiled images, `image_id`, `kind`, `score`, and their features (n, d)."""
     folder = Path(root) / f"data/train/{member}"
-    table = read_csv(folder / "foreign.csv", ["image_id", "kind", "logit"]).rename(columns={"logit": "score"})
+    table = read_scores(folder / "foreign.csv", ["image_id", "kind"], root=root)
     features = np.load(folder / "foreign.npy")
     if len(features) != len(table):
         raise ValueError(f"{folder / 'foreign.npy'}: {len(features)} rows for {len(table)} images")
@@ -202,8 +268,7 @@ def read_shift(*, root: str | Path = ".") -> dict[str, Any] | None:
 
 def read_repairs(member: str, *, root: str | Path = ".") -> pd.DataFrame:
     """What a member says of the phantom's mended images: `image_id`, `repair`, `score`."""
-    table = read_csv(Path(root) / f"data/train/{member}/repairs.csv", ["image_id", "repair", "logit"])
-    return table.rename(columns={"logit": "score"})
+    return read_scores(Path(root) / f"data/train/{member}/repairs.csv", ["image_id", "repair"], root=root)
 
 
 def read_calibrations(cases: pd.DataFrame, members: list[str], *, site: str | Path = SITE) -> dict[str, pd.DataFrame]:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from tmv_lib.pipeline import record
-from tmv_lib.pipeline.files import join, read_csv
+from tmv_lib.pipeline.files import join
 from tmv_lib.pipeline.params import read
 from tmv_lib.prediction.system import Scored, System
 from tmv_lib.site.answer import SiteParams
@@ -36,7 +36,7 @@ def compare(system: System, scored: Scored, groups: ArrayLike) -> Likeness:
     were looked at before are not known here, and no correction is made for them: the words say what that means.
     """
     root, first = system.root, system.policy.members[0]
-    cases = read_csv(root / record.CASES, ["image_id", "patient_id", "split"])
+    cases = record.read_labelled(root=root)
     train = cases.loc[cases["split"] == "train", "image_id"]
     splits = ["val", "cal"]
     if system.policy.calibration == "site":

@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from tmv_lib.calibration.calibrators import Calibrator, read_calibrators
 from tmv_lib.data.answer import PrepareParams
-from tmv_lib.data.images import How
+from tmv_lib.data.images import Channels, How
 from tmv_lib.deferral.policy import FittedPolicy, apply, read_policy
 from tmv_lib.explanations import attribution, regions
 from tmv_lib.explanations.answer import ExplanationsParams
@@ -47,23 +47,23 @@ class Network(NamedTuple):
     """One member as it lies on disk.
 
     update: intercept and slope of the site's calibration on top of the calibrator's; 0 and 1 as shipped. reference:
-    features (n, d) of train. explain: uint8 images or grey levels (n, height, width) to their maps.
+    features (n, d) of train. explain: uint8 images or levels (n, height, width[, 3]) to their maps.
     """
 
     model: classifier.Classifier
     calibrator: Calibrator
     update: tuple[float, float]
-    head: tuple[np.ndarray, float]
+    head: record.Head
     dropout: float
     reference: np.ndarray
     explain: Callable[[np.ndarray], Explained]
 
 
 class System(NamedTuple):
-    """Members and policy as they lie below `root`; images are brought to (size, size) as `how` says.
+    """Members and policy as they lie below `root`; images are brought to (size, size) as `how` says, in their channels.
 
-    typical: the image (size, size) that fills a hidden border. pixels, usual: what the stage `uncertainty` left to tell
-    what is unlike the training images.
+    typical: the image, shaped like any other, that fills a hidden border. pixels, usual: what the stage `uncertainty`
+    left to tell what is unlike the training images.
     """
 
     root: Path
@@ -75,6 +75,7 @@ class System(NamedTuple):
     usual: pd.DataFrame
     size: int
     how: How
+    channels: Channels
 
 
 class Scored(NamedTuple):
@@ -95,29 +96,30 @@ def load(root: str | Path = ".") -> System:
     if list(members) != policy.members:
         raise ValueError(f"params.yaml: members are {', '.join(members)}, the policy on disk is of {policy.members}")
     params = Questions(*(read(file, name, model) for name, model in Questions.__annotations__.items()))
-    cases = read_csv(root / record.CASES, record.SPINE)
+    cases = record.read_labelled(root=root)
     images = record.read_images(record.outside_train(cases)["image_id"], root=root)
     typical = regions.typical_image(images)
     train = record.reference_cases(cases)["image_id"]
     networks = {name: _network(root, name, member, policy, params, train) for name, member in members.items()}
     pixels = out_of_distribution.read_pixel_detectors(root / "data/uncertainty/pixels.npz")
     usual = read_csv(root / "data/uncertainty/usual.csv", refusal.detectors(list(members)))
-    how = read(file, "prepare", PrepareParams).square
-    return System(root, networks, policy, params, typical, pixels, usual, images.shape[1], how)
+    prepare = read(file, "prepare", PrepareParams)
+    shared = typical, pixels, usual, images.shape[1], prepare.square, prepare.channels
+    return System(root, networks, policy, params, *shared)
 
 
 def score(system: System, images: np.ndarray, *, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter) -> Scored:
-    """Score uint8 images (n, size, size), prepared as `prepare` would.
+    """Score uint8 images (n, size, size), or in colour (n, size, size, 3), prepared as `prepare` would.
 
     Returns cases with columns `logit_<member>` (raw), `y_prob_<member>` (calibrated, the one that decides), every
     signal that was measured, `y_prob`, `certainty`, `decision`, `deferred`, `reason`, `oddity` (the share of usual
     images that is as odd, by whichever detector finds the image oddest), `out_of_distribution` (whether that is so
     small that the image counts as unlike the training images) and `not_measured` (signals that this image lacks).
     """
-    if images.dtype != np.uint8 or images.shape[1:] != (system.size, system.size) or not len(images):
-        raise ValueError(
-            f"images must be uint8 (n, {system.size}, {system.size}), at least one, found {images.dtype} {images.shape}"
-        )
+    shape = system.typical.shape
+    if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
+        wanted = ", ".join(map(str, shape))
+        raise ValueError(f"images must be uint8 (n, {wanted}), at least one, found {images.dtype} {images.shape}")
     parts = [_score(system, images[start : start + AT_ONCE]) for start in progress(range(0, len(images), AT_ONCE))]
     return Scored(
         pd.concat([part.cases for part in parts], ignore_index=True), np.concatenate([part.features for part in parts])
@@ -129,7 +131,7 @@ def check(system: System) -> None:
 
     It does not where code, parameters, weights or libraries are no longer those of the run that left the policy.
     """
-    cases = record.of_split(read_csv(system.root / record.CASES, ["image_id", "split"]), "cal")[:REPEATED]
+    cases = record.of_split(record.read_labelled(root=system.root), "cal")[:REPEATED]
     again = score(system, record.read_images(cases["image_id"], root=system.root)[:]).cases
     again["image_id"] = cases["image_id"]
     for name in system.networks:
@@ -193,7 +195,7 @@ def _read(network: Network, images: np.ndarray) -> classifier.Outputs:
 def _network(
     root: Path, name: str, member: Member, policy: FittedPolicy, params: Questions, train: pd.Series
 ) -> Network:
-    model = attribution.load_trained(member, record.weights(name, root=root))
+    model = attribution.load_trained(member, record.weights(name, root=root), record.read_question(root=root))
     update = (0.0, 1.0)
     if policy.calibration == "site":
         site = record.read_metrics("site", root=root)

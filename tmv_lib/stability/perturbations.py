@@ -11,8 +11,8 @@ from scipy.ndimage import affine_transform, gaussian_filter
 class Perturbation(NamedTuple):
     """A change that should not matter.
 
-    apply: grey levels (n, height, width) in [0, 1] to the same. matrix: the 2 x 2 rotation and shift, (2, 3) in
-    units of half a side, that a geometric change samples with, or None where nothing moves.
+    apply: levels (n, height, width) or (n, height, width, 3) in [0, 1] to the same. matrix: the 2 x 2 rotation and
+    shift, (2, 3) in units of half a side, that a geometric change samples with, or None where nothing moves.
     """
 
     apply: Callable[[np.ndarray], np.ndarray]
@@ -42,7 +42,7 @@ def contrast(factor: float) -> Perturbation:
     scale = np.float32(_within(factor, 0.5, 2, "contrast as a factor"))
 
     def apply(levels: np.ndarray) -> np.ndarray:
-        mean = levels.mean((1, 2), keepdims=True)
+        mean = levels.mean(tuple(range(1, levels.ndim)), keepdims=True)
         return np.clip((levels - mean) * scale + mean, 0, 1)
 
     return Perturbation(apply)
@@ -62,7 +62,7 @@ def noise(sigma: float, *, seed: int) -> Perturbation:
 def blur(sigma: float) -> Perturbation:
     """Gaussian blur of `sigma` pixels, 0 to 10."""
     sigma = _within(sigma, 0, 10, "blur in pixels")
-    return Perturbation(lambda levels: gaussian_filter(levels, sigma=(0, sigma, sigma)))
+    return Perturbation(lambda levels: gaussian_filter(levels, sigma=(0, sigma, sigma, 0)[: levels.ndim]))
 
 
 def _within(value: float, low: float, high: float, name: str) -> float:
@@ -76,7 +76,9 @@ def _affine(matrix: np.ndarray) -> Perturbation:
 
 
 def warp(levels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Sample (n, h, w) bilinearly where `matrix` sends each pixel; outside repeats the border. float32."""
+    """Sample (n, h, w[, 3]) bilinearly where `matrix` sends each pixel; outside repeats the border. float32."""
+    if levels.ndim == 4:
+        return np.stack([warp(levels[..., channel], matrix) for channel in range(levels.shape[3])], axis=3)
     h, w = levels.shape[1:]
     (xx, xy, x0), (yx, yy, y0) = matrix
     # From units of half a side, whose zero is the centre, to rows and columns; the images stay apart.

@@ -95,8 +95,10 @@ def stability(
     Raises ValueError for arguments that do not fit, maps below 7 x 7, and a perturbation that leaves less than half of
     the cells to compare.
     """
-    if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1] != images.shape[2] or not images.size:
-        raise ValueError(f"images must be uint8 (n, side, side), at least one, found {images.dtype} {images.shape}")
+    if images.dtype != np.uint8 or images.ndim not in (3, 4) or images.shape[1] != images.shape[2] or not images.size:
+        raise ValueError(
+            f"images must be uint8 (n, side, side[, 3]), at least one, found {images.dtype} {images.shape}"
+        )
     if np.shape(target) != images.shape[:1] or not np.isin(target, (-1, 1)).all():
         raise ValueError(f"target must be +1 or -1 for each of {len(images)} images")
     if not perturbations:

@@ -1,5 +1,6 @@
 """The answer to: which doubts are genuine, and which errors are confident?"""
 
+from functools import reduce
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.special import expit
 
 from tmv_lib.calibration.calibrators import Calibrator
 from tmv_lib.pipeline.params import Params, Resamples, Seed
+from tmv_lib.pipeline.record import Head
 from tmv_lib.statistics.estimate import Estimate, Resampler, interval_rows, mean
 from tmv_lib.statistics.ranking import rank_among
 from tmv_lib.uncertainty import detection, entropy
@@ -31,15 +33,15 @@ class UncertaintyParams(Params):
 class Network(NamedTuple):
     """What is known of a member's network beside its answers.
 
-    features: pooled, (cases, d) outside train; reference, reference_y: (m, d) and (m,) of train. head: weight (d,) and
-    bias. rate: of dropout before it. changed: logits (changes, cases) under the mild changes of `stability`. foreign,
-    foreign_features: `image_id`, `kind`, `score` and (k, d) of the spoiled images.
+    features: pooled, (cases, d) outside train; reference, reference_y: (m, d) and (m,) of train. head: the linear
+    outputs that are asked. rate: of dropout before them. changed: logits (changes, cases) under the mild changes of
+    `stability`. foreign, foreign_features: `image_id`, `kind`, `score` and (k, d) of the spoiled images.
     """
 
     features: np.ndarray
     reference: np.ndarray
     reference_y: np.ndarray
-    head: tuple[np.ndarray, float]
+    head: Head
     rate: float
     changed: np.ndarray
     foreign: pd.DataFrame
@@ -101,12 +103,20 @@ def doubt(
     return Answer(metrics, signals, test, foreign, plots)
 
 
-def dropout_logits(
-    features: np.ndarray, head: tuple[np.ndarray, float], rate: float, params: UncertaintyParams
-) -> np.ndarray:
-    """Logits (passes, cases) of Monte Carlo dropout before the head."""
-    generator = np.random.default_rng(params.seed)
-    return entropy.mc_dropout_logits(features, *head, rate=rate, passes=params.passes, generator=generator)
+def dropout_logits(features: np.ndarray, head: Head, rate: float, params: UncertaintyParams) -> np.ndarray:
+    """The question's logits (passes, cases) under Monte Carlo dropout before the head.
+
+    Of exclusive classes every output is repeated under the same masks.
+    """
+
+    def output(k: int) -> np.ndarray:
+        options: dict[str, Any] = {"passes": params.passes, "generator": np.random.default_rng(params.seed)}
+        return entropy.mc_dropout_logits(features, head.weight[k], float(head.bias[k]), rate=rate, **options)
+
+    if not head.question.others:
+        return output(0)
+    yes, no = (reduce(np.logaddexp, map(output, places)) for places in (head.question.positive, head.question.others))
+    return np.asarray(yes - no)
 
 
 def distances(features: np.ndarray, network: Network, params: UncertaintyParams) -> pd.DataFrame:
@@ -118,12 +128,19 @@ def distances(features: np.ndarray, network: Network, params: UncertaintyParams)
 
 
 def convergence(name: str, logits: np.ndarray, network: Network, params: UncertaintyParams) -> pd.DataFrame:
-    """How the mean mutual information of dropout nears its limit with the number of passes, as rows to draw."""
-    limit = entropy.dropout_limit(network.features, *network.head, rate=network.rate).mutual_information.mean()
+    """How the mean mutual information of dropout settles with the number of passes, as rows to draw.
+
+    For a question about one output beside its limit, which is known; of exclusive classes it is only sampled.
+    """
     passes = np.unique(np.geomspace(2, params.passes, 12).round().astype(int))
     probs = expit(logits)
-    means = [entropy.entropy_decomposition(probs[:t]).mutual_information.mean() for t in passes]
-    series = {name: means, f"{name}, limit": limit}
+    series: dict[str, Any] = {
+        name: [entropy.entropy_decomposition(probs[:t]).mutual_information.mean() for t in passes]
+    }
+    if len(network.head.weight) == 1:
+        (weight,), (bias,) = network.head.weight, network.head.bias
+        limit = entropy.dropout_limit(network.features, weight, float(bias), rate=network.rate)
+        series[f"{name}, limit"] = limit.mutual_information.mean()
     return pd.concat([pd.DataFrame({"passes": passes, "value": v, "series": s}) for s, v in series.items()])
 
 

@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 from sklearn.covariance import ledoit_wolf
 
 from tmv_lib.pipeline.files import Images, whole
+from tmv_lib.pipeline.grey import luminance
 from tmv_lib.statistics.arrays import FloatArray
 
 REFUSED = 0.05  # share of usual images, at most and in expectation, that is called out of distribution
@@ -163,9 +164,12 @@ def read_pixel_detectors(path: str | Path) -> PixelDetectors:
 
 
 def _described(images: Images) -> tuple[FloatArray, FloatArray]:
-    """Coarse images (n, 16, 16) without mean and scale, and the logarithms of their power (n, octaves x 4)."""
-    side = images.shape[-1]
-    if images.ndim != 3 or images.dtype != np.uint8 or images.shape[1] != side or side < _GRID:
+    """Coarse images (n, 16, 16) without mean and scale, and the logarithms of their power (n, octaves x 4).
+
+    Of colour images the luminance counts.
+    """
+    side = images.shape[2] if images.ndim in (3, 4) else 0
+    if images.ndim not in (3, 4) or images.dtype != np.uint8 or images.shape[1] != side or side < _GRID:
         raise ValueError(
             f"images must be uint8 (n, side, side) with a side of at least {_GRID}, found {images.dtype} {images.shape}"
         )
@@ -174,7 +178,7 @@ def _described(images: Images) -> tuple[FloatArray, FloatArray]:
     texture = np.empty((len(images), bands.shape[1]))
     for start in range(0, len(images), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        levels = images[part].astype(float)
+        levels = luminance(images[part]).astype(float)
         cells = average @ levels @ average.T
         cells -= cells.mean(axis=(1, 2), keepdims=True)
         length = np.linalg.norm(cells, axis=(1, 2), keepdims=True)

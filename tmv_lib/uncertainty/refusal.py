@@ -74,6 +74,7 @@ def find_unlike(
     judged.loc[usual.index, "oddity"] = ood.usual_p_value(usual)
     judged["out_of_distribution"] = (judged["oddity"] <= ood.REFUSED).astype(int)
     labels = next(iter(foreign.values()))[["image_id", "kind"]].merge(cases[["image_id", "patient_id"]], how="left")
+    labels["patient_id"] = labels["patient_id"].fillna(labels["image_id"])  # of an image that is not asked about
     sure = {f"confident_{name}": of["confident"] for name, of in foreign.items()}
     spoiled = labels.join([refuse(strange, usual), _alone(strange, usual)]).assign(**sure)
     metrics = {
