@@ -64,10 +64,10 @@ def find_places(cases: pd.DataFrame) -> Places:
     test, sent = (cases[cases["split"] == split] for split in ("test", "local"))
     judging = sent["patient_id"].isin(test["patient_id"])
     local = test if judging.all() else sent[~judging]
-    at_site = {*local["patient_id"], *test["patient_id"]}
+    at_site = pd.concat([local["patient_id"], test["patient_id"]]).unique()
     source = cases[cases["split"].isin(["val", "cal"]) & ~cases["patient_id"].isin(at_site)]
     for split in ("val", "cal"):
-        if split not in set(source["split"]):
+        if not (source["split"] == split).any():
             raise ValueError(f"every patient of {split} is one of the site: no source is left")
     return Places(source, local, test, int(sent.loc[judging, "patient_id"].nunique()))
 
@@ -114,8 +114,9 @@ def compare_looks(places: Places, members: list[str], params: SiteParams, rng: n
 
 def known_patients(places: Places, table: pd.DataFrame) -> int:
     """How many of the site's patients the networks were trained on; should be 0. table: the case table."""
-    at_site = {*places.local["patient_id"], *places.test["patient_id"]}
-    return len(at_site & set(table.loc[table["split"] == "train", "patient_id"]))
+    trained = table.loc[table["split"] == "train", "patient_id"]
+    at_site = pd.concat([places.local["patient_id"], places.test["patient_id"]])
+    return int(at_site[at_site.isin(trained)].nunique())
 
 
 def file_numbers(table: pd.DataFrame, name: str) -> dict[str, Any]:
