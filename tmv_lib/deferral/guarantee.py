@@ -88,7 +88,7 @@ class Lots:
     rng: np.random.Generator
 
     def count(self, own: np.ndarray, wrong: np.ndarray) -> tuple[IntArray, IntArray]:
-        """Of each way, for how many patients stands one of `own` (n,), and one of `wrong` among these; (number,) both."""
+        """How many patients one of `own` (n,) stands for, and one of `wrong` among these, of each way (number,)."""
         if self.rows is not None:
             return own[self.rows].sum(axis=1), wrong[self.rows].sum(axis=1)
         of_each = (self.patient, self.patient[own], self.patient[wrong])
@@ -192,7 +192,7 @@ def stand(
     return Standing(verdict, float(n.mean()), float(k.mean()), float(low), float(high), needed)
 
 
-def _patients(k: FloatArray, n: FloatArray, lots: Lots, *, limit: float, delta: float) -> int | None:
+def _patients(k: IntArray, n: IntArray, lots: Lots, *, limit: float, delta: float) -> int | None:
     """`patients_to_tell` of these counts, times all patients that come along with one that the promise speaks of."""
     needed = patients_to_tell(k.sum() / n.sum(), limit=limit, delta=delta / 2 if lots.number > 1 else delta)
     return None if needed is None else int(np.ceil(needed * lots.n_patients / n.mean()))

@@ -234,7 +234,7 @@ def _patients(site: ArrayLike, groups: ArrayLike) -> tuple[IntArray, FloatArray]
 
 
 def _blocks(domain: FloatArray, rng: np.random.Generator) -> tuple[IntArray, FloatArray]:
-    """The block (patients,) of each patient, one of ceil(patients / 2,000) of its place by lot; the domain of each block.
+    """The block of each patient, ceil(patients / 2,000) of one place by lot making one, and the place of each block.
 
     To deal out blocks is to deal out patients in some of the ways only, and as valid, but for the last block of a
     place, which may be smaller. What is lost is power, as of a t-test with a thousand degrees of freedom beside one
