@@ -43,6 +43,8 @@ COLUMNS = ["image_id", "patient_id", "split", "y_true", "logit"]
 NEEDED = {"val": "it fits calibrator and policy", "cal": "it certifies", "test": "it is what the answers are about"}
 STAGES = ("calibration", "site", "baseline", "diversity", "uncertainty", "ensemble")
 OF_A_FINDING = ("calibration", "site", "uncertainty", "ensemble")
+# What the page does not show, and is not worth its time for each of many findings: learning curve, other prevalences.
+LEFT_OUT: dict[str, dict[str, Any]] = {"site": {"draws": 20}, "calibration": {"prevalences": []}}
 PROCESSES = 4  # at most, each of some hundred MB
 NO_PATIENTS = (
     "No column patient_id: each image counts as a patient of its own, and intervals are too narrow if it is not."
@@ -131,9 +133,9 @@ def evaluate(predictions: list[Path], out: Path, asked: Asked = ALL) -> list[str
     return questions.remarks
 
 
-def answer(folder: Path, members: dict[str, pd.DataFrame], stages: Sequence[str], **site: int) -> None:
-    """Put the questions of these stages to the members, in a folder laid out for them. site: knobs of `site`."""
-    lay_out(folder, members, **site)
+def answer(folder: Path, members: dict[str, pd.DataFrame], stages: Sequence[str], **knobs: dict[str, Any]) -> None:
+    """Put the questions of these stages to the members, in a folder laid out for them with these knobs by section."""
+    lay_out(folder, members, **knobs)
     with chdir(folder):
         bar = tqdm(stages)
         for stage in bar:
@@ -167,7 +169,7 @@ def answer_each(folder: Path, questions: Questions, asked: Asked) -> None:
 def row_of(folder: Path, name: str, role: str, members: dict[str, pd.DataFrame]) -> dict[str, Any]:
     """The row of one finding, whose metrics and plots stay in `folder`."""
     folder.mkdir(parents=True)
-    answer(folder, members, OF_A_FINDING, draws=20)  # the page has no learning curve
+    answer(folder, members, OF_A_FINDING, **LEFT_OUT)
     metrics: dict[str, Figures] = {}
     for stage in ("calibration", "site", "ensemble"):
         found = read_metrics(stage, root=folder)
@@ -259,12 +261,15 @@ def questions_of(path: Path, asked: Asked) -> tuple[dict[str, pd.DataFrame], lis
     else:
         asked_of = {name: wide.of_classes(table, [name]) for name in names}
     many = len(asked_of) > 1
-    for name, question in asked_of.items():
-        about = f"{name}: " if names else ""
-        if question.not_labelled:
-            remarks.append(f"{about}{question.not_labelled:,} images are not labelled and left out.")
-        if question.clipped:
-            remarks.append(f"{about}{question.clipped:,} probabilities of 0 or 1 were set to 1e-7 or 1 less that.")
+    for what, counts in (
+        ("Images that are not labelled, and left out", {name: one.not_labelled for name, one in asked_of.items()}),
+        (
+            "Probabilities nearer to 0 or 1 than 1e-7, and set to it",
+            {name: one.clipped for name, one in asked_of.items()},
+        ),
+    ):
+        if told := [f"{name} {count:,}" if many else f"{count:,}" for name, count in counts.items() if count]:
+            remarks.append(f"{what}: {', '.join(told)}.")
     checked = {name: read_member(one.table, one_class=many) for name, one in asked_of.items()}
     return checked if names else {"": next(iter(checked.values()))}, remarks
 
@@ -333,11 +338,10 @@ def read_member(table: pd.DataFrame, *, one_class: bool = False) -> pd.DataFrame
     return table.assign(logit=logit, y_true=y_true.astype(int)).reset_index(drop=True)
 
 
-def lay_out(folder: Path, members: dict[str, pd.DataFrame], **site: int) -> None:
-    """The files that the stages look for, as `prepare` and `train` would have left them. site: knobs of `site`."""
+def lay_out(folder: Path, members: dict[str, pd.DataFrame], **knobs: dict[str, Any]) -> None:
+    """The files that the stages look for, as `prepare` and `train` would have left them; other knobs by section."""
     params = read_yaml("params.yaml")
-    kept = {name: params[name] for name in (*STAGES, "deferral")}
-    kept["site"] = {**kept["site"], **site}
+    kept = {name: params[name] | knobs.get(name, {}) for name in (*STAGES, "deferral")}
     told = {"prepare": {"source": SOURCE}, "members": dict.fromkeys(members), **kept}
     (folder / "params.yaml").write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
     shutil.copy("card.yaml", folder)

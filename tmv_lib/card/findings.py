@@ -44,8 +44,8 @@ def row(name: str, role: str, member: str, metrics: Mapping[str, Figures]) -> di
     Calibration is that of the calibrated logit on test; `certified` are the promises kept, on cal. `site` says what
     looks different; `site_calibration` is the difference of intercepts, with the p-value of one line for both places.
     """
-    calibrated, ensemble = metrics["calibration"][member]["after"], metrics["ensemble"]
-    deferral, ece, site = ensemble["deferral"], calibrated["positive_class_ece_uniform"], metrics["site"]
+    calibrated, ensemble = metrics["calibration"]["calibration"][member]["after"], metrics["ensemble"]
+    deferral, ece, site = ensemble["deferral"], calibrated["positive_class_ece_uniform"], metrics["site"]["site"]
     kept = [key for key in guarantee.PROMISES if ensemble["guarantee"].get(key, {}).get("status") in guarantee.KEPT]
     n, n_positive, interaction = deferral["n"], deferral["n_positive"], site[member]["interaction"]
     differs = Estimate(absent=interaction.get("absent"))
@@ -85,8 +85,7 @@ def adjusted(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         own = [one for one in ordered if one["role"] == role]
         for name in TESTED:
             tested = [one for one in own if name in one and one[name].p_value is not None]
-            p_values = holm([one[name].p_value for one in tested]) if tested else []
-            for one, p in zip(tested, p_values, strict=True):
+            for one, p in zip(tested, holm([one[name].p_value for one in tested]) if tested else (), strict=True):
                 one[name] = replace(one[name], p_value_holm=float(p))
     return ordered
 

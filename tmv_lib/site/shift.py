@@ -24,7 +24,7 @@ LEVEL = 0.05  # a test rejects where its p-value, after Holm, is below this
 FEWEST_PERMUTATIONS = 9_999  # with 999 a p-value of 0.005 is 0.001 to 0.010 from one seed to the next
 CELLS = 2**16  # (deals, patients) of one batch: 512 KiB, which stay in the cache
 DEALT = 2000  # patients that are dealt out one by one; of more, blocks of them are
-LEVELS = 256  # of the values of more patients, at their quantiles
+LEVELS = 128  # of the values of more patients, at their quantiles
 
 # What may look different, by the tests that reject.
 NAMES = ("none", "prevalence", "both_classes", "negative_class", "positive_class", "unnamed")
@@ -142,8 +142,8 @@ def kolmogorov_smirnov(
     """Largest distance in [0, 1] of the distribution functions of `values` (n,) at site and source.
 
     The statistic of the two-sample Kolmogorov-Smirnov test; the p-value is by permuting patients. Arguments as in
-    `domain_test`. Of more than 2,000 patients it is looked for at 256 quantiles of all values alone: a difference that
-    lies between two of them is at most 1 / 256 larger.
+    `domain_test`. Of more than 2,000 patients it is looked for at 128 quantiles of all values alone: a difference that
+    lies between two of them is at most 1 / 128 larger.
     """
     patient, domain = _patients(site, groups)
     v = as_finite(values, name="values", n=patient.size)
