@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy.special import expit
 
+from tmv_lib.calibration import errors
 from tmv_lib.calibration.slope import calibration_slope
 from tmv_lib.deferral import guarantee
 from tmv_lib.pipeline.files import rounded, write_csv
@@ -180,6 +181,26 @@ def test_a_learning_curve_of_a_sample_is_that_of_all(monkeypatch):
     gain = medians["all"].loc[300, "median"]
     assert gain < -0.02
     assert medians["sample"].loc[300, "median"] == pytest.approx(gain, rel=0.25)
+
+
+def test_a_noise_floor_of_fewer_levels_is_the_same(monkeypatch):
+    p = expit(np.random.default_rng(0).normal(-1, 2, 20_000))
+    floors = {}
+    for way, many in (("all", 20_000), ("fewer", 19_999)):
+        monkeypatch.setattr(errors, "MANY", many)
+        floors[way] = errors.calibration_noise_floor(p, n_draws=2000, rng=np.random.default_rng(1))
+    assert floors["fewer"].mean == pytest.approx(floors["all"].mean, rel=0.03)
+    assert floors["fewer"].p95 == pytest.approx(floors["all"].p95, rel=0.05)
+
+
+def test_whole_numbers_are_patients_in_the_order_of_names():
+    names = np.array(["b", "c", "a", "c"])
+    numbers = np.array([7, 9, 1, 9])
+    labels = [0, 1, 1, 0]
+    for stratify in (None, labels):
+        of_names, of_numbers = (resampling.patient_strata(groups, stratify) for groups in (names, numbers))
+        for a, b in zip(of_names, of_numbers, strict=True):
+            assert a.tolist() == b.tolist()
 
 
 def test_a_long_curve_keeps_its_ends_and_a_short_one_every_point():

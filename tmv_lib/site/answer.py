@@ -86,6 +86,7 @@ def compare_looks(places: Places, members: list[str], params: SiteParams, rng: n
     """
     source, site = places.source, places.local
     both = pd.concat([source.assign(site=0), site.assign(site=1)])
+    both["patient_id"] = pd.factorize(both["patient_id"], sort=True)[0]  # names are sorted once, not for each test
     options: dict[str, Any] = {"n_permutations": params.permutations, "rng": rng}
     folded = {**options, "n_folds": params.folds, "n_foldings": params.foldings}
     figures: dict[str, Any] = {

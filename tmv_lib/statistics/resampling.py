@@ -172,15 +172,24 @@ def patient_folds(y_true: ArrayLike, groups: ArrayLike, *, n_folds: int, rng: np
 
 def patient_strata(groups: ArrayLike, stratify: ArrayLike | None) -> tuple[IntArray, IntArray]:
     """The patient of each case (n,) and the stratum of each patient: its class, or -1 for more than one class."""
-    patient, names = pd.factorize(np.asarray(groups), sort=True)
+    patient, n_patients = _numbered(np.asarray(groups))
     if patient.size == 0 or (patient < 0).any():
         raise ValueError("groups must name the patient of every case, found none or a missing name")
     if stratify is None:
-        return patient, np.zeros(len(names), dtype=np.intp)
+        return patient, np.zeros(n_patients, dtype=np.intp)
     label, _ = pd.factorize(np.asarray(stratify), sort=True)
     if label.size != patient.size:
         raise ValueError(f"groups must name one patient a case ({label.size}), found {patient.size}")
-    lowest, highest = np.full(len(names), label.size), np.full(len(names), -1)
+    lowest, highest = np.full(n_patients, label.size), np.full(n_patients, -1)
     np.minimum.at(lowest, patient, label)
     np.maximum.at(highest, patient, label)
     return patient, np.where(lowest == highest, lowest, -1)
+
+
+def _numbered(groups: np.ndarray) -> tuple[IntArray, int]:
+    """Patients numbered from 0 in the order of their names, -1 for a missing one, and how many there are."""
+    if np.issubdtype(groups.dtype, np.integer) and groups.size and groups.min() >= 0 and groups.max() < 4 * groups.size:
+        place = np.cumsum(np.bincount(groups) > 0)  # a million whole numbers need no sorting
+        return place[groups] - 1, int(place[-1])
+    patient, names = pd.factorize(groups, sort=True)
+    return patient, len(names)
