@@ -50,8 +50,8 @@ NO_PATIENTS = (
     "No column patient_id: each image counts as a patient of its own, and intervals are too narrow if it is not."
 )
 CUT = (
-    "No column split: one site's test set was cut by lot into val, cal and test. What `site` compares is one place with"
-    " itself, and nothing is known of another."
+    "No column split: one site's test set was cut by lot into val, cal and test. What is said of the site compares one"
+    " place with itself; nothing is known of another."
 )
 
 

@@ -62,7 +62,7 @@ class Places(NamedTuple):
 def find_places(cases: pd.DataFrame) -> Places:
     """Sort cases outside train by place. Raises ValueError where no patient of val or cal is left for the source."""
     test, sent = (cases[cases["split"] == split] for split in ("test", "local"))
-    judging = sent["patient_id"].isin(test["patient_id"])
+    judging = sent["patient_id"].isin(test["patient_id"] if len(sent) else [])
     local = test if judging.all() else sent[~judging]
     at_site = pd.concat([local["patient_id"], test["patient_id"]]).unique()
     source = cases[cases["split"].isin(["val", "cal"]) & ~cases["patient_id"].isin(at_site)]

@@ -52,7 +52,7 @@ def bootstrap(
     difference of two models gives the paired interval. Raises ValueError for fewer than two patients.
 
     Of more than 1,000 patients the time of a resample must not grow with them: see `_little_bootstraps`, whose interval
-    is as wide but for about a tenth (`tests/test_statistics.py` holds it to that).
+    is as wide but for a tenth or so (`tests/test_large_tables.py` holds it to 15 %).
     """
     patient, stratum = patient_strata(groups, stratify)
     if stratum.size < 2:
