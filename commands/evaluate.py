@@ -37,6 +37,7 @@ from tmv_lib.pipeline.metrics import write_metrics
 from tmv_lib.pipeline.params import check_name, read_yaml
 from tmv_lib.pipeline.record import Figures, read_metrics
 from tmv_lib.pipeline.stage import run
+from tmv_lib.statistics.resampling import WHOLE
 
 SOURCE = "predictions"  # what cases.csv says of where they come from
 COLUMNS = ["image_id", "patient_id", "split", "y_true", "logit"]
@@ -353,7 +354,11 @@ def lay_out(folder: Path, members: dict[str, pd.DataFrame], **knobs: dict[str, A
     }
     torn = cases.groupby("patient_id")["split"].transform("nunique") > 1  # by local alone: others are refused
     problems = {"patient_in_two_splits": {"images": int(torn.sum())}}
-    write_metrics(folder / "metrics/prepare.json", {"prepare": {"splits": splits, "problems": problems}})
+    told_of = {"splits": splits, "problems": problems}
+    evaluated = cases.loc[cases["split"] != "train", "patient_id"].nunique()
+    if evaluated > WHOLE:  # docs/speed.md says of which figures
+        told_of["intervals"] = f"of figures of more than {WHOLE} patients, from a bag of little bootstraps"
+    write_metrics(folder / "metrics/prepare.json", {"prepare": told_of})
     for name, table in members.items():
         write_csv(folder / f"data/train/{name}/predictions.csv", table[COLUMNS], digits=9)
 
