@@ -354,7 +354,7 @@ def lay_out(folder: Path, members: dict[str, pd.DataFrame], **knobs: dict[str, A
     }
     torn = cases.groupby("patient_id")["split"].transform("nunique") > 1  # by local alone: others are refused
     problems = {"patient_in_two_splits": {"images": int(torn.sum())}}
-    told_of = {"splits": splits, "problems": problems}
+    told_of: dict[str, Any] = {"splits": splits, "problems": problems}
     evaluated = cases.loc[cases["split"] != "train", "patient_id"].nunique()
     if evaluated > WHOLE:  # docs/speed.md says of which figures
         told_of["intervals"] = f"of figures of more than {WHOLE} patients, from a bag of little bootstraps"
