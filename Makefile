@@ -20,9 +20,9 @@ predict: $(BIN)/.installed  ## score new images: make predict IMAGES=<folder or 
 	@test -n "$(IMAGES)" -a -n "$(OUT)" || { echo "make predict IMAGES=<folder or CSV> OUT=<file>.csv" >&2; exit 2; }
 	python -m commands.predict "$(IMAGES)" --out "$(OUT)"
 
-evaluate: $(BIN)/.installed  ## others' models: make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder>; docs/extending.md
+evaluate: $(BIN)/.installed  ## others' models: make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder> OPTIONS="..."; docs/extending.md
 	@test -n "$(PREDICTIONS)" -a -n "$(OUT)" || { echo 'make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder>' >&2; exit 2; }
-	python -m commands.evaluate $(PREDICTIONS) --out "$(OUT)"
+	python -m commands.evaluate $(PREDICTIONS) --out "$(OUT)" $(OPTIONS)
 
 verify: $(BIN)/.installed  ## is what lies on disk whole? says what is damaged, and what mends it
 	python -m commands.verify

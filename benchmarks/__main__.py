@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.measure import Measured, measured
 
-SUBJECTS = ("bootstrap", "dropout", "calibration", "site", "policy", "grad_cam", "stability")
+SUBJECTS = ("bootstrap", "dropout", "calibration", "site", "evaluate", "policy", "grad_cam", "stability")
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "confidenceinterval", "baal", "grad-cam")
 PAGE = Path("docs/speed.md")
 MARK = "<!-- make bench writes what follows -->\n"

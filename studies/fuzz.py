@@ -226,7 +226,9 @@ def ways(folder: Path) -> dict[str, Way]:
         "list of a table": Way("list.csv", listed, lambda path: load_table(path, **table), True),
         "list for predict": Way("new.csv", b"path,patient_id\na.png,7\nb.png,8\n", _unlabelled, True),
         "labels of a site": Way("local.csv", b"image_id,y_true\na,1\nb,\n", _local, True),
-        "predictions for evaluate": Way("mine.csv", _predictions(), evaluate.read_member, True),
+        "predictions for evaluate": Way("mine.csv", _predictions(), _questions, True),
+        "wide predictions, findings": Way("wide.csv", _wide(labels=True), _questions, True),
+        "wide predictions, classes": Way("wide.csv", _wide(labels=False), _questions, True),
         "MedMNIST": Way("one.npz", _npz(), lambda path: load_medmnist(root=path, **options)),
         **of_params,
         "params.yaml, members": Way("params.yaml", params, read_members, True),
@@ -308,6 +310,20 @@ def _predictions() -> bytes:
     splits = np.repeat(["val", "cal", "test"], 4)
     table = {"image_id": np.arange(12), "patient_id": np.arange(12), "split": splits, "y_true": [0, 1] * 6}
     return pd.DataFrame(table | {"logit": rng.normal(0, 3, 12).round(3)}).to_csv(index=False).encode()
+
+
+def _wide(*, labels: bool) -> bytes:
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet([1, 1, 1], 12).round(3)
+    table: dict[str, Any] = {"image_id": np.arange(12), "split": np.repeat(["val", "cal", "test"], 4)}
+    table |= {f"prob_{name}": p[:, k] for k, name in enumerate("abc")}
+    table["prob_c"] = 1 - table["prob_a"] - table["prob_b"]
+    of_each = {f"y_true_{name}": [0, 1] * 6 for name in "abc"}
+    return pd.DataFrame(table | (of_each if labels else {"y_true": list("abca") * 3})).to_csv(index=False).encode()
+
+
+def _questions(path: Path) -> None:
+    evaluate.read_questions([path], evaluate.Asked())
 
 
 def _weights(kind: str) -> bytes:

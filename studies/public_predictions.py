@@ -1,99 +1,82 @@
-"""What does the verdict say of a network that others trained? Predictions for NIH ChestX-ray14, finding by finding.
+"""What do the verdicts say of networks that others trained, finding by finding and tissue by tissue?
 
-Run by `make public-predictions FOLDER=<folder with preds.csv.gz and test_list.txt.gz>`; writes docs/verdicts.csv and
-docs/verdicts.md. The files hold one split only, so that a fifth of the patients, drawn by lot, stand for validation, a
-fifth certify, and the others are evaluated.
+Run by `make public-predictions FOLDER=<folder>`, which holds `chexnet_nih` (preds.csv.gz, test_list.txt.gz) and
+`pathmnist_resnet50` (scores.npy.gz, targets.npy); writes docs/verdicts.csv and docs/verdicts.md. Each is one test set,
+written as a wide CSV and given to `evaluate`, which cuts it: a fifth of the patients stand for validation, a fifth
+certify, and the others are evaluated.
 """
 
 import argparse
-from contextlib import chdir
-from importlib import import_module
+import gzip
+import io
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
-from scipy.special import logit
 
-from commands.evaluate import lay_out, read_predictions
-from tmv_lib.deferral import verdict
+from commands.evaluate import Asked, evaluate
 from tmv_lib.pipeline.files import whole, write_csv
-from tmv_lib.pipeline.record import Figures, read_metrics
 
 FINDINGS = [
     *("Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia"),
     *("Pneumothorax", "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia"),
 ]
-CUT = {"val": 0.2, "cal": 0.2, "test": 0.6}
-SEED = 0
+TISSUES = ["adipose", "background", "debris", "lymphocytes", "mucus", "smooth_muscle", "normal_mucosa"]
+TISSUES += ["cancer_associated_stroma", "adenocarcinoma_epithelium"]
+HEAD = """# What the verdicts say of networks that others trained
+
+Only their predictions are known. `make public-predictions FOLDER=<folder>` writes each file as a wide CSV and asks
+`evaluate` of every finding, or class against the others, at the default prices (5 a miss, 1 a false alarm, 0.25 a
+review); a fifth of the patients fits, a fifth certifies, three fifths are evaluated. No finding was named beforehand.
+
+- `chexnet`: a DenseNet-121 that reproduces CheXNet (J. Zech) on the public test split of NIH ChestX-ray14, 22,433
+  radiographs of 6,187 patients, labels of 2017.
+- `pathmnist`: a ResNet-50 on the test split of PathMNIST, 7,180 patches of colon tissue in nine classes; patients are
+  not told.
+
+The command for a file of one's own is `make evaluate PREDICTIONS=chexnet.csv OUT=<folder>`.
+"""
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("folder", type=Path, help="where preds.csv.gz and test_list.txt.gz lie")
-    options.add_argument("--findings", nargs="+", default=FINDINGS, choices=FINDINGS)
-    asked = options.parse_args()
-    table = read(asked.folder)
-    rows, pages = [], []
-    for finding in asked.findings:
-        metrics = answered(table, finding)
-        found, ranking = metrics["verdict"], metrics["ensemble"]["in_use"]
-        rows.append(
-            {
-                "finding": finding,
-                "positives": metrics["deferral"]["n_positive"],
-                "auroc": ranking["auroc"],
-                "answer": found["answer"],
-                "because_of": found["because_of"],
-                "cost": found["cost"],
-                **{f"minus_{name}": entry["difference"] for name, entry in found["against"].items()},
-                "called_negative": found["good_for"]["called_negative"]["share"],
-                "called_positive": found["good_for"]["called_positive"]["share"],
-            }
-        )
-        name = finding.replace("_", " ").lower()
-        words = verdict.sentences(found, cases="chest radiographs", positive=name)
-        pages.append(f"## {name.capitalize()}\n\nAUROC {ranking['auroc']:.3f}. " + " ".join(words))
-    write_csv("docs/verdicts.csv", pd.DataFrame(rows))
+    options.add_argument("folder", type=Path, help="where chexnet_nih and pathmnist_resnet50 lie")
+    folder = options.parse_args().folder
+    tables, pages = [], [HEAD]
+    with TemporaryDirectory() as room:
+        for name, table in (
+            ("chexnet", read(folder / "chexnet_nih")),
+            ("pathmnist", read_tissues(folder / "pathmnist_resnet50")),
+        ):
+            write_csv(Path(room) / f"{name}.csv", table, digits=9)
+            evaluate([Path(room) / f"{name}.csv"], Path(room) / name, Asked())
+            tables.append(pd.read_csv(Path(room) / name / "findings.csv").assign(model=name))
+            page = (Path(room) / name / "findings.md").read_text(encoding="utf-8")
+            pages.append(page.replace("\n## ", "\n### ").replace("# Findings: ", "## ", 1))
+    write_csv("docs/verdicts.csv", pd.concat(tables), digits=6)
     with whole("docs/verdicts.md") as temporary:
-        temporary.write_text("\n\n".join([HEAD, *pages]) + "\n", encoding="utf-8")
-
-
-HEAD = """# What the verdict says of a network that others trained
-
-A DenseNet-121 that reproduces CheXNet (J. Zech) on the public test split of NIH ChestX-ray14, 22,433 radiographs of
-6,187 patients, each finding on its own, at the default prices (5 a miss, 1 a false alarm, 0.25 a review). Only its
-predictions are known: `make public-predictions FOLDER=<folder>`. Three fifths of the patients are evaluated."""
+        temporary.write_text("\n".join(pages), encoding="utf-8")
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """A row per image: `image_id`, `patient_id`, `split`, and for each finding `prob_<finding>` and its 0 or 1."""
+    """A row per image: `image_id`, `patient_id`, and for each finding `prob_<finding>` and its `y_true_<finding>`."""
     names = ["Image Index", *FINDINGS]
     truth = pd.read_csv(folder / "test_list.txt.gz", sep=r"\s+", header=None, names=names)
     truth["Image Index"] = truth["Image Index"].str.rpartition("/")[2]
+    truth = truth.rename(columns={name: f"y_true_{name}" for name in FINDINGS})
     table = pd.read_csv(folder / "preds.csv.gz").merge(truth, on="Image Index", validate="one_to_one")
-    patient = table["Image Index"].str.partition("_")[0]
-    patients = np.sort(patient.unique())
-    lot = np.random.default_rng(SEED).permutation(len(patients))
-    ends = np.cumsum([round(share * len(patients)) for share in CUT.values()])[:-1]
-    split = pd.Series(np.array(list(CUT))[np.searchsorted(ends, lot, side="right")], index=patients)
-    return table.rename(columns={"Image Index": "image_id"}).assign(patient_id=patient, split=patient.map(split))
+    return table.rename(columns={"Image Index": "image_id"}).assign(
+        patient_id=table["Image Index"].str.partition("_")[0]
+    )
 
 
-def answered(table: pd.DataFrame, finding: str) -> Figures:
-    """The metrics of `ensemble` for one finding, by the stages that a verdict needs."""
-    prob = table[f"prob_{finding}"].clip(1e-7, 1 - 1e-7)
-    member = table[["image_id", "patient_id", "split"]].assign(y_true=table[finding].astype(int), logit=logit(prob))
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / f"{finding.lower()}.csv"
-        write_csv(path, member, digits=9)
-        lay_out(Path(folder) / "run", read_predictions([path]))
-        with chdir(Path(folder) / "run"):
-            for stage in ("calibration", "uncertainty", "ensemble"):
-                import_module(f"stages.{stage}").main()
-            found = read_metrics("ensemble")
-    assert found is not None  # the stage has just written it
-    return found
+def read_tissues(folder: Path) -> pd.DataFrame:
+    """A row per patch: `image_id`, `y_true`, the tissue's name, and `logit_<tissue>`, its log-probability."""
+    scores = np.load(io.BytesIO(gzip.decompress((folder / "scores.npy.gz").read_bytes())), allow_pickle=False)
+    targets = np.load(folder / "targets.npy", allow_pickle=False).ravel()
+    table = pd.DataFrame(scores.astype(float), columns=[f"logit_{name}" for name in TISSUES])
+    return table.assign(image_id=[f"patch_{k:04d}" for k in range(len(table))], y_true=np.array(TISSUES)[targets])
 
 
 if __name__ == "__main__":

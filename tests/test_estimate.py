@@ -59,7 +59,7 @@ def test_a_difference_carries_the_p_value_of_its_interval():
     rng = np.random.default_rng(1)
     first, second = rng.normal(0.5, 1, size=100), rng.normal(size=100)
     found = resampler(np.arange(100)).estimate(difference_of_means, first, second, null=0.0)
-    drawn = bootstrap(difference_of_means, first, second, **resampler(np.arange(100))._asdict())
+    drawn = bootstrap(difference_of_means, first, second, **vars(resampler(np.arange(100))))
     assert found == Estimate(first.mean() - second.mean(), drawn.low, drawn.high, drawn.p_value(0.0))
     assert (found.low > 0) == (found.p_value < 0.05)
 

@@ -85,6 +85,8 @@ def test_one_model_is_evaluated_in_a_process_that_has_no_torch(project):
     assert metrics(found, "ensemble")["verdict"]["answer"] in ("use", "do_not_use", "cannot_tell")
     assert set(of_policy["subgroups"]) >= {"sex: f", "sex: m"}
 
+    assert "little bootstraps" in metrics(found, "prepare")["prepare"]["intervals"]  # 1,500 patients
+
     # what only a network could tell is said to be missing
     assert of_policy["failures"]["absent"].startswith("not measured")
     assert metrics(found, "uncertainty")["uncertainty"]["mine"]["dropout_absent"].startswith("not measured")

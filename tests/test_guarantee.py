@@ -40,12 +40,12 @@ def true_risk(name: str, population: pd.DataFrame, threshold: float) -> float:
 
 def test_a_lot_holds_one_image_of_every_patient_each_as_often(rng):
     groups = pd.Series(["b", "a", "b", "b", "c", "a"])
-    lots = guarantee.draw_lots(groups, rng=rng)
+    lots = guarantee.draw_lots(groups, rng=rng).rows
     assert lots.shape == (guarantee.LOTS, 3)
     assert all(sorted(groups[lot]) == ["a", "b", "c"] for lot in lots)
     shares = np.bincount(lots.ravel(), minlength=6) / guarantee.LOTS
     np.testing.assert_allclose(shares, [1 / 3, 1 / 2, 1 / 3, 1 / 3, 1, 1 / 2], atol=0.1)
-    assert guarantee.draw_lots(pd.Series(list("abc")), rng=rng).tolist() == [[0, 1, 2]]
+    assert guarantee.draw_lots(pd.Series(list("abc")), rng=rng).rows.tolist() == [[0, 1, 2]]
 
 
 def test_one_lot_is_the_exact_test_and_several_cost_a_factor_of_two():

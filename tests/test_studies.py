@@ -1,5 +1,6 @@
 """The studies on miniatures: worlds whose truth is known, and seeds whose figures are made up."""
 
+import gzip
 import subprocess
 import warnings
 from functools import partial
@@ -430,7 +431,7 @@ def test_a_policy_and_its_rivals_cost_what_they_cost():
     assert margin["difference"] == plain["difference"] == 0  # the least certain case by either is the one deferred
 
 
-def test_public_predictions_are_cut_by_patient_and_joined_by_image(tmp_path):
+def test_public_predictions_are_joined_by_image_and_know_their_patients(tmp_path):
     rng = np.random.default_rng(0)
     images = [f"{patient:08d}_{k:03d}.png" for patient in range(200) for k in range(2)]
     truth = rng.integers(0, 2, (400, 14))
@@ -439,11 +440,19 @@ def test_public_predictions_are_cut_by_patient_and_joined_by_image(tmp_path):
     probs = pd.DataFrame(np.clip(truth, 0.1, 0.9), columns=[f"prob_{name}" for name in public_predictions.FINDINGS])
     probs.assign(**{"Image Index": images}).to_csv(tmp_path / "preds.csv.gz", index=False)
     table = public_predictions.read(tmp_path)
-    assert len(table[["patient_id", "split"]].drop_duplicates()) == 200
-    shares = table["split"].value_counts(normalize=True)
-    assert shares.to_dict() == pytest.approx(public_predictions.CUT)
+    assert table["patient_id"].nunique() == 200
     for name in public_predictions.FINDINGS:
-        assert ((table[f"prob_{name}"] > 0.5) == (table[name] == 1)).all()
+        assert ((table[f"prob_{name}"] > 0.5) == (table[f"y_true_{name}"] == 1)).all()
+
+
+def test_scores_of_tissues_become_a_wide_table(tmp_path):
+    scores, targets = np.log(np.full((20, 9), 1 / 9)), np.arange(20) % 9
+    with gzip.open(tmp_path / "scores.npy.gz", "wb") as stream:
+        np.save(stream, scores)
+    np.save(tmp_path / "targets.npy", targets)
+    table = public_predictions.read_tissues(tmp_path)
+    assert table["y_true"][8] == "adenocarcinoma_epithelium"
+    assert len(table.filter(like="logit_").columns) == 9
 
 
 def test_a_share_of_referrals_is_met_exactly_and_costs_what_it_costs():

@@ -212,7 +212,9 @@ def test_of_many_patients_a_refit_in_every_resample_moves_an_interval_by_less_th
     assert logits["site_logit"].notna().all()
     for name in ("nll", "brier_score", "accuracy"):
         refitted, plain = (one[name] for one in found)
-        assert plain.value == refitted.value
+        assert plain.value == pytest.approx(
+            refitted.value, abs=0.05 * (refitted.high - refitted.low)
+        )  # another folding
         width = refitted.high - refitted.low
         assert plain.low == pytest.approx(refitted.low, abs=0.25 * width)
         assert plain.high == pytest.approx(refitted.high, abs=0.25 * width)

@@ -15,6 +15,7 @@ from tmv_lib.statistics.tests import wilson_interval
 
 SMOOTHING_CELLS = 2**14  # grid on [0, 1] of the smooth calibration error
 LEVELS = 2**12  # more distinct probabilities than these are merged before labels are drawn for them
+MANY, FEWER_LEVELS = 2**16, 2**10  # of more cases than the first, into these, for the noise floor
 ROUNDING = 1e-12  # below this two errors of calibration are equal
 
 
@@ -179,7 +180,7 @@ def calibration_noise_floor(
     p = as_finite(y_prob, name="y_prob", low=0, high=1)
     require_draws(n_draws)
     bins = _bin_of(p, n_bins=n_bins, strategy=strategy)
-    order, starts = by_level(p, at_most=LEVELS, bins=bins)
+    order, starts = by_level(p, at_most=LEVELS if p.size <= MANY else FEWER_LEVELS, bins=bins)
     n = np.diff(starts, append=p.size)
     level = np.add.reduceat(p[order], starts) / n
     first_of_bin = np.flatnonzero(np.diff(bins[order][starts], prepend=-1))

@@ -79,7 +79,7 @@ def write_card(folder: str | Path, members: Mapping[str, Member | None], *, root
     """Write the card of the run below root as `trust_card.html` and `trust_card.md` into a folder."""
     root = Path(root)
     metrics = {stage: record.read_metrics(stage, root=root) for stage in ANSWERS}
-    source = ", ".join(sorted(set(read_csv(root / record.CASES, ["source"])["source"])))
+    source = ", ".join(sorted(read_csv(root / record.CASES, ["source"])["source"].unique()))
     facts = read(root / "card.yaml", "card", Facts).about(source)
     pictures = [] if None in members.values() or metrics["failures"] is None else examples(root)
     card = make(metrics, facts, members, read_sources(root, members), pictures)

@@ -113,6 +113,8 @@ def reasons(doubt: pd.DataFrame, weights: dict[str, float], *, close: ArrayLike)
     added = doubt[list(weights)].to_numpy() * np.array(list(weights.values()))
     largest = added.max(axis=1, initial=0)
     words = []
+    if not weights:
+        return ["close to the decision boundary" if near else "" for near in np.asarray(close, dtype=bool).tolist()]
     for near, row, most in zip(np.asarray(close, dtype=bool), added, largest, strict=True):
         named = [
             KINDS[kind]

@@ -14,6 +14,7 @@ not left to chance: p-values are averaged over many lots and doubled, which is v
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -23,8 +24,9 @@ from scipy.stats import binom
 
 from tmv_lib.deferral import selective
 from tmv_lib.pipeline.record import Figures
-from tmv_lib.statistics.arrays import FloatArray
+from tmv_lib.statistics.arrays import FloatArray, IntArray
 from tmv_lib.statistics.estimate import percent
+from tmv_lib.statistics.resampling import WHOLE
 
 LOTS = 2000  # ways to let one image stand for each patient: with 200 a promise near its level hung on the seed
 STEPS = 20  # thresholds of a promise's grid
@@ -67,6 +69,36 @@ class Standing(NamedTuple):
     low: float
     high: float
     patients_needed: int | None
+
+
+@dataclass(frozen=True)
+class Lots:
+    """Ways to let one image stand for each patient; one way alone where every patient has one image.
+
+    patient: that of each case, (n,). rows: of one image per patient, (number, patients), drawn once for every question;
+    of more than 1,000 patients None, and each count is drawn anew: patients who have as many images, as many of them
+    spoken of and as many that break the promise, are alike, so that a count is a sum of few multinomial ones. Each
+    p-value is as valid, for it is merged by itself.
+    """
+
+    patient: IntArray
+    n_patients: int
+    number: int
+    rows: IntArray | None
+    rng: np.random.Generator
+
+    def count(self, own: np.ndarray, wrong: np.ndarray) -> tuple[IntArray, IntArray]:
+        """How many patients one of `own` (n,) stands for, and one of `wrong` among these, of each way (number,)."""
+        if self.rows is not None:
+            return own[self.rows].sum(axis=1), wrong[self.rows].sum(axis=1)
+        of_each = (self.patient, self.patient[own], self.patient[wrong])
+        counts = np.stack([np.bincount(patient, minlength=self.n_patients) for patient in of_each])
+        alike = counts[0] + (counts[0].max() + 1) * (counts[1] + (counts[0].max() + 1) * counts[2])
+        _, first, n_alike = np.unique(alike, return_index=True, return_counts=True)
+        size, of_own, of_wrong = counts[:, first]
+        shares = np.stack([of_own - of_wrong, of_wrong, size - of_own], axis=1) / size[:, None]
+        right, broken, _ = self.rng.multinomial(n_alike, shares, size=(self.number, len(n_alike))).sum(axis=1).T
+        return right + broken, broken
 
 
 KEPT = ("kept", "kept_above")  # statuses of a promise that is made
@@ -160,10 +192,10 @@ def stand(
     return Standing(verdict, float(n.mean()), float(k.mean()), float(low), float(high), needed)
 
 
-def _patients(k: FloatArray, n: FloatArray, lots: np.ndarray, *, limit: float, delta: float) -> int | None:
+def _patients(k: IntArray, n: IntArray, lots: Lots, *, limit: float, delta: float) -> int | None:
     """`patients_to_tell` of these counts, times all patients that come along with one that the promise speaks of."""
-    needed = patients_to_tell(k.sum() / n.sum(), limit=limit, delta=delta / 2 if len(lots) > 1 else delta)
-    return None if needed is None else int(np.ceil(needed * lots.shape[1] / n.mean()))
+    needed = patients_to_tell(k.sum() / n.sum(), limit=limit, delta=delta / 2 if lots.number > 1 else delta)
+    return None if needed is None else int(np.ceil(needed * lots.n_patients / n.mean()))
 
 
 def patients_to_tell(rate: float, *, limit: float, delta: float) -> int | None:
@@ -182,14 +214,16 @@ def patients_to_tell(rate: float, *, limit: float, delta: float) -> int | None:
     return int(n[enough.argmax()])
 
 
-def draw_lots(groups: pd.Series, *, rng: np.random.Generator) -> np.ndarray:
-    """Rows of one image per patient, (lots, patients); one lot alone where every patient has one image."""
+def draw_lots(groups: pd.Series, *, rng: np.random.Generator) -> Lots:
+    """2,000 ways to let one image stand for each patient, or the only one."""
     patient, names = pd.factorize(groups)
-    order = np.argsort(patient, kind="stable")
-    size = np.bincount(patient)
-    first = np.cumsum(size) - size
-    lots = 1 if len(names) == len(groups) else LOTS
-    return order[first + (rng.random((lots, len(names))) * size).astype(int)]
+    number, rows = 1 if len(names) == len(groups) else LOTS, None
+    if len(names) <= WHOLE:
+        order = np.argsort(patient, kind="stable")
+        size = np.bincount(patient)
+        first = np.cumsum(size) - size
+        rows = order[first + (rng.random((number, len(names))) * size).astype(int)]
+    return Lots(patient, len(names), number, rows, rng)
 
 
 def merged(p_values: FloatArray) -> float:
@@ -259,7 +293,7 @@ def _worth_making(name: str, val: pd.DataFrame, threshold: float, limit: float) 
 
 
 def _certify(
-    name: str, cal: pd.DataFrame, val: pd.DataFrame, lots: np.ndarray, *, threshold: float, limit: float, level: float
+    name: str, cal: pd.DataFrame, val: pd.DataFrame, lots: Lots, *, threshold: float, limit: float, level: float
 ) -> Promise:
     n, k = _counts(name, cal, lots, threshold)
     if not n.any():
@@ -289,7 +323,6 @@ def _grid(name: str, val: pd.DataFrame, n: int, *, threshold: float, limit: floa
     return np.append(selective.coverage_grid(certainty, start=start, n_steps=STEPS)[:-1], threshold)
 
 
-def _counts(name: str, cases: pd.DataFrame, lots: np.ndarray, threshold: float) -> tuple[FloatArray, FloatArray]:
+def _counts(name: str, cases: pd.DataFrame, lots: Lots, threshold: float) -> tuple[IntArray, IntArray]:
     """Of each lot how many cases the promise speaks of, and how many break it, (lots,)."""
-    own, wrong = PROMISES[name](cases, threshold)
-    return own[lots].sum(axis=1), wrong[lots].sum(axis=1)
+    return lots.count(*PROMISES[name](cases, threshold))

@@ -154,7 +154,7 @@ def marker_column(*, root: str | Path = ".") -> list[str]:
 def cause_column(*, root: str | Path = ".") -> list[str]:
     """`cause` where the cases are the phantom's, which alone says what was planted."""
     table = pd.read_csv(Path(root) / CASES, usecols=lambda name: name in ("source", "cause"))
-    return ["cause"] if set(table["source"]) == {"phantom"} else []
+    return ["cause"] if set(table["source"].unique()) == {"phantom"} else []
 
 
 def read_witness(wanted: pd.Series, *, root: str | Path = ".") -> np.ndarray:

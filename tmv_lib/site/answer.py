@@ -62,12 +62,12 @@ class Places(NamedTuple):
 def find_places(cases: pd.DataFrame) -> Places:
     """Sort cases outside train by place. Raises ValueError where no patient of val or cal is left for the source."""
     test, sent = (cases[cases["split"] == split] for split in ("test", "local"))
-    judging = sent["patient_id"].isin(test["patient_id"])
+    judging = sent["patient_id"].isin(test["patient_id"] if len(sent) else [])
     local = test if judging.all() else sent[~judging]
-    at_site = {*local["patient_id"], *test["patient_id"]}
+    at_site = pd.concat([local["patient_id"], test["patient_id"]]).unique()
     source = cases[cases["split"].isin(["val", "cal"]) & ~cases["patient_id"].isin(at_site)]
     for split in ("val", "cal"):
-        if split not in set(source["split"]):
+        if not (source["split"] == split).any():
             raise ValueError(f"every patient of {split} is one of the site: no source is left")
     return Places(source, local, test, int(sent.loc[judging, "patient_id"].nunique()))
 
@@ -86,6 +86,7 @@ def compare_looks(places: Places, members: list[str], params: SiteParams, rng: n
     """
     source, site = places.source, places.local
     both = pd.concat([source.assign(site=0), site.assign(site=1)])
+    both["patient_id"] = pd.factorize(both["patient_id"], sort=True)[0]  # names are sorted once, not for each test
     options: dict[str, Any] = {"n_permutations": params.permutations, "rng": rng}
     folded = {**options, "n_folds": params.folds, "n_foldings": params.foldings}
     figures: dict[str, Any] = {
@@ -114,8 +115,9 @@ def compare_looks(places: Places, members: list[str], params: SiteParams, rng: n
 
 def known_patients(places: Places, table: pd.DataFrame) -> int:
     """How many of the site's patients the networks were trained on; should be 0. table: the case table."""
-    at_site = {*places.local["patient_id"], *places.test["patient_id"]}
-    return len(at_site & set(table.loc[table["split"] == "train", "patient_id"]))
+    trained = table.loc[table["split"] == "train", "patient_id"]
+    at_site = pd.concat([places.local["patient_id"], places.test["patient_id"]])
+    return int(at_site[at_site.isin(trained)].nunique())
 
 
 def file_numbers(table: pd.DataFrame, name: str) -> dict[str, Any]:

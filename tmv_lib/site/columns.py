@@ -20,14 +20,17 @@ def compare_columns(
     table: the whole case table; source, site: `image_id` of both places. The phantom's columns are its maker's, and are
     not tested.
     """
-    table = table.set_index("image_id")
-    both = table.loc[[*source, *site]].assign(at_site=np.repeat([0, 1], [len(source), len(site)]))
-    further = [] if "phantom" in set(both["source"]) else [name for name in table if name not in COLUMNS]
-    tests = {
-        name: _test(both, name, n_permutations=n_permutations, rng=rng)
-        for name in further
-        if len(both[name].unique()) > 1
-    }
+    further = [name for name in table if name not in COLUMNS]
+    tests: dict[str, Any] = {}
+    if further:
+        both = table.set_index("image_id").loc[pd.concat([source, site])]
+        both = both.assign(at_site=np.repeat([0, 1], [len(source), len(site)]))
+        of_phantom = "phantom" in set(both["source"].unique())
+        tests = {
+            name: _test(both, name, n_permutations=n_permutations, rng=rng)
+            for name in further
+            if not of_phantom and len(both[name].unique()) > 1
+        }
     if not tests:
         return {"absent": "the case table has no further column that varies, such as a device, a view or a date"}
     adjust(tests, distinct=True)

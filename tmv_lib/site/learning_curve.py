@@ -12,8 +12,10 @@ from tmv_lib.site.triage import accepted, certify_sides, one_image_each
 from tmv_lib.site.updating import UPDATES, closed_test
 from tmv_lib.statistics.arrays import FloatArray, as_binary, as_finite
 from tmv_lib.statistics.classification import negative_log_likelihood
+from tmv_lib.statistics.resampling import WHOLE
 
 MEASURES = ("nll", "accuracy", "debiased_ece", "coverage")
+SOURCE = 2**13  # logits of the source, of which thresholds are quantiles; of more, evenly spaced ones in their order
 MOST = 0.75  # share of the patients that may teach where the rest must judge
 
 
@@ -45,23 +47,28 @@ def learning_curve(
     few cases taken off); the logit as shipped by `coverage`, the share of images whose decision is certified by one
     image of each of n patients (`certify_sides`). n = 0 is the model as shipped; `update` the choice.
 
+    Of more than 1,000 patients each draw takes 1,000 by lot, and leaves the rest aside; of `judged_on` likewise.
+
     n_patients: sizes, of which those are left out that are more than the local patients or, where no other cases
     judge, more than three quarters of them. Raises ValueError where none is left.
     """
-    y, z = as_binary(local.y_true), as_finite(local.logit, name="logit")
-    patient, names = pd.factorize(np.asarray(local.groups))
-    most = len(names) * (1 if judged_on else MOST)
+    every = _coded(local)
+    n_all = every.groups.max() + 1
+    most = min(n_all, WHOLE) * (1 if judged_on else MOST)
     sizes = [n for n in sorted(n_patients) if n <= most]
     if not sizes:
-        raise ValueError(f"a learning curve from {min(n_patients)} patients needs more than the {len(names)} there are")
-    rows = []
+        raise ValueError(f"a learning curve from {min(n_patients)} patients needs more than the {n_all} there are")
+    judges, rows = judged_on and _coded(judged_on), []
+    source_logit = np.sort(as_finite(source_logit, name="source_logit"))
+    source_logit = source_logit[:: 1 + len(source_logit) // SOURCE]
     for draw in range(n_draws):
-        rank = rng.permutation(len(names))[patient]
+        y, z, patient = _some(every, rng)
+        rank = rng.permutation(patient.max() + 1)[patient]
         single = one_image_each(patient, rng=rng)
         teach = rank < np.array(sizes)[:, None]
         update = closed_test(y, z, groups=patient, weights=teach)
         rest = rank >= sizes[-1]
-        truth, shipped = judged_on[:2] if judged_on else (y[rest], z[rest])
+        truth, shipped = _some(judges, rng)[:2] if judges else (y[rest], z[rest])
         rows.append({"draw": draw, "n": 0, "update": UPDATES[0], "coverage": 0.0, **_judged(truth, shipped)})
         for k, n in enumerate(sizes):
             here = single[teach[k, single]]
@@ -84,6 +91,24 @@ def bands(curve: pd.DataFrame) -> pd.DataFrame:
     grouped = long.groupby(["measure", "n"], sort=False)["value"]
     ends = {"median": 0.5, "low": 0.05, "high": 0.95}
     return pd.DataFrame({name: grouped.quantile(level) for name, level in ends.items()}).reset_index()
+
+
+def _coded(cases: Labelled) -> Labelled:
+    """The same, checked, patients numbered in the order in which they appear."""
+    patient, _ = pd.factorize(np.asarray(cases.groups))
+    return Labelled(as_binary(cases.y_true), as_finite(cases.logit, name="logit"), patient)
+
+
+def _some(cases: Labelled, rng: np.random.Generator) -> Labelled:
+    """The cases of at most 1,000 patients, drawn by lot where there are more, and numbered anew."""
+    n_patients = cases.groups.max() + 1
+    if n_patients <= WHOLE:
+        return cases
+    number = np.full(n_patients, -1)
+    number[rng.choice(n_patients, WHOLE, replace=False)] = np.arange(WHOLE)
+    patient = number[cases.groups]
+    here = patient >= 0
+    return Labelled(cases.y_true[here], cases.logit[here], patient[here])
 
 
 def _judged(y: FloatArray, logit: FloatArray) -> dict[str, float]:

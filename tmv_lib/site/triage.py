@@ -7,6 +7,7 @@ over both would hide it (Conformal Triage, Angelopoulos et al. 2024).
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from tmv_lib.deferral.selective import Certificate, cases_needed, certify_ltt, coverage_grid
@@ -53,7 +54,7 @@ def accepted(logit: ArrayLike, sides: Sides) -> NDArray[np.bool_]:
 
 def one_image_each(groups: ArrayLike, *, rng: np.random.Generator) -> NDArray[np.intp]:
     """The row of one image of every patient, drawn by lot, in ascending order; groups (n,) names the patients."""
-    names = np.asarray(groups)
+    names, _ = pd.factorize(np.asarray(groups))
     shuffled = rng.permutation(names.size)
     _, first = np.unique(names[shuffled], return_index=True)
     return np.sort(shuffled[first])

@@ -15,7 +15,8 @@ from tmv_lib.statistics.arrays import FloatArray, IntArray, as_binary, as_finite
 from tmv_lib.statistics.classification import RIDGE
 from tmv_lib.statistics.estimate import Estimate
 from tmv_lib.statistics.logistic import fit_logistic
-from tmv_lib.statistics.resampling import patient_folds
+from tmv_lib.statistics.resampling import WHOLE, patient_folds
+from tmv_lib.statistics.tests import Z_95
 
 UPDATES = ("keep", "intercept", "both")
 LEVEL = 0.05
@@ -84,7 +85,8 @@ def calibration_interaction(
     log-likelihoods l1 of one line for both and l2 of a line each, 2 (l2 - l1) / D is held against chi-square with two
     degrees of freedom: `p_value`. D = trace[(B0 + B1)^-1 (V0 + V1)] / 2, at least 1, is the `design_effect` of c and d
     (Rao & Scott 1981): B the inverse information of a place's line, V its variance clustered by patient. c and d are
-    `intercept_difference` and `slope_difference`, site minus source, with 95 % intervals over resampled patients. Of
+    `intercept_difference` and `slope_difference`, site minus source, with 95 % intervals over resampled patients, or,
+    of more than 1,000 patients of a place, Normal ones by V0 + V1. Of
     400 simulated pairs of equally calibrated places 4 to 7 % were rejected at 0.05 from 60 patients each on, with one
     to three images a patient; of 40 and 40, 9 %: there it rejects too often.
 
@@ -95,12 +97,14 @@ def calibration_interaction(
     y, here = as_binary(y_true), as_binary(site, name="site")
     z = as_finite(logit, name="logit", n=y.size)
     lines, losses, variances, naive = [], [], [], []
+    many = max(len(pd.unique(np.asarray(groups)[here == place])) for place in (0, 1)) > WHOLE
     for place, name in ((0, "source"), (1, "site")):
         there = here == place
         if not 0 < y[there].sum() < there.sum():
             raise ValueError(f"calibration is compared where both classes are, found one class only at the {name}")
         label, score, patient = y[there], z[there], pd.factorize(np.asarray(groups)[there])[0]
-        weights = np.vstack([np.ones(score.size), patient_counts(patient, n_resamples=n_resamples, rng=rng)])
+        counts = patient_counts(patient, n_resamples=0 if many else n_resamples, rng=rng)
+        weights = np.vstack([np.ones(score.size), counts])
         line = _line(label, score, weights)
         lines.append(line)
         losses.append(_losses(label, _on(line[:1], score), weights[:1])[0])
@@ -111,7 +115,8 @@ def calibration_interaction(
     together = _losses(y, _on(_line(y, z, once), z), once)[0]
     effect = max(1.0, float(np.trace(np.linalg.solve(sum(naive), sum(variances))) / 2))
     apart = lines[1] - lines[0]
-    low, high = np.quantile(apart[1:], [0.025, 0.975], axis=0)
+    spread = Z_95 * np.sqrt(np.diag(sum(variances)))
+    low, high = (apart[0] - spread, apart[0] + spread) if many else np.quantile(apart[1:], [0.025, 0.975], axis=0)
     figures = {"p_value": float(chdtrc(2, max(2 * (together - sum(losses)) / effect, 0))), "design_effect": effect}
     return figures | {
         name: Estimate(float(apart[0, k]), float(low[k]), float(high[k]))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,8 @@ from tmv_lib.statistics.classification import accuracy, negative_predictive_valu
 from tmv_lib.statistics.ranking import auroc
 from tmv_lib.statistics.resampling import bootstrap
 from tmv_lib.statistics.tests import holm_distinct, wilson_interval
+
+MOST_POINTS, POINTS = 5000, 2000  # of a curve, which no screen shows more of
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,27 @@ class Estimate:
         return self.value, self.low, self.high
 
 
-class Resampler(NamedTuple):
+@dataclass(frozen=True)
+class Resampler:
     """Whose cases a figure rests on, and how these patients are resampled for its interval.
 
-    groups: the patient of each case, (n,). n_resamples: at least 100. rng: drawn from in the order of the figures.
+    groups: the patient of each case, (n,), kept as whole numbers in the order of the names, which are sorted once.
+    n_resamples: at least 100. rng: drawn from in the order of the figures.
     """
 
     groups: np.ndarray
     n_resamples: int
     rng: np.random.Generator
 
+    def __post_init__(self) -> None:
+        if not np.issubdtype(np.asarray(self.groups).dtype, np.integer):
+            patient, _ = pd.factorize(np.asarray(self.groups), sort=True)
+            if (patient >= 0).all():  # a missing name is told where it is used
+                object.__setattr__(self, "groups", patient)
+
     def among(self, here: ArrayLike) -> "Resampler":
         """The same of some of the cases, a boolean (n,) or row numbers."""
-        return self._replace(groups=np.asarray(self.groups)[np.asarray(here)])
+        return replace(self, groups=np.asarray(self.groups)[np.asarray(here)])
 
     def estimate(
         self,
@@ -175,8 +185,11 @@ def interval_rows(estimate: Estimate, *, value: str = "value", **labels: Any) ->
 
 
 def curve(series: str, **columns: np.ndarray) -> pd.DataFrame:
-    """One named series of a diagram in long format."""
-    return pd.DataFrame({"series": series, **columns})
+    """One named series of a diagram in long format; of more than 5,000 points 2,000, evenly spaced, with both ends."""
+    table = pd.DataFrame({"series": series, **columns})
+    if len(table) <= MOST_POINTS:
+        return table
+    return table.iloc[np.unique(np.linspace(0, len(table) - 1, POINTS).round().astype(int))]
 
 
 def percent(share: float, digits: int = 0) -> str:

@@ -62,6 +62,12 @@ def adjusted_auroc(error: ArrayLike, score: ArrayLike, called: ArrayLike, *, wei
     return beaten / errors
 
 
+def _adjusted_gain(
+    error: FloatArray, score: FloatArray, rival: FloatArray, called: FloatArray, *, weights: FloatArray | None = None
+) -> Any:
+    return adjusted_auroc(error, score, called, weights=weights) - adjusted_auroc(error, rival, called, weights=weights)
+
+
 def detector(
     error: ArrayLike,
     score: ArrayLike,
@@ -100,8 +106,7 @@ def detector(
     figures["rests_on"] = "both" if len(enough) == 2 else next(name for name in NAMED if figures[name] in enough)
     kept = _enough(figures, c)
     among, strata = resampler.among(kept), (2 * c + e)[kept]
-    adjusted = partial(adjusted_auroc, called=c[kept])
-    estimate = among.estimate(adjusted, e[kept], s[kept], stratify=strata, null=0.5)
+    estimate = among.estimate(adjusted_auroc, e[kept], s[kept], c[kept], stratify=strata, null=0.5)
     if estimate.value is not None and estimate.low == estimate.high:
         # Every resample ranks alike: as wide as the classes' own intervals, weighted by their errors.
         errors = [one["n_errors"] for one in enough]
@@ -111,8 +116,8 @@ def detector(
     figures["adjusted_error_auroc"] = estimate
     if rival is not None:
         r = as_finite(rival, name="rival", n=e.size)
-        gain = partial(difference, adjusted)
-        figures["gain_over_margin"] = among.estimate(gain, e[kept], s[kept], r[kept], stratify=strata, null=0.0)
+        arrays = (of[kept] for of in (e, s, r, c))
+        figures["gain_over_margin"] = among.estimate(_adjusted_gain, *arrays, stratify=strata, null=0.0)
     figures["pooled_error_auroc"] = resampler.estimate(auroc, e, s, stratify=e)
     figures["pooled_average_precision"] = resampler.estimate(average_precision, e, s)
     return figures
@@ -219,11 +224,11 @@ def _beyond_confidence(
     except ValueError as reason:
         return {"given_confidence": Estimate(absent=str(reason))}
     both, confidence, error, called = (values[tested] for values in (known.both, known.confidence, e, c))
-    gain = partial(difference, partial(adjusted_auroc, called=called[kept]))
+    arrays = (of[kept] for of in (error, both, confidence, called))
     likelihood = partial(difference, negative_log_likelihood)
     return {
         "auroc_gain_given_confidence": resampler.among(kept).estimate(
-            gain, error[kept], both[kept], confidence[kept], stratify=(2 * called + error)[kept], null=0.0
+            _adjusted_gain, *arrays, stratify=(2 * called + error)[kept], null=0.0
         ),
         "likelihood_gain_given_confidence": resampler.estimate(likelihood, error, confidence, both, null=0.0),
         "slope_given_confidence": known.slope,
