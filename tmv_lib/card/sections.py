@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tmv_lib.card import policy
+from tmv_lib.card import in_use, policy
 from tmv_lib.card.answers import answer_of, audit_of, better_than_margin, kinds_of, not_run, unstable_maps
 from tmv_lib.card.policy import MOST_MEMBERS, Body, Run, Table
 from tmv_lib.card.words import NOT_MEASURED, counted, few, number, plain, share, signed
@@ -147,6 +147,20 @@ def _data(run: Run) -> Body:
     return [f"Splits by patient: {'; '.join(counts)}.", audit_of(found)], []
 
 
+def _accepted(run: Run) -> Body:
+    return _after(run, "acceptance")
+
+
+def _watched(run: Run) -> Body:
+    return _after(run, "monitor")
+
+
+def _after(run: Run, name: str) -> Body:
+    _, command, words = in_use.AFTER[name]
+    figures = run.metrics.get(name)
+    return ([f"{NOT_MEASURED}: `{command}` has not run."] if figures is None else words(figures)), []
+
+
 def _people(run: Run) -> Body:
     names = ("users", "population", "reference_standard", "owner", "contact", "monitoring", "ethics", "funding")
     return [f"{plain(name).capitalize()}: {run.facts.text(name)}." for name in names], []
@@ -167,6 +181,8 @@ SECTIONS: dict[str, tuple[str, str, str, Callable[[Run], Body]]] = {
     "deferral": ("What deferral buys", "ensemble", "ensemble", policy.deferral),
     "subgroups": ("For whom", "ensemble", "ensemble", policy.subgroups),
     "site": ("Another place", "site, a person", "", _place),
+    "acceptance": (in_use.AFTER["acceptance"][0], "make accept", "", _accepted),
+    "monitor": (in_use.AFTER["monitor"][0], "make monitor", "", _watched),
     "members": ("Members", "train", "", _members),
     "data": ("Data", "prepare", "prepare", _data),
     "people": ("Who answers for it", "a person, card.yaml", "", _people),
