@@ -22,8 +22,8 @@ def main() -> None:
     fewest = {name: betting.fewest(limit, protocol.alpha) for name, limit in protocol.promises.items()}
     if (needed := min(fewest.values())) > protocol.most_patients:
         raise ValueError(
-            f"{PROTOCOL}: protocol.most_patients is {protocol.most_patients}: too few to confirm any promise, even without an"
-            f" error; it takes {needed} or more"
+            f"{PROTOCOL}: protocol.most_patients is {protocol.most_patients}: too few to confirm any promise; without"
+            f" an error it takes {needed} or more"
         )
     table = plan(protocol, np.random.default_rng(0))
     with whole(FOLDER / "plan.html") as temporary:

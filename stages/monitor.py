@@ -16,7 +16,7 @@ def main() -> None:
         look = answer.look(cases, labels, monitored.read_reference(), params)
     write_csv("plots/monitor/evidence.csv", look.evidence, digits=6)
     write_csv("plots/monitor/risk.csv", look.risk, digits=6)
-    figures = look.figures | {"log": {"rows": len(cases), "last_digest": cases["chain"].iloc[-1]}}
+    figures = look.figures | {"log": {"rows": len(cases), "last_digest": log.last_digest(monitored.LOG)}}
     write_metrics("metrics/monitor.json", {"monitor": figures})
 
 

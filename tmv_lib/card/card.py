@@ -18,7 +18,7 @@ from PIL import Image
 
 from tmv_lib.card.answers import ANSWERS
 from tmv_lib.card.facts import Facts
-from tmv_lib.card.in_use import AFTER
+from tmv_lib.card.in_use import AFTER, warning
 from tmv_lib.card.policy import OF_HUNDRED, Run, hundred_cases
 from tmv_lib.card.sections import Section, sections
 from tmv_lib.card.words import NOT_MEASURED, plain
@@ -106,7 +106,7 @@ def make(
     made = sections(run)
     return Card(
         title=facts.text("name"),
-        warning=facts.warning(),
+        warning=" ".join(filter(None, [facts.warning(), warning(metrics.get("monitor"))])),
         hundred=hundred_cases(run),
         sections={section.key: section for section in made},
         pictures=pictures,

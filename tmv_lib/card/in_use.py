@@ -64,7 +64,7 @@ def monitor(figures: Figures) -> list[str]:
         why = [f"{counted(len(waits), 'promises')} would be broken if the labels that are missing turned out wrong"]
     head = MONITOR[found["answer"]] + (f": {'; '.join(why)}" if why else "")
     seen = f"Last looked at {counted(found['n_images'], 'images')} of {counted(found['n_patients'], 'patients')}."
-    lines = [f"{head}. {seen}", *(_watched(name, one) for name, one in found["promises"].items())]
+    lines = [f"{head}. {seen}", _stop_rules(found), *(_watched(name, one) for name, one in found["promises"].items())]
     inputs = found["inputs"]
     lines.append(f"{INPUTS[inputs['status']].capitalize()}{_since(inputs, 'changed')}.")
     if found["reported"]["n_images"]:
@@ -75,10 +75,14 @@ def monitor(figures: Figures) -> list[str]:
     return lines + _update(found["update"])
 
 
-def stop_rules(limits: dict[str, float], alpha: float) -> str:
-    """When to stop, for a card that nobody has monitored yet."""
-    rules = [SAYS[name](limit) for name, limit in limits.items()]
-    return f"Stop using it once one of these is shown to be broken, at {percent(alpha)}: {'; '.join(rules)}."
+def warning(figures: Figures | None) -> str:
+    """What must stand on top of the card; "" where nothing was looked at, or nothing speaks for stopping."""
+    return monitor(figures)[0] if figures is not None and figures["monitor"]["answer"] == "stop" else ""
+
+
+def _stop_rules(found: Figures) -> str:
+    rules = [SAYS[name](one["limit"]) for name, one in found["promises"].items() if name != "referrals"]
+    return f"Stop using it once one of these is shown to be broken: {'; '.join(rules)}."
 
 
 def _broken(found: Figures) -> list[tuple[str, Figures]]:

@@ -68,9 +68,9 @@ def look(log: pd.DataFrame, labels: pd.DataFrame, reference: pd.DataFrame, param
         alpha = params.alpha / len(of_risk) if name in of_risk else params.alpha
         patients = losses.of_patients(visits, name, due=due, rate=params.audit_rate)
         every = 1 if name in of_risk else _every(len(patients))
-        promises[name], curve, bound = _promise(name, patients, visits, limit, alpha, every)
+        promises[name], curve = _promise(name, patients, visits, limit, alpha, every)
         curves.append(curve)
-        bounds += [bound] if name in of_risk else []
+        bounds += [_sequence(name, patients, alpha)] if name in of_risk else []
     inputs, curve = _inputs(visits, reference, log, params)
     read = due[visits["patient"]] & visits["y_true"].notna().to_numpy()
     figures = {
@@ -93,7 +93,7 @@ def look(log: pd.DataFrame, labels: pd.DataFrame, reference: pd.DataFrame, param
 
 def _promise(
     name: str, patients: pd.DataFrame, visits: pd.DataFrame, limit: float, alpha: float, every: int
-) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
+) -> tuple[dict[str, Any], pd.DataFrame]:
     """The evidence against one promise; what is pending counts as right, so that it can only delay an alarm."""
     loss, weight = patients["low"].to_numpy(), patients["weight"].to_numpy()
     options: dict[str, Any] = {"against": "at_most", "anew": True, "every": every}
@@ -120,7 +120,7 @@ def _promise(
         after = (int((evidence >= 1).argmax()) + 1) * every
         at = row[after - 1]
         figures |= {"broken_after": after, "broken_at": str(visits["time"].iloc[at])}
-    return figures, _curve(name, row[every - 1 :: every], evidence, visits), _sequence(name, loss, weight, known, alpha)
+    return figures, _curve(name, row[every - 1 :: every], evidence, visits)
 
 
 def _inputs(
@@ -200,9 +200,9 @@ def _curve(name: str, row: FloatArray, evidence: FloatArray, visits: pd.DataFram
     return table.loc[highest, ["series", "patients", "evidence"]]
 
 
-def _sequence(name: str, loss: FloatArray, weight: FloatArray, known: losses.Bools, alpha: float) -> pd.DataFrame:
+def _sequence(name: str, patients: pd.DataFrame, alpha: float) -> pd.DataFrame:
     """The confidence sequence of the risk, at `STEPS` numbers of labelled patients."""
-    x, v = loss[known], weight[known]
+    x, v = patients.loc[patients["low"] == patients["high"], ["low", "weight"]].to_numpy().T
     ends = np.unique(np.linspace(0, len(x), STEPS + 1).astype(int))[1:]
     intervals = [betting.confidence_interval(x[:n], alpha, weight=v[:n]) for n in ends]
     return _bound(name, ends, [low for low, _ in intervals], [high for _, high in intervals])

@@ -88,7 +88,8 @@ def confidence_interval(loss: ArrayLike, alpha: float, *, weight: ArrayLike = 1.
     risk with probability 1 - alpha, if the risk does not change. (0, 1) without a loss.
     """
     x, v = np.asarray(loss, dtype=float), np.asarray(weight, dtype=float)
-    pairs, counts = np.unique(np.stack(np.broadcast_arrays(x, v)), axis=1, return_counts=True)
+    values, counts = np.unique(x + 1j * v, return_counts=True)  # few, which all stakes are computed from
+    pairs = np.stack([values.real, values.imag])
     if not x.size:
         return 0.0, 1.0
     mean = float(np.average(pairs[0], weights=pairs[1] * counts))

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -48,7 +49,7 @@ def append(path: str | Path, rows: pd.DataFrame) -> None:
 
 
 def read(path: str | Path) -> pd.DataFrame:
-    """The whole rows of the log, in their order, with `deferred` boolean and ids as text.
+    """The whole rows of the log, in their order, less `chain`, with `deferred` boolean and ids as text.
 
     Raises ValueError naming the first row that breaks the chain (the header is row 1), and the file where it is none.
     """
@@ -61,18 +62,22 @@ def read(path: str | Path) -> pd.DataFrame:
     if not content.startswith(HEADER):
         raise ValueError(f"{path}: not a log: its first row is not {','.join(COLUMNS)}")
     chain = ""
-    for number, line in enumerate(content[len(HEADER) :].decode().split("\n")[:-1], 2):
-        body, _, told = line.rpartition(",")
+    for number, line in enumerate(islice(io.BytesIO(content), 1, None), 2):
+        body, _, told = line.decode().rpartition(",")
         chain = _digest(chain, body)
-        if chain != told:
-            raise ValueError(
-                f"{path}: row {number} is not as it was written, or the row before it is gone: {line[:80]}"
-            )
-    texts = dict.fromkeys(("image_id", "patient_id", "chain"), str)
+        if chain != told[:-1]:
+            raise ValueError(f"{path}: row {number} is not as it was written, or one before it is gone: {body[:80]}")
+    texts = dict.fromkeys(("image_id", "patient_id"), object)
     kinds = texts | dict.fromkeys(("time", "weights", "calibrator", "policy"), "category")
     empty = {name: [""] for name in ("y_prob", "certainty", "distance", "decision")}
-    table = pd.read_csv(io.BytesIO(content), dtype=kinds, keep_default_na=False, na_values=empty)
+    table = pd.read_csv(io.BytesIO(content), usecols=COLUMNS[:-1], dtype=kinds, keep_default_na=False, na_values=empty)
     return table.assign(deferred=table["deferred"] == 1)
+
+
+def last_digest(path: str | Path) -> str:
+    """The digest of the last whole row, which stands for all rows; "" where there is none."""
+    with open(path, "rb") as file:
+        return _end(path, file)[1].rpartition(",")[2]
 
 
 def append_labels(path: str | Path, log: pd.DataFrame, answers: str | Path) -> int:
@@ -104,7 +109,7 @@ def read_labels(path: str | Path, log: pd.DataFrame) -> pd.DataFrame:
 def _check_labels(path: Path, log: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     """The labels of a CSV with the columns `image_id` and `y_true`, checked against log and labels that are known."""
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, dtype=object, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable CSV ({error})") from error
     if lacking := [name for name in LABELS if name not in table]:
