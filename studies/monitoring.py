@@ -72,10 +72,10 @@ def pending(n_streams: int, rng: np.random.Generator, *, missing: float) -> tupl
 
 
 def reported(n_streams: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """The trap: of the patients whom nobody had to read, every fifth error is reported and let in."""
-    loss, _ = single(n_streams, rng, risk=LIMIT)
-    extra = rng.random(loss.shape) < LIMIT * 0.2  # as many more patients come whom nobody reads
-    return np.maximum(loss, extra), np.ones(loss.shape)
+    """The trap: one patient in ten is audited, and every fifth error among the others is reported and let in."""
+    extra = 9 * LIMIT / 5  # of them come to one audited patient
+    loss, weight = single(n_streams, rng, risk=LIMIT)
+    return np.where(rng.random(loss.shape) < extra / (1 + extra), 1.0, loss), weight
 
 
 def per_image(n_streams: int, rng: np.random.Generator, *, correlation: float) -> tuple[FloatArray, FloatArray]:
@@ -102,7 +102,7 @@ def levels() -> Iterator[dict[str, Any]]:
         draws["ours", name] = partial(per_patient, correlation=correlation)
         draws["trap: every image bets", name] = partial(per_image, correlation=correlation)
     draws["ours", "three labels in ten never come"] = partial(pending, missing=0.3)
-    draws["trap: reported errors are let in", "one image a patient"] = reported
+    draws["trap: every fifth error of the others is let in", "audit rate 0.1"] = reported
     for (way, world), draw in draws.items():
         _, ever = alarms(draw, f"{way}, {world}")
         yield row("a false alarm, ever", way, world, np.isfinite(ever))
