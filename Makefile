@@ -4,7 +4,7 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
-	architecture foreign fuzz label log monitor plan accept rehearse monitoring test-faults validate-taxonomy predict evaluate answers verify promises fresh-phantoms public-predictions referral-rates
+	architecture foreign fuzz label log monitor plan accept rehearse monitoring rehearsals local-acceptance test-faults validate-taxonomy predict evaluate answers verify promises fresh-phantoms public-predictions referral-rates
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -112,8 +112,14 @@ referral-rates: $(BIN)/.installed  ## what do referrals of 18 and 35 % save, as 
 public-predictions: $(BIN)/.installed  ## the verdict on others' predictions: make public-predictions FOLDER=<folder>; docs/verdicts.md
 	OMP_NUM_THREADS=1 python -m studies.public_predictions "$(FOLDER)"
 
-monitoring: $(BIN)/.installed  ## do alarms and acceptance keep their levels, and how long do they take? docs/monitoring.csv, docs/acceptance.csv
+monitoring: $(BIN)/.installed-dev  ## do alarms and acceptance keep their levels, and how long do they take? docs/monitoring.csv, docs/acceptance.csv
 	OMP_NUM_THREADS=1 python -m studies.monitoring
+
+rehearsals: $(BIN)/.installed  ## is a planted shift noticed? docs/rehearsals.csv; needs `make repro`, twenty years twice, goes on after a kill
+	python -m studies.rehearsals
+
+local-acceptance: $(BIN)/.installed  ## would it have been accepted at another site? make local-acceptance FOLDER=<images>; docs/local_acceptance.csv
+	python -m studies.local_acceptance "$(FOLDER)"
 
 foreign: $(BIN)/.installed-dev  ## what becomes of photographs, other organs, spoiled films? docs/foreign.csv; needs `make repro`; FOLDERS="<folder of images> ..."
 	python -m studies.foreign $(FOLDERS)

@@ -19,22 +19,17 @@ from tmv_lib.pipeline.stage import run
 
 def main() -> None:
     protocol = read(PROTOCOL, "protocol", Protocol)
-    fewest = {name: betting.fewest(limit, protocol.alpha) for name, limit in protocol.promises.items()}
-    if (needed := min(fewest.values())) > protocol.most_patients:
-        raise ValueError(
-            f"{PROTOCOL}: protocol.most_patients is {protocol.most_patients}: too few to confirm any promise; without"
-            f" an error it takes {needed} or more"
-        )
+    for name, limit in protocol.promises.items():
+        if (needed := betting.fewest(limit, protocol.alpha)) > protocol.most_patients:
+            raise ValueError(
+                f"{PROTOCOL}: protocol.most_patients is {protocol.most_patients}, and {name} cannot be confirmed with so"
+                f" few: without an error it takes {needed}"
+            )
     table = plan(protocol, np.random.default_rng(0))
     with whole(FOLDER / "plan.html") as temporary:
         origin = f"protocol.yaml, SHA-256 {digest(PROTOCOL)}."
         temporary.write_text(signed.planned(protocol, table, origin), encoding="utf-8")
     print(table.to_string(index=False, na_rep=f"> {protocol.most_patients}", float_format=lambda value: f"{value:g}"))
-    for name, needed in fewest.items():
-        if needed > protocol.most_patients:
-            print(
-                f"{name} cannot be confirmed with {protocol.most_patients} patients: it takes {needed} without an error"
-            )
     print(f"Patients are those of whom a promise speaks. {FOLDER / 'plan.html'} is to be signed.", file=sys.stderr)
 
 

@@ -56,10 +56,7 @@ def judged(protocol: Protocol, figures: Figures, origin: str) -> str:
 
 
 def _fewest(limit: float, protocol: Protocol) -> str:
-    needed = betting.fewest(limit, protocol.alpha)
-    if needed > protocol.most_patients:
-        return f"cannot be confirmed with {protocol.most_patients:,} patients; without an error it takes {needed:,}."
-    return f"without an error it takes {needed:,} labelled patients."
+    return f"without an error it takes {betting.fewest(limit, protocol.alpha):,} labelled patients."
 
 
 def _number(n: float, protocol: Protocol) -> str:
