@@ -22,8 +22,8 @@ def main() -> None:
     for name, limit in protocol.promises.items():
         if (needed := betting.fewest(limit, protocol.alpha)) > protocol.most_patients:
             raise ValueError(
-                f"{PROTOCOL}: protocol.most_patients is {protocol.most_patients}, and {name} cannot be confirmed with so"
-                f" few: without an error it takes {needed}"
+                f"{PROTOCOL}: protocol.most_patients is {protocol.most_patients}, and {name} cannot be confirmed with"
+                f" so few: without an error it takes {needed}"
             )
     table = plan(protocol, np.random.default_rng(0))
     with whole(FOLDER / "plan.html") as temporary:

@@ -69,7 +69,7 @@ def answer(stage: str, root: str | Path = ".") -> str:
     figures = read_metrics(stage, root=root)
     if stage in in_use.AFTER:
         _, command, words = in_use.AFTER[stage]
-        return f"{NOT_MEASURED}: `{command}` has not run" if figures is None else words(figures)[0]
+        return f"{NOT_MEASURED}: `{command}` has not run" if figures is None else " ".join(words(figures))
     return not_run(stage) if figures is None else answer_of(stage, figures)
 
 

@@ -158,7 +158,11 @@ def _watched(run: Run) -> Body:
 def _after(run: Run, name: str) -> Body:
     _, command, words = in_use.AFTER[name]
     figures = run.metrics.get(name)
-    return ([f"{NOT_MEASURED}: `{command}` has not run."] if figures is None else words(figures)), []
+    if figures is None:
+        return [f"{NOT_MEASURED}: {command} has not run."], []
+    first, second, *rest = words(figures)
+    more = [f"{len(rest)} more sentences: {command}, metrics/{name}.json."] if rest else []
+    return [first, second, *more], []
 
 
 def _people(run: Run) -> Body:
