@@ -42,7 +42,9 @@ def planned(protocol: Protocol, plan: pd.DataFrame, origin: str) -> str:
     ]  # fmt: skip
     tables = []
     for name, rows in plan.groupby("promise", sort=False):
-        title = f"{in_use.SAYS[str(name)](rows['limit'].iloc[0]).capitalize()}: labelled patients of whom it speaks"
+        title = (
+            f"{in_use.SAYS[str(name)](rows['limit'].iloc[0]).capitalize()}: patients of whom it speaks, all labelled"
+        )
         tables.append(Table(title, [["true risk", "ends in", "half of tests by", "nine of ten by", "in time"], *(
             [percent(row.true_risk), row.ends_in, *(_number(n, protocol) for n in (row.median, row.nine_in_ten)),
              percent(row.within)] for row in rows.itertuples())]))  # fmt: skip

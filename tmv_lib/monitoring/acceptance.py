@@ -123,8 +123,7 @@ def plan(protocol: Protocol, rng: np.random.Generator) -> pd.DataFrame:
     """
     rows = []
     for name, limit in protocol.promises.items():
-        for factor in (*BETTER, *WORSE):
-            risk = min(factor * limit, 0.95)
+        for risk in (risk for factor in (*BETTER, *WORSE) if (risk := factor * limit) < 1):
             accepts = risk < limit
             alpha = protocol.alpha if accepts else protocol.rejection_alpha
             n = patients_needed(risk, limit, alpha, accepts=accepts, most=protocol.most_patients, rng=rng)
