@@ -1,9 +1,9 @@
 """Does monitoring notice a planted shift, and is it quiet without one? Twenty rehearsed years of the phantom, twice.
 
-Run by `make rehearsals` after `make repro`; writes docs/rehearsals.csv. The policy on disk judges a pool of new
-patients of the phantom once, as they are and with the shift of `make rehearse`; each year draws its patients, and their
-order, from that pool. What the policy said lies in `.studies/rehearsals`: a killed run goes on there, so delete the
-folder after another training or policy.
+Run by `make rehearsals` after `make repro`; writes docs/rehearsals.csv and docs/rehearsal.png, the first year. The
+policy on disk judges a pool of new patients of the phantom once, as they are and with the shift of `make rehearse`;
+each year draws its patients, and their order, from that pool. What the policy said lies in `.studies/rehearsals`: a
+killed run goes on there, so delete the folder after another training or policy.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from commands.rehearse import PER_WEEK, of_phantom
+from commands.rehearse import PER_WEEK, draw, of_phantom
 from tmv_lib.monitoring import answer, rehearsal
 from tmv_lib.pipeline.files import write_csv
 from tmv_lib.pipeline.params import read
@@ -30,7 +30,10 @@ def main() -> None:
     rows = []
     for week, year in tqdm([(week, year) for week in (WEEK, None) for year in range(YEARS)], desc="years"):
         played = rehearsal.play(pool, per_week=PER_WEEK, shift_week=week, rng=np.random.default_rng(year))
-        found = rehearsal.alarms(rehearsal.looks(played, reference(), params), NAMES)
+        weeks = rehearsal.looks(played, reference(), params)
+        if (week, year) == (WEEK, 0):
+            draw(weeks, NAMES, week, params).savefig("docs/rehearsal.png", dpi=120)
+        found = rehearsal.alarms(weeks, NAMES)
         rows.append({"shift_week": week, "year": year} | found)
     table = pd.DataFrame(rows).astype("Int64")
     write_csv("docs/rehearsals.csv", table)
