@@ -5,7 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 
 import pandas as pd
 import pytest
@@ -92,6 +92,22 @@ def test_two_writers_do_not_mix(path):
     assert not table["image_id"].duplicated().any()
     triples = [[name[:-1] for name in table["image_id"][start : start + 3]] for start in range(3, len(table), 3)]
     assert all(len(set(triple)) == 1 for triple in triples)
+
+
+def test_a_kill_leaves_whole_rows(path):
+    code = (
+        "import sys; from tests.test_log import rows; from tmv_lib.pipeline import log; print(flush=True)\n"
+        "while True: log.append(sys.argv[1], rows(*(f'i{j}' for j in range(400))))"
+    )
+    for wait in (0.05, 0.08, 0.13):
+        with subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT, stdout=subprocess.PIPE) as writer:
+            writer.stdout.readline()
+            sleep(wait)
+            writer.kill()
+        before = len(log.read(path))
+        log.append(path, rows("after"))
+        assert len(log.read(path)) == before + 1
+    assert before > 400
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from mapie.exchangeability_testing import RiskMonitoring
 from scipy.stats import kstest
 
+from studies import local_acceptance
 from studies import monitoring as study
 from tmv_lib.monitoring import acceptance, answer, audit, betting, conformal, losses, rehearsal
 
@@ -371,3 +372,14 @@ def test_a_planted_shift_is_noticed_after_it_came():
     assert rehearsal.alarms(rehearsal.looks(calm, REFERENCE, PARAMS), [])["stop"] is None
     with pytest.raises(ValueError, match="need 1144 other patients, found 1100"):
         rehearsal.play(pd.concat([before, after]), per_week=44, shift_week=27, rng=rng)
+
+
+def test_a_local_test_counts_orders_in_which_a_promise_ends():
+    cases = called_positive(np.random.default_rng(21), 200, 0.3)
+    found = local_acceptance.played(cases, "false_alarms", 0.1)
+    assert (found["patients"], found["fewest_to_accept"]) == (200, 44)
+    assert found["risk"] == pytest.approx(1 - cases["y_true"].mean())
+    assert found["rejected"] > 0.95
+    assert found["accepted"] < 0.05
+    right = local_acceptance.played(cases.assign(y_true=1), "false_alarms", 0.1)
+    assert (right["accepted"], right["accepted_median"]) == (1, 44)
