@@ -94,6 +94,7 @@ def of_patients(visits: pd.DataFrame, promise: str, *, due: Bools, rate: float) 
 
 def due(visits: pd.DataFrame, *, rate: float, salt: str) -> Bools:
     """Whether each patient (n_patients,) of visits is drawn by lot or has an image that was deferred."""
-    first = ~visits["patient"].duplicated()
-    referred = np.bincount(visits["patient"], weights=visits["deferred"]) > 0
-    return referred | audit.drawn(visits.loc[first, "patient_id"], rate=rate, salt=salt)
+    names = visits.loc[~visits["patient"].duplicated(), "patient_id"]
+    found = np.bincount(visits["patient"], weights=visits["deferred"]) > 0
+    found[~found] = audit.drawn(names[~found], rate=rate, salt=salt)
+    return found

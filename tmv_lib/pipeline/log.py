@@ -38,13 +38,13 @@ def append(path: str | Path, rows: pd.DataFrame) -> None:
     with _locked(path) as file:
         end, last = _end(path, file)
         before = next(csv.reader([last]))[0] if last else ""
-        chain, lines = last.rpartition(",")[2], [] if last else [HEADER]
+        chain, lines = last.rpartition(",")[2].encode(), [] if last else [HEADER]
         for time, row in zip(times, rows[COLUMNS[1:-1]].itertuples(index=False), strict=True):
             if time < before:
                 raise ValueError(f"{path}: time {time} of image {row[0]} is earlier than {before} of the row before it")
-            body = _line([time, *row])
+            body = _line([time, *row]).encode()
             before, chain = time, _digest(chain, body)
-            lines.append(f"{body},{chain}\n".encode())
+            lines.append(body + b"," + chain + b"\n")
         _write(path, file, end, b"".join(lines))
 
 
@@ -61,12 +61,13 @@ def read(path: str | Path) -> pd.DataFrame:
     content = content[: content.rfind(b"\n") + 1]  # a row without its end is one that was not appended
     if not content.startswith(HEADER):
         raise ValueError(f"{path}: not a log: its first row is not {','.join(COLUMNS)}")
-    chain = ""
+    chain = b""
     for number, line in enumerate(islice(io.BytesIO(content), 1, None), 2):
-        body, _, told = line.decode().rpartition(",")
+        body, _, told = line.rpartition(b",")
         chain = _digest(chain, body)
         if chain != told[:-1]:
-            raise ValueError(f"{path}: row {number} is not as it was written, or one before it is gone: {body[:80]}")
+            shown = body[:80].decode(errors="replace")
+            raise ValueError(f"{path}: row {number} is not as it was written, or one before it is gone: {shown}")
     texts = dict.fromkeys(("image_id", "patient_id"), object)
     kinds = texts | dict.fromkeys(("time", "weights", "calibrator", "policy"), "category")
     empty = {name: [""] for name in ("y_prob", "certainty", "distance", "decision")}
@@ -181,5 +182,5 @@ def _line(cells: list[Any]) -> str:
     return text.getvalue()
 
 
-def _digest(before: str, body: str) -> str:
-    return hashlib.sha256(f"{before},{body}".encode()).hexdigest()[:DIGITS]
+def _digest(before: bytes, body: bytes) -> bytes:
+    return hashlib.sha256(before + b"," + body).hexdigest()[:DIGITS].encode()
