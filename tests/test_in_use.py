@@ -191,8 +191,7 @@ def test_the_card_answers_both_questions_and_warns(monkeypatch):
     )
     nothing |= dict.fromkeys(["baseline", "diversity", "uncertainty", "explanations"])
     card = make(nothing, facts, {})
-    assert card.sections["monitor"].words == ["not measured: make monitor has not run."]
-    assert card.sections["acceptance"].title == "May it be switched on here?"
+    assert card.sections["site"].words[-1] == "In use: not measured: make accept and make monitor have not run."
     call(log_command, monkeypatch, "vendor.csv")
     table = vendor(0.5)
     table[["image_id", "y_true"]].to_csv("answers.csv", index=False)

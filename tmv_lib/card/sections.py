@@ -123,11 +123,26 @@ def _failures(run: Run) -> Body:
 def _place(run: Run) -> Body:
     site = run.metrics["site"]
     words = [
-        f"External validation: {run.facts.text('external_validation')}.",
-        f"Test with doctors who use it: {run.facts.text('human_ai_test')}.",
+        f"External validation: {run.facts.text('external_validation')}. Test with doctors who use it:"
+        f" {run.facts.text('human_ai_test')}.",
         f"Does test look like the place it learned from? {NOT_MEASURED if site is None else answer_of('site', site)}",
     ]
-    return words, []
+    return [*words, *_in_use(run)], []
+
+
+def _in_use(run: Run) -> list[str]:
+    """The answers of acceptance test and monitoring, and when to stop; promise by promise would not fit on a page."""
+    words, unknown = [], []
+    for name, (question, command, say) in in_use.AFTER.items():
+        figures = run.metrics.get(name)
+        if figures is None:
+            unknown.append(command)
+        else:
+            words.append(f"{question} {' '.join(say(figures)[: SHOWN[name]])}")
+    return [*words, *([f"In use: {NOT_MEASURED}: {' and '.join(unknown)} have not run."] if unknown else [])]
+
+
+SHOWN = {"acceptance": 1, "monitor": 2}  # sentences of each on the card
 
 
 def _members(run: Run) -> Body:
@@ -145,24 +160,6 @@ def _data(run: Run) -> Body:
         for name, one in found["splits"].items()
     ]
     return [f"Splits by patient: {'; '.join(counts)}.", audit_of(found)], []
-
-
-def _accepted(run: Run) -> Body:
-    return _after(run, "acceptance")
-
-
-def _watched(run: Run) -> Body:
-    return _after(run, "monitor")
-
-
-def _after(run: Run, name: str) -> Body:
-    _, command, words = in_use.AFTER[name]
-    figures = run.metrics.get(name)
-    if figures is None:
-        return [f"{NOT_MEASURED}: {command} has not run."], []
-    first, second, *rest = words(figures)
-    more = [f"{len(rest)} more sentences: {command}, metrics/{name}.json."] if rest else []
-    return [first, second, *more], []
 
 
 def _people(run: Run) -> Body:
@@ -184,9 +181,7 @@ SECTIONS: dict[str, tuple[str, str, str, Callable[[Run], Body]]] = {
     "failures": ("Kinds of failure", "failures, ensemble", "failures", _failures),
     "deferral": ("What deferral buys", "ensemble", "ensemble", policy.deferral),
     "subgroups": ("For whom", "ensemble", "ensemble", policy.subgroups),
-    "site": ("Another place", "site, a person", "", _place),
-    "acceptance": (in_use.AFTER["acceptance"][0], "make accept", "", _accepted),
-    "monitor": (in_use.AFTER["monitor"][0], "make monitor", "", _watched),
+    "site": ("Another place, and in use", "site, a person", "", _place),
     "members": ("Members", "train", "", _members),
     "data": ("Data", "prepare", "prepare", _data),
     "people": ("Who answers for it", "a person, card.yaml", "", _people),
