@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from tmv_lib.data.answer import PrepareParams
 from tmv_lib.data.decisions import read_decisions
-from tmv_lib.monitoring import answer, rehearsal
+from tmv_lib.monitoring import answer, losses, rehearsal
 from tmv_lib.phantom.plan import plan_cases
 from tmv_lib.phantom.radiograph import render
 from tmv_lib.pipeline.files import whole
@@ -104,10 +104,13 @@ def draw(weeks: pd.DataFrame, names: list[str], shift_week: int | None, params: 
         if (reached := weeks.loc[weeks[name] >= 1, "week"]).size:
             below.plot(reached.iloc[0], weeks[name][reached.index[0]], "o", color=colour, clip_on=False)
     for promise, limit in params.promises.items():
+        if promise in losses.NO_LABEL:
+            continue
         label, colour = CURVES[promise]
         ends = np.array(weeks[f"{promise}_risk"].tolist(), dtype=float)
-        above.fill_between(weeks["week"], *ends.T, color=colour, alpha=0.25, label=label)
-        above.axhline(limit, color=colour, linestyle="--", linewidth=1)
+        above.plot(weeks["week"], ends[:, 0], color=colour, linewidth=1.5, label=f"{label}, at least and at most")
+        above.plot(weeks["week"], ends[:, 1], color=colour, linewidth=1.5)
+        above.axhline(limit, color=colour, linestyle="--", linewidth=1, label="promised")
     below.axhline(1, color="black", linestyle=":", linewidth=1)
     below.text(1, 1.03, "alarm", va="bottom")
     for axis in (above, below):
@@ -115,10 +118,10 @@ def draw(weeks: pd.DataFrame, names: list[str], shift_week: int | None, params: 
         if shift_week is not None:
             axis.axvline(shift_week, color="black", linewidth=1)
     if shift_week is not None:
-        above.text(shift_week + 0.4, 0.98, "shift planted", va="top", transform=above.get_xaxis_transform())
-    above.set(ylabel="Risk: what labels allow", ylim=(0, 1), title="A rehearsed year")
+        below.text(shift_week - 0.4, 0.98, "shift planted", va="top", ha="right", transform=below.get_xaxis_transform())
+    above.set(ylabel="Risk, as labels allow", ylim=(0, 1), title="A rehearsed year")
     below.set(xlabel="Week", ylabel="Evidence", xlim=(1, rehearsal.WEEKS), ylim=(0, 3))
-    above.legend(frameon=False, loc="upper left")
+    above.legend(frameon=False, loc="upper right")
     below.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 0.95))
     return figure
 
