@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from commands import accept, label, plan
+from commands import accept, label, plan, rehearse
 from commands import log as log_command
 from commands import monitor as monitor_command
 from stages import monitor
@@ -210,3 +210,19 @@ def test_pages_and_sentences_have_words_for_every_answer():
         figures = {"answer": answer, "n_patients": 1, "most_patients": 2, "groups": {}}
         assert "1 of at most 2 patients" in signed.judged(protocol, Figures({"acceptance": figures}, "made"), "origin")
     assert set(log.LABELS) == {"image_id", "y_true"}
+
+
+def test_ones_own_cases_are_rehearsed(monkeypatch, capsys):
+    cases = vendor(0.0, patients=1200).drop(columns="time")
+    cases["shifted"] = (cases.index >= 600).astype(int)
+    wrong = cases["shifted"] == 1
+    cases.loc[wrong, "y_true"] = 1 - cases.loc[wrong, "decision"]
+    cases.to_csv("own.csv", index=False)
+    call(rehearse, monkeypatch, "--cases", "own.csv", "--out", "year.png")
+    told = capsys.readouterr().out
+    assert "false alarms: alarm at the end of week 3" in told
+    assert "23 patients a week" in told
+    assert Path("year.png").stat().st_size > 10_000
+    cases[:40].assign(shifted=0).to_csv("own.csv", index=False)
+    with pytest.raises(ValueError, match="a year needs a patient a week at least"):
+        call(rehearse, monkeypatch, "--cases", "own.csv")
