@@ -40,7 +40,7 @@ label: $(BIN)/.installed  ## who is due to be read? make -s label > due.csv; and
 
 monitor: $(BIN)/.installed .git  ## is it still true? as often as one likes
 	touch monitor/labels.csv monitor/reference.csv
-	dvc repro --quiet monitor/dvc.yaml
+	dvc repro monitor/dvc.yaml
 	python -m commands.monitor
 
 rehearse: $(BIN)/.installed  ## a year with a shift planted in it, docs/rehearsal.png; make rehearse WEEK=26 CASES=<CSV>
