@@ -4,7 +4,8 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
-	architecture foreign fuzz test-faults scaling validate-taxonomy predict evaluate answers verify promises fresh-phantoms public-predictions referral-rates
+	architecture foreign fuzz label log monitor plan accept rehearse monitoring rehearsals local-acceptance test-faults scaling \
+	validate-taxonomy predict evaluate answers verify promises fresh-phantoms public-predictions referral-rates
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -18,11 +19,33 @@ answers: $(BIN)/.installed  ## every question with its answer in a sentence, fro
 
 predict: $(BIN)/.installed  ## score new images: make predict IMAGES=<folder or CSV> OUT=<file>.csv; docs/predict.md
 	@test -n "$(IMAGES)" -a -n "$(OUT)" || { echo "make predict IMAGES=<folder or CSV> OUT=<file>.csv" >&2; exit 2; }
-	python -m commands.predict "$(IMAGES)" --out "$(OUT)"
+	python -m commands.predict "$(IMAGES)" --out "$(OUT)" $(if $(TIME),--time "$(TIME)")
 
 evaluate: $(BIN)/.installed  ## others' models: make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder> OPTIONS="..."; docs/extending.md
 	@test -n "$(PREDICTIONS)" -a -n "$(OUT)" || { echo 'make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder>' >&2; exit 2; }
 	python -m commands.evaluate $(PREDICTIONS) --out "$(OUT)" $(OPTIONS)
+
+plan: $(BIN)/.installed  ## how many cases will an acceptance test by protocol.yaml take? docs/acceptance.md
+	python -m commands.plan
+
+accept: $(BIN)/.installed  ## may it be switched on here? make accept PREDICTIONS=<labelled CSV>
+	@test -n "$(PREDICTIONS)" || { echo "make accept PREDICTIONS=<labelled CSV>" >&2; exit 2; }
+	python -m commands.accept "$(PREDICTIONS)"
+
+log: $(BIN)/.installed  ## what somebody else's system decided: make log DECISIONS=<CSV>; `make predict` logs ours
+	@test -n "$(DECISIONS)" || { echo "make log DECISIONS=<CSV>" >&2; exit 2; }
+	python -m commands.log "$(DECISIONS)"
+
+label: $(BIN)/.installed  ## who is due to be read? make -s label > due.csv; and back: make label ANSWERS=<CSV>; docs/monitoring.md
+	python -m commands.label $(if $(ANSWERS),"$(ANSWERS)")
+
+monitor: $(BIN)/.installed .git  ## is it still true? as often as one likes
+	touch monitor/labels.csv monitor/reference.csv
+	dvc repro monitor/dvc.yaml
+	python -m commands.monitor
+
+rehearse: $(BIN)/.installed  ## a year with a shift planted in it, docs/rehearsal.png; make rehearse WEEK=26 CASES=<CSV>
+	python -m commands.rehearse $(if $(CASES),--cases "$(CASES)") $(if $(WEEK),--week $(WEEK))
 
 verify: $(BIN)/.installed  ## is what lies on disk whole? says what is damaged, and what mends it
 	python -m commands.verify
@@ -92,6 +115,15 @@ referral-rates: $(BIN)/.installed  ## what do referrals of 18 and 35 % save, as 
 
 public-predictions: $(BIN)/.installed  ## the verdict on others' predictions: make public-predictions FOLDER=<folder>; docs/verdicts.md
 	OMP_NUM_THREADS=1 python -m studies.public_predictions "$(FOLDER)"
+
+monitoring: $(BIN)/.installed-dev  ## do alarms and acceptance keep their levels, and how long do they take? docs/monitoring.csv, docs/acceptance.csv
+	OMP_NUM_THREADS=1 python -m studies.monitoring
+
+rehearsals: $(BIN)/.installed  ## is a planted shift noticed? docs/rehearsals.csv; needs `make repro`, twenty years twice, goes on after a kill
+	python -m studies.rehearsals
+
+local-acceptance: $(BIN)/.installed  ## would it have been accepted at another site? make local-acceptance FOLDER=<images>; docs/local_acceptance.csv
+	python -m studies.local_acceptance "$(FOLDER)"
 
 foreign: $(BIN)/.installed-dev  ## what becomes of photographs, other organs, spoiled films? docs/foreign.csv; needs `make repro`; FOLDERS="<folder of images> ..."
 	python -m studies.foreign $(FOLDERS)

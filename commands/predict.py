@@ -1,11 +1,13 @@
 """What does the system on disk say of new images?
 
 Run by `make predict IMAGES=<folder or CSV> OUT=<file>.csv` in a project that has run. It writes a row per image to OUT,
-a row per patient to `<OUT>_patients.csv`, and what is to be said of all of them together to `<OUT>_batch.json`.
+a row per patient to `<OUT>_patients.csv`, and what is to be said of all of them together to `<OUT>_batch.json`. Before
+that it appends a row per image to monitor/log.csv, which `make monitor` looks at.
 """
 
 import argparse
 import sys
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,12 @@ from tqdm import tqdm
 
 from tmv_lib.data.answer import PrepareParams
 from tmv_lib.data.unlabelled import load_unlabelled
+from tmv_lib.pipeline import log, monitored
 from tmv_lib.pipeline.files import for_spreadsheets, write_csv
 from tmv_lib.pipeline.metrics import write_metrics
 from tmv_lib.pipeline.params import read
 from tmv_lib.pipeline.stage import run
-from tmv_lib.prediction import likeness
+from tmv_lib.prediction import identity, likeness
 from tmv_lib.prediction import system as prediction
 
 ANSWERS = {0: "negative", 1: "positive"}
@@ -36,6 +39,9 @@ def main() -> None:
         "images", type=Path, help="a folder of PNG, JPEG or DICOM files, or a CSV with a column `path`"
     )
     options.add_argument("--out", type=Path, required=True, help="the CSV to write")
+    options.add_argument(
+        "--time", default=datetime.now(UTC).isoformat(), help="of these images, ISO 8601; default: now"
+    )
     given = options.parse_args()
     if given.out.suffix != ".csv":
         raise ValueError(f"{given.out}: the file to write must end in .csv")
@@ -60,6 +66,7 @@ def main() -> None:
     images = of_images(batch.cases, scored.cases)
     patients = of_patients(images)
     found = of_batch(images, patients, alike) | {"n_files_passed_over": len(batch.passed_over)}
+    log_cases(system, images, given.time)
     write_metrics(given.out.with_name(f"{given.out.stem}_batch.json"), found)
     write_csv(given.out.with_name(f"{given.out.stem}_patients.csv"), for_spreadsheets(patients))
     write_csv(given.out, for_spreadsheets(images))
@@ -73,7 +80,7 @@ def main() -> None:
 def require_as_run() -> None:
     """Raise ValueError where parameters, code, data or policy are not those of the last run, as DVC sees it."""
     try:
-        status = Repo(".").status()
+        status = Repo(".").status(targets=["dvc.yaml"])  # without that of monitor/, whose log has just grown
     except NotDvcRepoError:
         raise ValueError("this folder is no DVC repository: `predict` runs in the project that has trained") from None
     for stage, reasons in status.items():
@@ -86,6 +93,15 @@ def require_as_run() -> None:
         ]
         what = ", ".join(changed) or ", ".join(map(str, reasons))
         raise ValueError(f"stage {stage} is not what its last run left: {what}; `make repro` brings it up to date")
+
+
+def log_cases(system: prediction.System, images: pd.DataFrame, time: str) -> None:
+    """Append a row per image to the log, and once per system what it is to be compared with."""
+    parts = identity.digests(system)
+    if not monitored.has_reference(parts):
+        monitored.add_reference(identity.reference(system), parts)
+    rows = images.assign(distance=images[f"distance_{system.policy.members[0]}"], time=time, **parts)
+    log.append(monitored.LOG, rows)
 
 
 def of_images(cases: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:

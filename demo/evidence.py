@@ -33,6 +33,8 @@ FIGURES = {
         "failure cost per case": "deferral.failure_cost",
         "errors left": "deferral.errors_left",
     },
+    "acceptance": {"patients of the acceptance test": "acceptance.n_patients"},
+    "monitor": {"patients monitored": "monitor.n_patients"},
 }
 # What no figure of a stage says.
 LIMITS = {
@@ -46,6 +48,8 @@ LIMITS = {
     "stability": "A constant map is perfectly stable: a stable reason need not be a right one.",
     "failures": "The kinds were fitted on synthetic images; on real ones nobody knows the truth.",
     "ensemble": "Costs are examples, and the guarantee holds for patients like those of the calibration split alone.",
+    "acceptance": "It speaks of patients like those of the test: the same scanner, season and referrals.",
+    "monitor": "It counts what was read: without labels nobody knows, and a rare error can stay unseen for long.",
 }
 
 
@@ -96,7 +100,8 @@ def _answer(disk: Disk, stage: str) -> str:
 def plots(disk: Disk, stage: str) -> list[Picture]:
     """Every diagram and picture that `dvc.yaml` names for a stage and that is there; its caption is its title."""
     found: list[Picture] = []
-    for entry in figure(disk.read("dvc.yaml"), f"stages.{stage}.plots") or []:
+    file = "monitor/dvc.yaml" if stage == "monitor" else "dvc.yaml"
+    for entry in figure(disk.read(file), f"stages.{stage}.plots") or []:
         for path, options in entry.items() if isinstance(entry, dict) else [(entry, {})]:
             if path.endswith(".csv"):
                 found += _diagram(disk, path, options)
@@ -129,7 +134,7 @@ def _diagram(disk: Disk, path: str, options: dict[str, Any]) -> list[Picture]:
         else:
             values = _ends(part, x, y)
         words.append(": ".join([*(str(word).replace("_", " ") for word in key), values]))
-    drawn = _drawn(disk.root, path, disk.state(path, "dvc.yaml", f".dvc/plots/{template}.json"))
+    drawn = _drawn(disk.root, path, disk.state(path, "dvc.yaml", "monitor/dvc.yaml", f".dvc/plots/{template}.json"))
     return [Picture(drawn, f"{title}. {' '.join(words)}", title)]
 
 

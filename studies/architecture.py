@@ -22,6 +22,7 @@ EVERYBODY = ("pipeline", "statistics")  # nearly every wing imports these, no ar
 PLACES = {
     "card": (0.1, 0),
     "prediction": (4.7, 0),
+    "monitoring": (8.2, 0),
     "stability": (1.25, 1),
     "failures": (6.35, 1),
     "site": (8.2, 1),

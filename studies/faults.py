@@ -234,7 +234,7 @@ def empty_lock(folder: Path) -> str:
     (folder / "dvc.lock").write_text("")
     said = run(folder, "python", "-m", "commands.verify", fails=True)
     run(folder, "git", "checkout", "--quiet", "dvc.lock")
-    return lacking(said, "`git checkout dvc.lock`") or lacking(run(folder, "dvc", "status"), "up to date")
+    return lacking(said, "`git checkout dvc.lock`") or lacking(run(folder, "dvc", "status", "dvc.yaml"), "up to date")
 
 
 def damaged_checkpoint(folder: Path) -> str:

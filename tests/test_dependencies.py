@@ -9,6 +9,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+MONITOR = yaml.safe_load((ROOT / "monitor/dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 
 def imported(path: Path) -> set[Path]:
@@ -38,12 +39,12 @@ def declared(stage: dict) -> set[str]:
     return {name for name in stage.get("do", stage)["deps"] if name.startswith(("stages/", "tmv_lib/"))}
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", [*STAGES, *MONITOR])
 def test_declared_code_is_the_import_closure(name):
     """A stage depends on its script and on whole wings: what a wing's other modules hold may change with it."""
     script = ROOT / f"stages/{name}.py"
     wings = {str(file.parent.relative_to(ROOT)) for file in closure(script) - {script}}
-    assert declared(STAGES[name]) == {f"stages/{name}.py", *wings}
+    assert declared((STAGES | MONITOR)[name]) == {f"stages/{name}.py", *wings}
 
 
 @pytest.mark.parametrize("name", STAGES)

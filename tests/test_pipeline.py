@@ -1,5 +1,6 @@
 """The pipeline end to end, through DVC, on a tiny phantom and two small networks, with labels of a site."""
 
+import io
 import json
 import os
 import shutil
@@ -40,6 +41,7 @@ TRACKED = [
     "tmv_lib",
     "networks",
     "commands",
+    "monitor/dvc.yaml",
 ]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
@@ -140,7 +142,7 @@ def test_the_taxonomy_is_told_against_what_mends(project):
 
 
 def test_nothing_is_left_to_do(project):
-    assert "up to date" in run(project, "dvc", "status")
+    assert "up to date" in run(project, "dvc", "status", "dvc.yaml")
 
 
 def test_a_threshold_change_reruns_one_stage_and_defers_a_superset(project):
@@ -353,6 +355,36 @@ def test_predict_writes_a_row_an_image_and_one_a_patient(project, tmp_path):
     assert (batch["images"]["n"], batch["n_unreadable"]) == (9, 1)
     assert batch["likeness"]["words"].startswith("Too few to say")
     assert run(project, "git", "status", "--porcelain") == ""
+
+
+def test_what_predict_says_is_monitored(project, tmp_path):
+    shutil.copytree(project, tmp_path / "in_use", symlinks=True)
+    folder, (cases, images) = tmp_path / "in_use", of_test(project)
+    (folder / "images").mkdir()
+    for name, image in zip(cases["image_id"], images, strict=True):
+        Image.fromarray(image).save(folder / f"images/{name}.png")
+    command = ["python", "-m", "commands.predict", "images", "--out", "said.csv", "--time", "2026-03-01T09:00"]
+    for path in (folder / "monitor").glob("*.csv"):
+        path.unlink()  # of other tests
+    run(folder, *command)
+    run(folder, *command)  # the same images again count once
+    logged = pd.read_csv(folder / "monitor/log.csv")
+    said = pd.read_csv(folder / "said.csv")
+    assert len(logged) == 2 * len(said)
+    np.testing.assert_allclose(logged["certainty"].head(len(said)), said["certainty"], atol=1e-6)
+    assert logged[["weights", "calibrator", "policy"]].drop_duplicates().shape == (1, 3)
+    due = pd.read_csv(io.StringIO(run(folder, "python", "-m", "commands.label")), dtype=str)
+    truth = cases.set_index(cases["image_id"] + ".png")["y_true"]
+    due.assign(y_true=due["image_id"].map(truth)).to_csv(folder / "answers.csv", index=False)
+    run(folder, "python", "-m", "commands.label", "answers.csv")
+    run(folder, "dvc", "repro", "monitor/dvc.yaml")
+    printed = run(folder, "python", "-m", "commands.monitor")
+    assert f"Last looked at {2 * len(said)} images of {len(said)} patients" in printed
+    card = (folder / "monitor/trust_card.md").read_text(encoding="utf-8")
+    assert "Last looked at" in card
+    assert "Last looked at" not in (folder / "plots/ensemble/trust_card.md").read_text(encoding="utf-8")
+    run(folder, *command, "--time", "2026-03-02")  # a look does not make the run another one
+    assert "is earlier than" in run(folder, *command, fails=True)
 
 
 def test_predict_without_trained_members_says_which_command_makes_them(tmp_path):

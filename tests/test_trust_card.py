@@ -382,6 +382,7 @@ def test_it_prints_as_a_page_and_the_crosswalk(tmp_path, metrics, facts, size):
 
 def test_every_question_has_an_answer_or_has_not_been_asked(tmp_path):
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
-    assert set(questions(tmp_path)) == set(ANSWERS)
+    assert list(questions(tmp_path)) == [*ANSWERS, "acceptance", "monitor"]
+    assert answer("monitor", tmp_path) == "not measured: `make monitor` has not run"
     assert answer("site", tmp_path) == "not measured: the stage `site` has not run"
     assert answer("site", ROOT) in answer_of("site", Figures(committed()["site"], "site"))

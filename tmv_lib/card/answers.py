@@ -6,6 +6,7 @@ A metrics file holds values and enumerations; the words for them stand here.
 from collections.abc import Callable
 from pathlib import Path
 
+from tmv_lib.card import in_use
 from tmv_lib.card.words import NOT_MEASURED, counted, few, number, plain, share
 from tmv_lib.deferral import verdict
 from tmv_lib.explanations import map_verdict
@@ -54,9 +55,10 @@ CLAIM = {  # "the second ranks better, the first is better calibrated", by `clai
 
 
 def questions(root: str | Path = ".") -> dict[str, str]:
-    """The questions of the pipeline by stage, in its order: the `desc` of dvc.yaml of every stage with an answer."""
+    """The questions by stage: the `desc` of dvc.yaml of every stage with an answer, then the two after the study."""
     stages = read_yaml(Path(root) / "dvc.yaml")["stages"]
-    return {name: stage["desc"] for name, stage in stages.items() if name in ANSWERS}
+    asked = {name: stage["desc"] for name, stage in stages.items() if name in ANSWERS}
+    return asked | {name: question for name, (question, _, _) in in_use.AFTER.items()}
 
 
 def answer_of(stage: str, figures: Figures) -> str:
@@ -67,6 +69,9 @@ def answer_of(stage: str, figures: Figures) -> str:
 def answer(stage: str, root: str | Path = ".") -> str:
     """The answer of one stage. Raises ValueError where its metrics file lacks a figure that the sentence needs."""
     figures = read_metrics(stage, root=root)
+    if stage in in_use.AFTER:
+        _, command, words = in_use.AFTER[stage]
+        return f"{NOT_MEASURED}: `{command}` has not run" if figures is None else " ".join(words(figures))
     return not_run(stage) if figures is None else answer_of(stage, figures)
 
 

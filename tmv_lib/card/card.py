@@ -18,6 +18,7 @@ from PIL import Image
 
 from tmv_lib.card.answers import ANSWERS
 from tmv_lib.card.facts import Facts
+from tmv_lib.card.in_use import AFTER, warning
 from tmv_lib.card.policy import OF_HUNDRED, Run, hundred_cases
 from tmv_lib.card.sections import Section, sections
 from tmv_lib.card.words import NOT_MEASURED, plain
@@ -75,10 +76,15 @@ class Card(NamedTuple):
     sources: Sequence[Source]
 
 
-def write_card(folder: str | Path, members: Mapping[str, Member | None], *, root: str | Path = ".") -> None:
-    """Write the card of the run below root as `trust_card.html` and `trust_card.md` into a folder."""
+def write_card(
+    folder: str | Path, members: Mapping[str, Member | None], *, in_use: bool = False, root: str | Path = "."
+) -> None:
+    """Write the card of the run below root as `trust_card.html` and `trust_card.md` into a folder.
+
+    in_use: also what acceptance test and monitoring say, which the run itself cannot know.
+    """
     root = Path(root)
-    metrics = {stage: record.read_metrics(stage, root=root) for stage in ANSWERS}
+    metrics = {stage: record.read_metrics(stage, root=root) for stage in (*ANSWERS, *(AFTER if in_use else ()))}
     source = ", ".join(sorted(read_csv(root / record.CASES, ["source"])["source"].unique()))
     facts = read(root / "card.yaml", "card", Facts).about(source)
     pictures = [] if None in members.values() or metrics["failures"] is None else examples(root)
@@ -100,7 +106,7 @@ def make(
     made = sections(run)
     return Card(
         title=facts.text("name"),
-        warning=facts.warning(),
+        warning=" ".join(filter(None, [facts.warning(), warning(metrics.get("monitor"))])),
         hundred=hundred_cases(run),
         sections={section.key: section for section in made},
         pictures=pictures,

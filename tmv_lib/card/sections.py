@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tmv_lib.card import policy
+from tmv_lib.card import in_use, policy
 from tmv_lib.card.answers import answer_of, audit_of, better_than_margin, kinds_of, not_run, unstable_maps
 from tmv_lib.card.policy import MOST_MEMBERS, Body, Run, Table
 from tmv_lib.card.words import NOT_MEASURED, counted, few, number, plain, share, signed
@@ -123,11 +123,26 @@ def _failures(run: Run) -> Body:
 def _place(run: Run) -> Body:
     site = run.metrics["site"]
     words = [
-        f"External validation: {run.facts.text('external_validation')}.",
-        f"Test with doctors who use it: {run.facts.text('human_ai_test')}.",
+        f"External validation: {run.facts.text('external_validation')}. Test with doctors who use it:"
+        f" {run.facts.text('human_ai_test')}.",
         f"Does test look like the place it learned from? {NOT_MEASURED if site is None else answer_of('site', site)}",
     ]
-    return words, []
+    return [*words, *_in_use(run)], []
+
+
+def _in_use(run: Run) -> list[str]:
+    """The answers of acceptance test and monitoring, and when to stop; promise by promise would not fit on a page."""
+    words, unknown = [], []
+    for name, (question, command, say) in in_use.AFTER.items():
+        figures = run.metrics.get(name)
+        if figures is None:
+            unknown.append(command)
+        else:
+            words.append(f"{question} {' '.join(say(figures)[: SHOWN[name]])}")
+    return [*words, *([f"In use: {NOT_MEASURED}: {' and '.join(unknown)} have not run."] if unknown else [])]
+
+
+SHOWN = {"acceptance": 1, "monitor": 2}  # sentences of each on the card
 
 
 def _members(run: Run) -> Body:
@@ -185,7 +200,7 @@ SECTIONS: dict[str, tuple[str, str, str, Callable[[Run], Body]]] = {
     "failures": ("Kinds of failure", "failures, ensemble", "failures", _failures),
     "deferral": ("What deferral buys", "ensemble", "ensemble", policy.deferral),
     "subgroups": ("For whom", "ensemble", "ensemble", policy.subgroups),
-    "site": ("Another place", "site, a person", "", _place),
+    "site": ("Another place, and in use", "site, a person", "", _place),
     "members": ("Members", "train", "", _members),
     "data": ("Data", "prepare", "prepare", _data),
     "people": ("Who answers for it", "a person, card.yaml", "", _people),

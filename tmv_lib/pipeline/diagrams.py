@@ -35,8 +35,9 @@ def filled(table: pd.DataFrame, *, name: str, root: str | Path = ".", **options:
 
 
 def described(*, root: str | Path = ".") -> dict[str, dict[str, str]]:
-    """The options of every plot with a template in `dvc.yaml`, by its path, in file order."""
-    return dict(_entries(read_yaml(Path(root, "dvc.yaml"))["stages"], root))
+    """The options of every plot with a template in `dvc.yaml` or `monitor/dvc.yaml`, by its path, in file order."""
+    files = [path for name in ("dvc.yaml", "monitor/dvc.yaml") if (path := Path(root, name)).exists()]
+    return {path: options for file in files for path, options in _entries(read_yaml(file)["stages"], root)}
 
 
 def svg(specification: dict[str, Any]) -> str:
