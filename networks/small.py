@@ -1,4 +1,4 @@
-"""A network of a few thousand weights, as a template for yours, and for tests that need one in a second."""
+"""A network of twenty thousand weights, as a template for yours, and for tests that need one in a second."""
 
 from torch import nn
 
