@@ -1,6 +1,7 @@
 """DVC does not follow imports: what a stage declares must be what its script really imports."""
 
 import ast
+import re
 import tomllib
 from pathlib import Path
 
@@ -80,3 +81,18 @@ def test_the_viewer_binds_to_this_computer_alone():
     config = tomllib.loads((ROOT / ".streamlit/config.toml").read_text(encoding="utf-8"))
     assert config["server"]["address"] == "localhost"
     assert config["browser"]["gatherUsageStats"] is False
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("requirements*.txt")), ids=lambda path: path.name)
+def test_every_pin_has_hashes_and_stands_for_what_is_asked(path):
+    """pip refuses a file without its hash as soon as one pin has one; a pin by hand is found here."""
+    pins = path.read_text(encoding="utf-8").replace("\\\n", "").splitlines()[1:]
+    assert pins
+    assert not [
+        pin
+        for pin in pins
+        if not re.fullmatch(r"[\w.-]+(\[\w,]+\])?==\S+( ; .+?)?(\s+--hash=sha256:[0-9a-f]{64})+", pin)
+    ]
+    asked = path.with_suffix(".in").read_text(encoding="utf-8").splitlines()
+    names = {re.split(r"[<=> \[]", line)[0].lower().replace(".", "-") for line in asked if line and line[0] not in "#-"}
+    assert names <= {re.split(r"==|\[", pin)[0].lower().replace(".", "-") for pin in pins}
