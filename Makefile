@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
 	architecture foreign fuzz label log monitor plan accept rehearse monitoring rehearsals local-acceptance test-faults scaling \
-	validate-taxonomy predict evaluate answers verify promises fresh-phantoms public-predictions referral-rates
+	validate-taxonomy predict evaluate findings answers verify promises fresh-phantoms public-predictions referral-rates
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -24,6 +24,9 @@ predict: $(BIN)/.installed  ## score new images: make predict IMAGES=<folder or 
 evaluate: $(BIN)/.installed  ## others' models: make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder> OPTIONS="..."; docs/extending.md
 	@test -n "$(PREDICTIONS)" -a -n "$(OUT)" || { echo 'make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder>' >&2; exit 2; }
 	python -m commands.evaluate $(PREDICTIONS) --out "$(OUT)" $(OPTIONS)
+
+findings: $(BIN)/.installed  ## every class or finding in turn, on one page: findings/findings.html; docs/extending.md
+	python -m commands.findings
 
 plan: $(BIN)/.installed  ## how many cases will an acceptance test by protocol.yaml take? docs/acceptance.md
 	python -m commands.plan

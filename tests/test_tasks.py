@@ -1,6 +1,7 @@
 """Several classes and findings, in colour, end to end: coloured cells through DVC, and stage by stage."""
 
 import json
+import os
 import shutil
 import sys
 from importlib import import_module
@@ -15,6 +16,8 @@ from safetensors.numpy import load_file
 from scipy.special import logsumexp
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
+import commands.findings
+from commands.findings import experiment
 from demo import cases as viewer
 from demo import maps
 from demo.disk import Disk
@@ -182,3 +185,41 @@ def test_the_viewer_shows_the_question_in_colour(project, request):
     near = viewer.nearest(known, known.table.index[0])
     train = known.everything.set_index("row")
     assert all(train.loc[one.row, ["split", "y_true"]].tolist() == ["train", one.y_true] for one in near)
+
+
+def test_every_finding_has_its_row_on_one_page(classes):
+    """So few patients that no class gets a verdict, in words."""
+    print(run(classes, "python", "-m", "commands.findings"))
+    table = pd.read_csv(classes / "findings/findings.csv")
+    cases = pd.read_csv(classes / "data/prepare/cases.csv").query("split == 'test'")
+    assert table["finding"].tolist() == list(CLASSES)
+    assert table["n"].tolist() == [len(cases)] * len(CLASSES)
+    assert table["n_positive"].tolist() == [int((cases["class"] == name).sum()) for name in CLASSES]
+    assert set(table["role"]) == {"exploratory"}
+    assert table["why"].str.contains("at least 20 are needed").all()
+    for name in CLASSES:
+        assert name in (classes / "findings/findings.html").read_text(encoding="utf-8")
+    shutil.rmtree(classes / "findings")
+
+
+def test_a_finding_asked_of_by_an_experiment_has_the_figures_of_that_run(classes):
+    metrics = asked_of_in(classes, "granulocyte")
+    assert set(metrics) == {"calibration", "site", "ensemble"}
+    n = int((pd.read_csv(classes / "data/prepare/cases.csv").query("split == 'test'")["class"] == "granulocyte").sum())
+    assert metrics["ensemble"]["deferral"]["n_positive"] == n
+    assert "monocyte" in (classes / "params.yaml").read_text()  # the project is as it was
+    assert run(classes, "git", "status", "--porcelain") == ""
+
+
+def asked_of_in(folder: Path, name: str) -> dict:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        return experiment(name)
+
+
+def test_findings_are_refused_where_there_is_one_question(tmp_path, monkeypatch):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"params\.yaml: task is binary, which has one question"):
+        commands.findings.main()

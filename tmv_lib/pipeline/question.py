@@ -57,10 +57,17 @@ class Question(NamedTuple):
         return np.asarray(logsumexp(outputs[:, self.positive], axis=1) - logsumexp(outputs[:, self.others], axis=1))
 
     def of(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The table with `y_true` in {0, 1} where its labels stood, without the cases that are not labelled for it.
+        """As `labelled`. Raises ValueError where a split that needs both answers lacks one."""
+        answered = self.labelled(table)
+        for split, labels in answered.groupby("split")["y_true"]:
+            if self.task != "binary" and split in ASKED_SPLITS and labels.nunique() < 2:
+                lacking = "no case with it" if labels.iloc[0] == 0 else "no case without it"
+                asked = [self.names[k] for k in self.positive]
+                raise ValueError(f"question.positive is {asked}: split {split} has {lacking}")
+        return answered
 
-        Raises ValueError where a split that needs both answers lacks one.
-        """
+    def labelled(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The table with `y_true` in {0, 1} where its labels stood, without the cases that are not labelled for it."""
         if self.task == "binary":
             return table
         columns = label_columns(self.task, table)
@@ -70,12 +77,7 @@ class Question(NamedTuple):
         place = table.columns.get_loc(columns[0])
         answered = table.drop(columns=columns)
         answered.insert(int(place), "y_true", y_true)
-        answered = answered[answered["y_true"].notna()].astype({"y_true": int}).reset_index(drop=True)
-        for split, labels in answered.groupby("split")["y_true"]:
-            if split in ASKED_SPLITS and labels.nunique() < 2:
-                lacking = "no case with it" if labels.iloc[0] == 0 else "no case without it"
-                raise ValueError(f"question.positive is {asked}: split {split} has {lacking}")
-        return answered
+        return answered[answered["y_true"].notna()].astype({"y_true": int}).reset_index(drop=True)
 
 
 BINARY = Question("binary", [], [0])
