@@ -3,7 +3,8 @@
 Run by `make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder>` in a project, which need not have run. Each CSV is a
 member, named after its file: `image_id, patient_id, split, y_true, logit`, a row an image; further columns of the first
 one are subgroups. The stages that need no network answer in OUT, a folder with metrics/, plots/ and the trust card, by
-the knobs of params.yaml and the words of card.yaml. Needs no images, no GPU and no torch.
+the knobs of params.yaml and the words of card.yaml, or of those that come with the package where the folder has none.
+Needs no images, no GPU and no torch.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from tmv_lib.data.lists import check_header
 from tmv_lib.pipeline.files import AS_WRITTEN, read_csv, write_csv
 from tmv_lib.pipeline.metrics import write_metrics
 from tmv_lib.pipeline.params import check_name, read_yaml
-from tmv_lib.pipeline.stage import run
+from tmv_lib.pipeline.stage import own_or_default, run
 
 SOURCE = "predictions"  # what cases.csv says of where they come from
 COLUMNS = ["image_id", "patient_id", "split", "y_true", "logit"]
@@ -121,11 +122,11 @@ def read_member(path: Path) -> pd.DataFrame:
 
 def lay_out(folder: Path, members: dict[str, pd.DataFrame]) -> None:
     """The files that the stages look for, as `prepare` and `train` would have left them."""
-    params = read_yaml("params.yaml")
+    params = read_yaml(own_or_default("params.yaml"))
     kept = {name: params[name] for name in (*STAGES, "deferral")}
     told = {"prepare": {"source": SOURCE}, "members": dict.fromkeys(members), **kept}
     (folder / "params.yaml").write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
-    shutil.copy("card.yaml", folder)
+    shutil.copy(own_or_default("card.yaml"), folder)
     cases = next(iter(members.values())).drop(columns="logit").assign(source=SOURCE)
     write_csv(folder / "data/prepare/cases.csv", cases)
     splits = {
