@@ -3,9 +3,14 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
+.DEFAULT_GOAL := help
+
+.PHONY: help repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
 	architecture foreign fuzz label log monitor plan accept rehearse monitoring rehearsals local-acceptance test-faults scaling \
 	validate-taxonomy predict evaluate findings answers verify promises fresh-phantoms public-predictions referral-rates
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
 	dvc repro
@@ -53,10 +58,10 @@ rehearse: $(BIN)/.installed  ## a year with a shift planted in it, docs/rehearsa
 verify: $(BIN)/.installed  ## is what lies on disk whole? says what is damaged, and what mends it
 	python -m commands.verify
 
-test: $(BIN)/.installed-dev .git
+test: $(BIN)/.installed-dev .git  ## every test but those of the viewer in a browser
 	OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-lint: $(BIN)/.installed-dev
+lint: $(BIN)/.installed-dev  ## style and types
 	ruff check
 	ruff format --check
 	mypy

@@ -6,7 +6,7 @@ or `prob_<name>` of every class (`y_true` names the class) or finding (`y_true_<
 `patient_id` and `split` may be left out; further columns of the first file are subgroups. One question is answered in
 OUT, a folder with metrics/, plots/ and the trust card, by the stages that need no network; of several findings or
 classes OUT has a row each in findings.csv, .html and .md, and a folder each. By the knobs of params.yaml and the words
-of card.yaml. Needs no images, no GPU and no torch.
+of card.yaml, or of those that come with the package where the folder has none. Needs no images, no GPU and no torch.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from tmv_lib.pipeline.files import AS_WRITTEN, naming, write_csv
 from tmv_lib.pipeline.metrics import write_metrics
 from tmv_lib.pipeline.params import check_name, read_yaml
 from tmv_lib.pipeline.record import Figures, read_metrics
-from tmv_lib.pipeline.stage import run
+from tmv_lib.pipeline.stage import own_or_default, run
 from tmv_lib.statistics.resampling import WHOLE
 
 SOURCE = "predictions"  # what cases.csv says of where they come from
@@ -341,12 +341,12 @@ def read_member(table: pd.DataFrame, *, one_class: bool = False) -> pd.DataFrame
 
 def lay_out(folder: Path, members: dict[str, pd.DataFrame], **knobs: dict[str, Any]) -> None:
     """The files that the stages look for, as `prepare` and `train` would have left them; other knobs by section."""
-    params = read_yaml("params.yaml")
+    params = read_yaml(own_or_default("params.yaml"))
     kept = {name: params[name] | knobs.get(name, {}) for name in (*STAGES, "deferral")}
     told = {"task": "binary", "question": {"positive": []}, "prepare": {"source": SOURCE}}
     told |= {"members": dict.fromkeys(members), **kept}
     (folder / "params.yaml").write_text(yaml.safe_dump(told, sort_keys=False), encoding="utf-8")
-    shutil.copy("card.yaml", folder)
+    shutil.copy(own_or_default("card.yaml"), folder)
     cases = next(iter(members.values())).drop(columns="logit").assign(source=SOURCE)
     write_csv(folder / "data/prepare/cases.csv", cases)
     splits = {

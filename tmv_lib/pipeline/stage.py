@@ -6,7 +6,15 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-HERE = Path(__file__).parents[2]
+_LIBRARY = Path(__file__).parents[1]
+_PACKAGED = _LIBRARY / "project"  # where the installed package has what lies beside the library in the repository
+HERE = _LIBRARY if _PACKAGED.is_dir() else _LIBRARY.parent
+PROJECT = _PACKAGED if _PACKAGED.is_dir() else HERE  # commands/, stages/ and the knobs as they come
+
+
+def own_or_default(name: str) -> Path:
+    """A file such as `params.yaml` of the current folder, or as it comes where the folder has none."""
+    return Path(name) if Path(name).exists() else PROJECT / name
 
 
 def run(main: Callable[[], None]) -> None:
