@@ -3,8 +3,6 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.DEFAULT_GOAL := help
-
 .PHONY: help repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
 	architecture foreign fuzz label log monitor plan accept rehearse monitoring rehearsals local-acceptance test-faults scaling \
 	validate-taxonomy predict evaluate findings answers verify promises fresh-phantoms public-predictions referral-rates

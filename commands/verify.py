@@ -1,10 +1,11 @@
 """Is what lies on disk whole? `make verify` says what is damaged, and the command that mends it.
 
-DVC takes a cached file for what its name says, and its lock file for readable: a kill at the wrong moment, or a bad
+DVC takes a cached file for what its name says, and its lock files for readable: a kill at the wrong moment, or a bad
 disk, makes both false.
 """
 
 import hashlib
+import json
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ CHUNK = 2**20
 
 
 def main() -> None:
-    problems = [*of_lock(Path("dvc.lock")), *of_parts(Path())]
+    problems = [*of_lock(Path("dvc.lock")), *of_running(Path(".dvc/tmp/rwlock")), *of_parts(Path())]
     if not problems:
         problems = of_cache(Path(Repo(".").cache.local_cache_dir))
     for problem in problems:
@@ -35,6 +36,16 @@ def of_lock(lock: Path) -> list[str]:
     except ValueError as error:
         return [f"{error}: `git checkout {lock}` brings back the last one committed"]
     return [] if there else [f"{lock}: empty: `git checkout {lock}` brings back the last one committed"]
+
+
+def of_running(lock: Path) -> list[str]:
+    """What is wrong with the file in which DVC notes who reads and writes what; no run has it where there is none."""
+    try:
+        if lock.exists():
+            json.loads(lock.read_text(encoding="utf-8"))
+    except ValueError:
+        return [f"{lock}: torn by a kill, and no run starts: `rm {lock}` once no other run goes on"]
+    return []
 
 
 def of_cache(cache: Path) -> list[str]:

@@ -26,6 +26,17 @@ def test_an_empty_or_torn_lock_file_is_named_with_the_command_that_brings_it_bac
     assert verify.of_lock(lock) == []
 
 
+def test_a_torn_note_of_who_writes_what_is_named_with_the_command_that_removes_it(tmp_path):
+    lock = tmp_path / "rwlock"
+    assert verify.of_running(lock) == []
+    lock.write_text("{}")
+    assert verify.of_running(lock) == []
+    lock.write_text("")
+    assert verify.of_running(lock) == [
+        f"{lock}: torn by a kill, and no run starts: `rm {lock}` once no other run goes on"
+    ]
+
+
 def test_a_part_that_a_killed_run_left_is_named(tmp_path):
     (tmp_path / "data/train").mkdir(parents=True)
     (tmp_path / "data/train/.a.npy.part.npy").write_text("")
