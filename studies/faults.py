@@ -142,7 +142,7 @@ def disturbed(folder: Path, rng: random.Random, *command: str, moments: list[tup
 def mend_lock(folder: Path, printed: str) -> None:
     """Do what `make verify` says of a lock file that a kill has torn; any other failure is one."""
     said = "".join(started(folder, "python", "-m", "commands.verify").communicate())
-    told = {"git checkout dvc.lock": ("git", "checkout", "--quiet", "dvc.lock")}
+    told: dict[str, tuple[str, ...]] = {"git checkout dvc.lock": ("git", "checkout", "--quiet", "dvc.lock")}
     told |= {"rm .dvc/tmp/rwlock": ("rm", ".dvc/tmp/rwlock")}
     mended = [run(folder, *command) for words, command in told.items() if f"`{words}`" in said]
     if not mended:

@@ -143,6 +143,7 @@ def test_the_taxonomy_is_told_against_what_mends(project):
 
 def test_nothing_is_left_to_do(project):
     assert "up to date" in run(project, "dvc", "status", "dvc.yaml")
+    assert "failed to load" not in run(project, "dvc", "metrics", "diff")  # of what has not run, such as `make monitor`
 
 
 def test_a_threshold_change_reruns_one_stage_and_defers_a_superset(project):
