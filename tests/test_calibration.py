@@ -879,6 +879,7 @@ def run_stage(folder, monkeypatch, cases, **changes):
     if not path.exists():
         write_predictions(path, cases)
     params = {"calibration": PARAMS.model_dump() | changes, "members": {"mine": None}}
+    params |= {"task": "binary", "question": {"positive": []}}
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     monkeypatch.chdir(folder)
     stage.main()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -113,7 +115,7 @@ def test_predictive_values_follow_bayes(rng):
 def test_predictive_values_of_another_place_with_the_same_classes(rng):
     """Cases drawn at the other prevalence say what reweighting said."""
     cases = made(rng, 20_000)
-    told = evaluation.predictive_values(cases, 0.1, resampler(cases, rng)._replace(n_resamples=100))["precision"].value
+    told = evaluation.predictive_values(cases, 0.1, replace(resampler(cases, rng), n_resamples=100))["precision"].value
     by_class = [
         cases[cases["y_true"] == label].sample(n, replace=True, random_state=1)
         for label, n in ((1, 10**4), (0, 9 * 10**4))

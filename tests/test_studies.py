@@ -362,7 +362,7 @@ def test_planted_shifts_of_rendered_images_are_named():
     updates = sites.kept(np.random.default_rng(0), repeats=40)
     assert updates["keep"][0] > 0.85
     assert updates["keep"].iloc[-1] < updates["keep"][0]  # a calibrator of 100 cases is itself wrong
-    text = sites.page(table, updates, site, "float32")
+    text = sites.page(table, updates, site)
     assert "| test_prevalence: 0.65 | `prevalence` | 1 |" in text
     assert "nan" not in text
 

@@ -123,7 +123,11 @@ CHANGES = [
     (("explanations", "explanations", SECOND, "verdict"), {"usable": True, "because_of": ""}, "deserve a look"),
     (("explanations", "explanations", FIRST, "border_flip_rate"), 0.3141, "31.4 %"),
     (("stability", "stability", FIRST, "errors", "claim", "answer"), "the opposite", "the opposite with an adjusted"),
-    (("stability", "stability", FIRST, "errors", "rank_correlation", "rests_on"), "called_negative", "calls alone"),
+    (
+        ("stability", "stability", FIRST, "errors", "rank_correlation", "rests_on"),
+        "called_positive",
+        "positive calls alone",
+    ),
     (("failures", "failures", "ensemble", "undetermined", "share"), 0.2718, "27.2 %"),
     (("prepare", "prepare", "problems", "duplicate", "images"), 31, "duplicates (31 images)"),
     (("prepare", "prepare", "problems", "blank", "images"), 1, "blank images (1 image)"),
