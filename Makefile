@@ -26,7 +26,7 @@ predict: $(BIN)/.installed  ## score new images: make predict IMAGES=<folder or 
 
 evaluate: $(BIN)/.installed  ## others' models: make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder> OPTIONS="..."; docs/extending.md
 	@test -n "$(PREDICTIONS)" -a -n "$(OUT)" || { echo 'make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder>' >&2; exit 2; }
-	python -m commands.evaluate $(PREDICTIONS) --out "$(OUT)" $(OPTIONS)
+	OMP_NUM_THREADS=1 python -m commands.evaluate $(PREDICTIONS) --out "$(OUT)" $(OPTIONS)
 
 findings: $(BIN)/.installed  ## every class or finding in turn, on one page: findings/findings.html; docs/extending.md
 	python -m commands.findings
