@@ -47,6 +47,7 @@ label: $(BIN)/.installed  ## who is due to be read? make -s label > due.csv; and
 
 monitor: $(BIN)/.installed .git  ## is it still true? as often as one likes
 	touch monitor/labels.csv monitor/reference.csv
+	cp monitor/pipeline.yaml monitor/dvc.yaml
 	dvc repro monitor/dvc.yaml
 	python -m commands.monitor
 

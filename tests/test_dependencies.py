@@ -10,7 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-MONITOR = yaml.safe_load((ROOT / "monitor/dvc.yaml").read_text(encoding="utf-8"))["stages"]
+MONITOR = yaml.safe_load((ROOT / "monitor/pipeline.yaml").read_text(encoding="utf-8"))["stages"]
 
 
 def imported(path: Path) -> set[Path]:
