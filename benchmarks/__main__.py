@@ -10,7 +10,8 @@ from pathlib import Path
 
 from benchmarks.measure import Measured, measured
 
-SUBJECTS = ("bootstrap", "dropout", "calibration", "site", "evaluate", "policy", "grad_cam", "stability", "monitoring")
+SUBJECTS = ("prepare", "training", "predict", "bootstrap", "dropout", "calibration", "site", "evaluate", "policy")
+SUBJECTS += ("grad_cam", "stability", "monitoring")
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "confidenceinterval", "baal", "grad-cam", "mapie")
 PAGE = Path("docs/speed.md")
 MARK = "<!-- make bench writes what follows -->\n"

@@ -9,13 +9,16 @@ import json
 import sys
 from pathlib import Path
 
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+from dvc.utils.strictyaml import load
 from tqdm import tqdm
 
-from tmv_lib.pipeline.params import read_yaml
 from tmv_lib.pipeline.stage import run
 
 CHUNK = 2**20
+LEFT = "part of a file that a killed run left: remove it"
 
 
 def main() -> None:
@@ -32,10 +35,11 @@ def main() -> None:
 def of_lock(lock: Path) -> list[str]:
     """What is wrong with the lock file."""
     try:
-        there = isinstance(read_yaml(lock), dict)
-    except ValueError as error:
-        return [f"{error}: `git checkout {lock}` brings back the last one committed"]
-    return [] if there else [f"{lock}: empty: `git checkout {lock}` brings back the last one committed"]
+        load(str(lock), schema=COMPILED_LOCKFILE_SCHEMA)  # as DVC reads it: a kill cuts it where YAML can still be read
+    except (FileNotFoundError, DvcException) as error:
+        state = "no such file" if isinstance(error, FileNotFoundError) else "empty or torn by a kill"
+        return [f"{lock}: {state}: `git checkout {lock}` brings back the last one committed"]
+    return []
 
 
 def of_running(lock: Path) -> list[str]:
@@ -53,8 +57,13 @@ def of_cache(cache: Path) -> list[str]:
     files = [file for file in sorted((cache / "files/md5").glob("??/*")) if file.is_file()]
     if not files:
         return [f"{cache}: holds no file: `make repro` fills it, or `dvc pull` where there is a remote"]
-    broken = [file for file in tqdm(files, desc="cache", leave=False) if digest(file) != file.parent.name + file.stem]
-    return [f"{file}: damaged: remove it, then `make repro`, or `dvc pull` where there is a remote" for file in broken]
+    parts = [file for file in files if file.name.startswith(".")]
+    whole = tqdm([file for file in files if file not in parts], desc="cache", leave=False)
+    broken = [file for file in whole if digest(file) != file.parent.name + file.stem]
+    return [
+        *[f"{file}: damaged: remove it, then `make repro`, or `dvc pull` where there is a remote" for file in broken],
+        *[f"{file}: {LEFT}" for file in parts],
+    ]
 
 
 def of_parts(root: Path) -> list[str]:
@@ -62,7 +71,7 @@ def of_parts(root: Path) -> list[str]:
     parts = [
         file for folder in ("data", "metrics", "plots", "checkpoints") for file in (root / folder).rglob(".*.part*")
     ]
-    return [f"{file}: part of a file that a killed run left: remove it" for file in sorted(parts)]
+    return [f"{file}: {LEFT}" for file in sorted(parts)]
 
 
 def digest(file: Path) -> str:

@@ -534,7 +534,7 @@ def test_findings_of_several_readers(tmp_path):
         ("path,label\na.png,x\nb.png,\n", CLASSES, "row 3: label '' is empty"),
         ("path,label\na.png,x\nb.png,y\n", {**CLASSES, "rows": "most"}, "an image has one row and one class"),
         ("path,label,class\na.png,x,1\nb.png,y,2\n", CLASSES, "column class bears a name"),
-        ("path,label\na.png,x\nb.png,y\n", FINDINGS, "findings must name each finding once, found None"),
+        ("path,label\na.png,x\nb.png,y\n", FINDINGS, "findings must name each finding once, found \\[\\]"),
         ("path,label\na.png,x\nb.png,y\n", {**FINDINGS, "findings": ["x", "x"]}, "each finding once"),
         ("path,label\na.png,x\nb.png,y\n", {**FINDINGS, "findings": ["z"]}, "finding z: .*must hold 'z'"),
         (

@@ -10,14 +10,22 @@ def test_a_file_of_the_cache_that_is_not_what_its_name_says_is_named(tmp_path):
     wrong = tmp_path / "files/md5/00/000000000000000000000000000000.dir"
     wrong.parent.mkdir(parents=True)
     wrong.write_text("[]")
+    part = tmp_path / "files/md5/5d/.xyz.tmp"
+    part.write_text("hel")
     assert verify.of_cache(tmp_path) == [
-        f"{wrong}: damaged: remove it, then `make repro`, or `dvc pull` where there is a remote"
+        f"{wrong}: damaged: remove it, then `make repro`, or `dvc pull` where there is a remote",
+        f"{part}: part of a file that a killed run left: remove it",
     ]
 
 
 def test_an_empty_or_torn_lock_file_is_named_with_the_command_that_brings_it_back(tmp_path):
     lock = tmp_path / "dvc.lock"
-    for text in ("", "stages: {prepare: [", "3"):
+    for text in (
+        "",
+        "stages: {prepare: [",
+        "3",
+        "schema: '2.0'\nstages:\n  a:\n    cmd: b\n    outs:\n    - hash: md5\n",
+    ):
         lock.write_text(text)
         (told,) = verify.of_lock(lock)
         assert str(lock) in told

@@ -1,7 +1,10 @@
 """Pictures as files, and how they become squares of one size."""
 
+import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -20,6 +23,7 @@ Progress = Callable[[Iterable[Any]], Iterable[Any]]  # such as `tqdm`
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000")
 MOST_BYTES = 256 * 2**20  # of one file
 MOST_SIDE = 14_000  # pixels: `pad` makes a square of the longer side
+BATCH = 64  # pictures read at once, by a thread for each processor core: decoding runs outside Python
 TINT = 16  # levels between the channels of a pixel, up to which a picture counts as grey
 
 
@@ -135,17 +139,25 @@ def read_squares(
     says; and the readable images, uint8 (n, size, size) or in colour (n, size, size, 3), as `square` makes them. Raises
     ValueError where there is none.
     """
-    found: list[dict[str, Any]] = []
-    images = Pile()
-    for name in progress(names):
+
+    def one(name: str) -> tuple[dict[str, Any], np.ndarray | None]:
         try:
             read = read_image(content_of(root / name), name=name, channels=channels)
-            images.put(square(read.levels, size=size, how=how))
-            height, width = read.levels.shape[:2]
-            told = {"width": width, "height": height, "remark": read.remark, "converted": read.converted}
-            found.append({**read.header, **told})
+            image = square(read.levels, size=size, how=how)
         except (OSError, ValueError) as error:
-            found.append({"problem": str(error)})
+            return {"problem": str(error)}, None
+        height, width = read.levels.shape[:2]
+        told = {"width": width, "height": height, "remark": read.remark, "converted": read.converted}
+        return {**read.header, **told}, image
+
+    found: list[dict[str, Any]] = []
+    images = Pile()
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        batches = (threads.map(one, names[k : k + BATCH]) for k in range(0, len(names), BATCH))
+        for _, (file, image) in zip(progress(names), chain.from_iterable(batches), strict=True):
+            found.append(file)
+            if image is not None:
+                images.put(image)
     if all("problem" in file for file in found):
         raise ValueError(f"{root}: none of {len(names)} images can be read; the first: {found[0]['problem']}")
     return found, images.stacked()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path, PurePath
 from string import Formatter
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,17 @@ MEANS = {"ignore": np.nan, "positive": 1.0, "negative": 0.0}
 ALSO_VAL = ("valid", "validate", "validation")
 AROUND = " []'\""  # what surrounds a label where the cell holds a list of them
 OURS = ("image_id", "width", "height")  # of the list these are names and boxes of its own, ours are read off the files
+
+
+class Labelling(NamedTuple):
+    """Where a list's labels stand and what they mean, as `load_table` says."""
+
+    positive: str | None
+    column: str | None
+    separator: str | None
+    findings: list[str]
+    uncertain: Mapping[str, Meaning]
+    rows: Rows
 
 
 def load_table(
@@ -76,8 +87,9 @@ def load_table(
     template = _template(path, image)
     fields = [field for _, field, _ in template if field]
     columns = {"patient_id": patient_column, "split": split_column}
-    _check_asked(path, task, positive, label_column, label_separator, findings, uncertain or {}, rows)
-    labels = [label_column] if label_column else list(findings or [])
+    labelling = Labelling(positive, label_column, label_separator, findings or [], uncertain or {}, rows)
+    _check_asked(path, task, labelling)
+    labels = [label_column] if label_column else labelling.findings
     if clash := sorted(set(labels) & {*fields, reader_column, *columns.values()}):
         raise ValueError(f"{path}: column {clash[0]} is to be a label and something else as well")
     needed = [*fields, *labels, *([reader_column] if reader_column else [])]
@@ -92,7 +104,7 @@ def load_table(
     if patient:
         listed = listed.assign(**_searched(path, listed["image_id"].rename("image"), patient))
     _check_rows(path, listed, columns)
-    meant = _labels(path, text, task, positive, label_column, label_separator, findings, uncertain or {}, rows)
+    meant = _labels(path, text, task, labelling)
     listed = listed.join([meant, _typed(text)[[name for name in further if name not in listed]]])
     united = _united(path, listed, text[reader_column] if reader_column else None, rows, list(meant))
     ignored = listed["image_id"].nunique() - len(united)
@@ -110,29 +122,22 @@ def load_table(
     return Loaded(cases, images, *tables, ignored=ignored, converted=conversions(found))
 
 
-def _check_asked(
-    path: str | Path,
-    task: Task,
-    positive: str | None,
-    label_column: str | None,
-    separator: str | None,
-    findings: list[str] | None,
-    uncertain: Mapping[str, Meaning],
-    rows: Rows,
-) -> None:
+def _check_asked(path: str | Path, task: Task, asked: Labelling) -> None:
     """Refuse options that do not go with the task."""
     wrong = ""
-    if task != "binary" and positive is not None:
-        wrong = f"positive must be null (question.positive says it), found {positive!r}"
-    elif task == "multilabel" and (not findings or len(set(findings)) < len(findings)):
-        wrong = f"findings must name each finding once, found {findings}"
-    elif task != "multilabel" and (findings is not None or label_column is None):
-        wrong = f"findings must be null and label_column a column, found {findings} and {label_column!r}"
-    elif task == "multiclass" and (rows != "one" or separator is not None or set(uncertain.values()) - {"ignore"}):
-        options = f"rows: {rows}, label_separator: {separator!r}, uncertain: {dict(uncertain)}"
+    if task != "binary" and asked.positive is not None:
+        wrong = f"positive must be null (question.positive says it), found {asked.positive!r}"
+    elif task == "multilabel" and (not asked.findings or len(set(asked.findings)) < len(asked.findings)):
+        wrong = f"findings must name each finding once, found {asked.findings}"
+    elif task != "multilabel" and (asked.findings or asked.column is None):
+        wrong = f"findings must be null and label_column a column, found {asked.findings} and {asked.column!r}"
+    elif task == "multiclass" and (
+        asked.rows != "one" or asked.separator is not None or set(asked.uncertain.values()) - {"ignore"}
+    ):
+        options = f"rows: {asked.rows}, label_separator: {asked.separator!r}, uncertain: {dict(asked.uncertain)}"
         wrong = f"an image has one row and one class, or is ignored, found {options}"
-    elif task == "multilabel" and label_column is None and separator is not None:
-        wrong = f"label_separator must be null where findings are columns, found {separator!r}"
+    elif task == "multilabel" and asked.column is None and asked.separator is not None:
+        wrong = f"label_separator must be null where findings are columns, found {asked.separator!r}"
     if wrong:
         raise ValueError(f"{path}: with task: {task} {wrong}")
 
@@ -245,31 +250,22 @@ def _written(label: str) -> str:
     return re.sub(r"^(-?\d+)\.0*$", r"\1", label)
 
 
-def _labels(
-    path: str | Path,
-    text: pd.DataFrame,
-    task: Task,
-    positive: str | None,
-    label_column: str | None,
-    separator: str | None,
-    findings: list[str] | None,
-    uncertain: Mapping[str, Meaning],
-    rows: Rows,
-) -> pd.DataFrame:
+def _labels(path: str | Path, text: pd.DataFrame, task: Task, labelling: Labelling) -> pd.DataFrame:
     """The label columns of each row: `y_true`, `class`, or one per finding; missing where it is to be ignored."""
-    several = separator is not None or rows != "one"
-    if task == "binary":
-        answers = _answers(path, text[str(label_column)], positive, separator, uncertain, several)
-        return pd.DataFrame({"y_true": answers})
+    _, column, separator, findings, uncertain, rows = labelling
     if task == "multiclass":
-        return pd.DataFrame({CLASS: _classes(path, text[str(label_column)], uncertain)})
+        return pd.DataFrame({CLASS: _classes(path, text[str(column)], uncertain)})
+    if task == "binary":
+        several = separator is not None or rows != "one"
+        return pd.DataFrame({"y_true": _answers(path, text[str(column)], labelling, several)})
     columns = {}
-    for finding in findings or []:
-        cells, label = (text[finding], None) if label_column is None else (text[label_column], finding)
+    for finding in findings:
+        cells, label = (text[finding], None) if column is None else (text[column], finding)
         try:
-            columns[f"{FINDING}{finding}"] = _answers(path, cells, label, separator, uncertain, several=True)
+            answers = _answers(path, cells, labelling._replace(positive=label), several=True)
         except ValueError as error:
             raise ValueError(f"finding {finding}: {error}") from error
+        columns[f"{FINDING}{finding}"] = answers
     return pd.DataFrame(columns)
 
 
@@ -287,15 +283,9 @@ def _classes(path: str | Path, cells: pd.Series, uncertain: Mapping[str, Meaning
     return classes
 
 
-def _answers(
-    path: str | Path,
-    cells: pd.Series,
-    positive: str | None,
-    separator: str | None,
-    uncertain: Mapping[str, Meaning],
-    several: bool,
-) -> pd.Series:
+def _answers(path: str | Path, cells: pd.Series, labelling: Labelling, several: bool) -> pd.Series:
     """What each row says: 1, 0, or missing where it is to be ignored."""
+    positive, separator, uncertain = labelling.positive, labelling.separator, labelling.uncertain
     means = {_written(label): MEANS[meaning] for label, meaning in uncertain.items()}
     parts = cells.map(lambda cell: [part.strip(AROUND) for part in cell.split(separator)] if separator else [cell])
     labels = parts.map(lambda cell: [_written(part) for part in cell])
