@@ -2,7 +2,8 @@
 
 Run by `make scaling`; writes docs/scaling.csv, docs/scaling.png and the table of docs/scaling.md. The phantom at 32 px
 with two small networks, one epoch each, from 2,700 images up; every stage is a process of its own, of which the system
-tells CPU seconds and peak memory. Wants an idle machine.
+tells CPU seconds and peak memory. Wants an idle machine. A size whose rows stand in the table already is not run again:
+remove docs/scaling.csv to begin anew.
 """
 
 import argparse
@@ -32,23 +33,25 @@ SHARES = {"train": 0.6, "val": 0.1, "cal": 0.1, "test": 0.2}
 STAGES: tuple[str, ...] = ("prepare", "train one", "train two", "reference", "calibration", "site", "baseline")
 STAGES = (*STAGES, "diversity", "explanations", "stability", "uncertainty", "failures", "ensemble")
 BEGINS, ENDS = "<!-- make scaling writes what follows -->", "<!-- up to here -->"
-PAGE = Path("docs/scaling.md")
+PAGE, TABLE = Path("docs/scaling.md"), Path("docs/scaling.csv")
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of images")
     sizes = options.parse_args().sizes
-    rows = []
+    rows = pd.read_csv(TABLE).to_dict("records") if TABLE.exists() else []
     for size in sizes:
+        if any(row["size"] == size for row in rows):
+            continue
         with TemporaryDirectory() as folder:
             project = laid_out(Path(folder) / "project", size)
             for stage in tqdm(STAGES, desc=f"{size:,} images"):
                 used = measured(project, stage)
                 n = len(pd.read_csv(project / "data/prepare/cases.csv", usecols=["image_id"]))
-                rows.append({"n": n, "stage": stage, **used})
+                rows.append({"size": size, "n": n, "stage": stage, **used})
+        write_csv(TABLE, pd.DataFrame(rows), digits=4)
     table = pd.DataFrame(rows)
-    write_csv("docs/scaling.csv", table, digits=4)
     save(picture(table), "docs/scaling.png")
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGINS)
     with whole(PAGE) as temporary:
