@@ -10,8 +10,8 @@ from pathlib import Path
 
 from benchmarks.measure import Measured, measured
 
-SUBJECTS: tuple[str, ...] = ("prepare", "training", "predict", "bootstrap", "dropout", "calibration", "site", "evaluate")
-SUBJECTS = (*SUBJECTS, "policy", "grad_cam", "stability", "monitoring")
+SUBJECTS: tuple[str, ...] = ("prepare", "training", "predict", "bootstrap", "dropout", "calibration", "site")
+SUBJECTS = (*SUBJECTS, "evaluate", "policy", "grad_cam", "stability", "monitoring")
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "confidenceinterval", "baal", "grad-cam", "mapie")
 PAGE = Path("docs/speed.md")
 MARK = "<!-- make bench writes what follows -->\n"
