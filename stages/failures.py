@@ -11,6 +11,8 @@ from tmv_lib.pipeline.params import read, read_members
 from tmv_lib.pipeline.stage import run
 from tmv_lib.statistics.estimate import Estimate
 
+ADJUDICATION = "data/adjudication.csv"
+
 
 def main() -> None:
     params, members = read("params.yaml", "failures", answer.FailuresParams), list(read_members("params.yaml"))
@@ -37,9 +39,8 @@ def main() -> None:
     metrics["ensemble"]["subgroups"] = answer.subgroups(shipped, record.read_case_table(), params, rng)
     metrics |= {"site_calibrated": Estimate(absent=record.NO_SITE)} if len(errors) == 1 else {}
     metrics["confident_joint"] = {f"given {i} found {j}": int(joint[i, j]) for i in (0, 1) for j in (0, 1)}
-    if params.adjudication is not None:
-        with naming(params.adjudication):
-            readers = read_csv(params.adjudication, ["image_id", "kind"])
+    with naming(ADJUDICATION):
+        if len(readers := read_csv(ADJUDICATION, ["image_id", "kind"])):
             metrics["adjudication"] = answer.adjudicate(errors["as_shipped"], readers)
     taxonomy_checked = {"taxonomy": answer.against_oracle(errors["as_shipped"], shipped, params, rng)} if truth else {}
 

@@ -156,8 +156,7 @@ def killed_pipeline(first: Path, rng: random.Random) -> dict[str, Any]:
         folder = copied(first, first.with_name("killed"))
         for name in (*OUTPUTS, ".dvc/cache", ".dvc/tmp", "checkpoints", "dvclive"):
             shutil.rmtree(folder / name, ignore_errors=True)
-        shutil.copytree(first / "data/raw", folder / "data/raw")
-        shutil.copytree(first / "data/weights", folder / "data/weights")
+        run(folder, "git", "checkout", "--quiet", "data")
         kills += disturbed(folder, rng, "dvc", "repro", moments=[SOON, SOON, SOON, LATE], most=KILLS)
         problem = differences(outputs(folder), right)
     return row("SIGKILL of `dvc repro` at random moments", problem, times=kills)

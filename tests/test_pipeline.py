@@ -42,6 +42,9 @@ TRACKED = [
     "networks",
     "commands",
     "monitor/pipeline.yaml",
+    "data/raw/README.md",
+    "data/weights/README.md",
+    "data/adjudication.csv",
 ]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
@@ -62,26 +65,28 @@ def run(folder: Path, *command: str, fails: bool = False) -> str:
     return printed
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("project")
+def has_run(folder: Path, params: dict) -> Path:
+    """A copy of the project with these parameters, in which DVC has run."""
     for name in TRACKED:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         copy(ROOT / name, folder / name)
-    for name in ("data/raw", "data/weights"):
-        (folder / name).mkdir(parents=True)
-        shutil.copy(ROOT / name / "README.md", folder / name)
-    params = faults.tiny(yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8")))
-    params["prepare"]["local"] = "local.csv"
-    plan = plan_cases(seed=params["prepare"]["seed"], **params["prepare"]["phantom"])
-    plan.loc[plan["split"] == "test", ["image_id"]].iloc[::3].to_csv(folder / "data/raw/local.csv", index=False)
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    if params["prepare"]["local"]:
+        plan = plan_cases(seed=params["prepare"]["seed"], **params["prepare"]["phantom"])
+        plan.loc[plan["split"] == "test", ["image_id"]].iloc[::3].to_csv(folder / "data/raw/local.csv", index=False)
     run(folder, "git", "init", "--quiet")
     commit(folder, "as downloaded")
     run(folder, "dvc", "repro")
     commit(folder, "what came out")
     return folder
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    params = faults.tiny(yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")))
+    params["prepare"]["local"] = "local.csv"
+    return has_run(tmp_path_factory.mktemp("project"), params)
 
 
 def commit(folder: Path, message: str) -> None:

@@ -45,6 +45,7 @@ def made_tables(folder: Path, *, separation: float) -> pd.DataFrame:
     cases = made_cases(rng)
     later = cases[cases["split"] != "train"]
     (folder / "data/prepare").mkdir(parents=True)
+    (folder / "data/adjudication.csv").write_text("image_id,kind\n")
     cases.to_csv(folder / "data/prepare/cases.csv", index=False)
     np.save(folder / "data/prepare/images.npy", rng.integers(0, 256, (300, 32, 32), dtype=np.uint8))
     (folder / "data/reference").mkdir(parents=True)
@@ -97,7 +98,6 @@ def run_stages(
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     *names: str,
-    changed: dict | None = None,
     combined: str = "mean_probability",
     **deferral: object,
 ) -> None:
@@ -106,7 +106,6 @@ def run_stages(
     params["members"] = dict.fromkeys(MEMBERS, member)
     for name, value in deferral.items():
         params["deferral"][name] = params["deferral"][name] | value if isinstance(value, dict) else value
-    params["failures"] |= changed or {}
     params["ensemble"]["combine"] = combined
     for section in params.values():
         if "resamples" in section:
@@ -265,19 +264,19 @@ def test_a_readers_kinds_are_compared_with_ours(tmp_path, monkeypatch):
     errors = pd.read_csv("data/failures/errors.csv").query("model == 'ensemble'")
     assert len(errors) > 3
     told = errors[["image_id", "kind"]].head(4)
-    told.to_csv("read.csv", index=False)
-    run_stages(tmp_path, monkeypatch, "failures", changed={"adjudication": "read.csv"})
+    told.to_csv("data/adjudication.csv", index=False)
+    run_stages(tmp_path, monkeypatch, "failures")
     found = metrics(tmp_path, "failures")["failures"]["adjudication"]
     assert (found["n"], found["agree"]) == (4, 4)
-    pd.concat([told, told[:1]]).to_csv("read.csv", index=False)
-    with pytest.raises(ValueError, match=r"read\.csv: row 6: .* stands there more than once"):
-        run_stages(tmp_path, monkeypatch, "failures", changed={"adjudication": "read.csv"})
-    told.assign(kind="bad luck").to_csv("read.csv", index=False)
-    with pytest.raises(ValueError, match=r"read\.csv: row 2: kind is 'bad luck'"):
-        run_stages(tmp_path, monkeypatch, "failures", changed={"adjudication": "read.csv"})
-    told.assign(image_id="nobody").to_csv("read.csv", index=False)
+    pd.concat([told, told[:1]]).to_csv("data/adjudication.csv", index=False)
+    with pytest.raises(ValueError, match=r"data/adjudication\.csv: row 6: .* stands there more than once"):
+        run_stages(tmp_path, monkeypatch, "failures")
+    told.assign(kind="bad luck").to_csv("data/adjudication.csv", index=False)
+    with pytest.raises(ValueError, match=r"data/adjudication\.csv: row 2: kind is 'bad luck'"):
+        run_stages(tmp_path, monkeypatch, "failures")
+    told.assign(image_id="nobody").to_csv("data/adjudication.csv", index=False)
     with pytest.raises(ValueError, match="row 2: 'nobody' is no error"):
-        run_stages(tmp_path, monkeypatch, "failures", changed={"adjudication": "read.csv"})
+        run_stages(tmp_path, monkeypatch, "failures")
 
 
 def test_subgroups_are_the_columns_of_the_case_table_compared_at_the_same_mix_of_classes(tmp_path, monkeypatch):

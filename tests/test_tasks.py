@@ -22,7 +22,7 @@ from demo import cases as viewer
 from demo import maps
 from demo.disk import Disk
 from studies import faults
-from tests.test_pipeline import ORDER, ROOT, TRACKED, cases_of, commit, run
+from tests.test_pipeline import ORDER, ROOT, cases_of, has_run, run
 from tmv_lib.phantom.cells import CLASSES
 from tmv_lib.pipeline import record
 from tmv_lib.prediction import system as prediction
@@ -47,28 +47,16 @@ def tiny(task: str, positive: list[str]) -> dict:
 @pytest.fixture(scope="module")
 def classes(tmp_path_factory) -> Path:
     """A project of three exclusive classes that DVC has run, asked about one of them."""
-    folder = tmp_path_factory.mktemp("classes")
-    for name in TRACKED:
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        copy(ROOT / name, folder / name)
-    for name in ("data/raw", "data/weights"):
-        (folder / name).mkdir(parents=True)
-        shutil.copy(ROOT / name / "README.md", folder / name)
-    params = tiny("multiclass", ["monocyte"])
-    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
-    run(folder, "git", "init", "--quiet")
-    commit(folder, "as downloaded")
-    run(folder, "dvc", "repro")
-    commit(folder, "what came out")
-    return folder
+    return has_run(tmp_path_factory.mktemp("classes"), tiny("multiclass", ["monocyte"]))
 
 
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory) -> Path:
     """A folder in which every stage has run on two findings, one of them not labelled everywhere."""
     folder = tmp_path_factory.mktemp("findings")
-    shutil.copy(ROOT / "card.yaml", folder)
+    for name in ("card.yaml", "data/adjudication.csv"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
     (folder / "params.yaml").write_text(yaml.safe_dump(tiny("multilabel", ["platelets"]), sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -16,7 +16,6 @@ class FailuresParams(Params):
     neighbours: Annotated[int, Field(ge=1, le=10_000)]
     folds: Annotated[int, Field(ge=2, le=20)]
     components: Annotated[int, Field(ge=1, le=10_000)]
-    adjudication: str | None
     resamples: Resamples
     seed: Seed
 
