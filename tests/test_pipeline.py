@@ -180,6 +180,7 @@ def test_repeating_everything_gives_the_same_bytes(project, tmp_path, monkeypatc
     for name in ("params.yaml", "card.yaml", "dvc.yaml"):
         shutil.copy(project / name, tmp_path)
     shutil.copytree(project / "data/raw", tmp_path / "data/raw")
+    shutil.copy(project / "data/adjudication.csv", tmp_path / "data")
     monkeypatch.chdir(tmp_path)
     for name in ORDER:
         for member in ("densenet121", "resnet50") if name == "train" else ("",):
