@@ -4,7 +4,7 @@ Run by `make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder>` in a project, whic
 member, named after its file, a row an image: `image_id`, `y_true`, and `logit` or `prob`; or wide, with `logit_<name>`
 or `prob_<name>` of every class (`y_true` names the class) or finding (`y_true_<name>`, empty where not labelled).
 `patient_id` and `split` may be left out; further columns of the first file are subgroups. One question is answered in
-OUT, a folder with metrics/, plots/ and the trust card, by the stages that need no network; of several findings or
+OUT, a folder with metrics/, plots/ and the report, by the stages that need no network; of several findings or
 classes OUT has a row each in findings.csv, .html and .md, and a folder each. By the knobs of params.yaml and the words
 of card.yaml, or of those that come with the package where the folder has none. Needs no images, no GPU and no torch.
 """
@@ -12,11 +12,13 @@ of card.yaml, or of those that come with the package where the folder has none. 
 import argparse
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import chdir
+from hashlib import sha256
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
@@ -37,6 +39,7 @@ from tmv_lib.pipeline.metrics import write_metrics
 from tmv_lib.pipeline.params import check_name, read_yaml
 from tmv_lib.pipeline.record import Figures, read_metrics
 from tmv_lib.pipeline.stage import own_or_default, run
+from tmv_lib.report.report import Origin, write_report
 from tmv_lib.statistics.resampling import WHOLE
 
 SOURCE = "predictions"  # what cases.csv says of where they come from
@@ -107,25 +110,33 @@ def main() -> None:
         tuple(given.shares),
         given.seed,
     )
-    for remark in evaluate(given.predictions, given.out, asked):
+    program = sys.argv[0] if sys.argv[0].startswith("tmv ") else "python -m commands.evaluate"
+    for remark in evaluate(given.predictions, given.out, asked, command=f"{program} {shlex.join(sys.argv[1:])}"):
         print(remark, file=sys.stderr)
-    page = next(page for page in ("findings.html", "plots/ensemble/trust_card.html") if (given.out / page).exists())
-    print(f"{given.out}: metrics/, plots/ and {page}" if page.startswith("plots") else f"{given.out}/{page}")
+    page = next(page for page in ("findings.html", "report.html") if (given.out / page).exists())
+    print(f"Open {given.out / page}")
 
 
-def evaluate(predictions: list[Path], out: Path, asked: Asked = ALL) -> list[str]:
-    """Answer the questions in `out`, which is there when all are answered, or not at all; what limits the answers."""
+def evaluate(
+    predictions: list[Path], out: Path, asked: Asked = ALL, *, command: str = "commands.evaluate.evaluate(...)"
+) -> list[str]:
+    """Answer the questions in `out`, which is there when all are answered, or not at all; what limits the answers.
+
+    command: what the report says that made it.
+    """
     if out.exists():
         raise ValueError(f"{out}: is there already; name another folder, or remove this one")
     questions = read_questions(predictions, asked)
+    origin = Origin(command, {path.name: sha256(path.read_bytes()).hexdigest() for path in predictions})
     part = out.with_name(f".{out.name}.{os.getpid()}.part")  # of this run alone
     part.mkdir(parents=True)
     try:
         if len(questions.members) == 1:
             (members,) = questions.members.values()
             answer(part, members, [stage for stage in STAGES if stage != "diversity" or len(members) > 1])
+            report(part, members, ", ".join(members), questions.remarks, origin)
         else:
-            answer_each(part, questions, asked)
+            answer_each(part, questions, asked, origin)
         if questions.remarks:
             (part / "remarks.txt").write_text("\n".join(questions.remarks) + "\n", encoding="utf-8")
         os.replace(part, out)
@@ -144,7 +155,19 @@ def answer(folder: Path, members: dict[str, pd.DataFrame], stages: Sequence[str]
             import_module(f"stages.{stage}").main()
 
 
-def answer_each(folder: Path, questions: Questions, asked: Asked) -> None:
+def report(
+    folder: Path, members: dict[str, pd.DataFrame], subject: str, remarks: Sequence[str], origin: Origin
+) -> None:
+    """Write the report on what was answered in `folder`; a stage's question is the first line of its docstring."""
+    first, *others = members
+    said = {"baseline": f"How well does {first} read unseen images?"}
+    said |= {"diversity": f"Does {others[0]} err on different images?"} if others else {}
+    of_stages = {stage: str(import_module(f"stages.{stage}").__doc__).splitlines()[0] for stage in STAGES}
+    known = dict.fromkeys(members)  # by their predictions alone
+    write_report(folder, known, subject=subject, questions=of_stages | said, remarks=remarks, origin=origin)
+
+
+def answer_each(folder: Path, questions: Questions, asked: Asked, origin: Origin) -> None:
     """A row per finding, the questions put to each in a process of its own, of which the metrics and plots are kept."""
     rows, waiting = [], {}
     with ProcessPoolExecutor(min(PROCESSES, os.cpu_count() or 1), mp_context=get_context("spawn")) as processes:
@@ -154,7 +177,8 @@ def answer_each(folder: Path, questions: Questions, asked: Asked) -> None:
             if reason := findings.too_few(cases):
                 rows.append((name, findings.absent_row(name, role, cases, reason)))
             else:
-                waiting[name] = processes.submit(row_of, folder / slug(name), name, role, members)
+                told = (questions.remarks, origin)
+                waiting[name] = processes.submit(row_of, folder / slug(name), name, role, members, *told)
         for name, row in tqdm(waiting.items(), desc="findings"):
             try:
                 rows.append((name, row.result()))
@@ -164,11 +188,14 @@ def answer_each(folder: Path, questions: Questions, asked: Asked) -> None:
     order = list(questions.members)
     ordered = [row for _, row in sorted(rows, key=lambda pair: order.index(pair[0]))]
     title = ", ".join(next(iter(questions.members.values())))
-    findings.write_findings(folder, ordered, title=title, remarks=questions.remarks)
+    reports = {name: f"{slug(name)}/report.html" for name in waiting}
+    findings.write_findings(folder, ordered, title=title, remarks=questions.remarks, reports=reports)
 
 
-def row_of(folder: Path, name: str, role: str, members: dict[str, pd.DataFrame]) -> dict[str, Any]:
-    """The row of one finding, whose metrics and plots stay in `folder`."""
+def row_of(
+    folder: Path, name: str, role: str, members: dict[str, pd.DataFrame], remarks: Sequence[str], origin: Origin
+) -> dict[str, Any]:
+    """The row of one finding, whose report, metrics and plots stay in `folder`."""
     folder.mkdir(parents=True)
     answer(folder, members, OF_A_FINDING, **LEFT_OUT)
     metrics: dict[str, Figures] = {}
@@ -176,6 +203,7 @@ def row_of(folder: Path, name: str, role: str, members: dict[str, pd.DataFrame])
         found = read_metrics(stage, root=folder)
         assert found is not None  # the stage has just written it
         metrics[stage] = found
+    report(folder, members, f"{name}, {', '.join(members)}", remarks, origin)
     shutil.rmtree(folder / "data")
     return findings.row(name, role, next(iter(members)), metrics)
 

@@ -105,30 +105,37 @@ def audit_of(prepare: Figures) -> str:
 def _calibration(figures: Figures) -> str:
     parts = []
     for name, member in groups_of(figures["calibration"]).items():
-        test = member["after"].get("positive_class_ece_uniform")  # left out with too few cases for its bins
-        slope = number(member["after"].estimate("slope"))
-        error = "too few cases for a calibration error"
-        if test is not None:
-            error = "no sign of miscalibration" if test["p_value_holm"] >= LEVEL else "not calibrated"
-            corrected = test["p_value_holm"] >= LEVEL > test["p_value"]
-            error += " once corrected for the number of tests" if corrected else ""
-            floor = f"a calibrated model stays below {test['noise_floor_p95']:.3f} in 95 of 100 draws"
-            error += f", ECE {test['ece']:.3f} ({floor})"
-        parts.append(f"{name}: {error}, slope {slope}")
+        parts.append(f"{name}: {calibrated(member['after'])}, slope {number(member['after'].estimate('slope'))}")
     return f"{'; '.join(parts)}."
+
+
+def calibrated(phase: Figures) -> str:
+    """Whether probabilities are off by more than chance gives, with the error and its floor."""
+    test = phase.get("positive_class_ece_uniform")  # left out with too few cases for its bins
+    if test is None:
+        return "too few cases for a calibration error"
+    error = "no sign of miscalibration" if test["p_value_holm"] >= LEVEL else "not calibrated"
+    corrected = test["p_value_holm"] >= LEVEL > test["p_value"]
+    error += " once corrected for the number of tests" if corrected else ""
+    floor = f"a calibrated model stays below {test['noise_floor_p95']:.3f} in 95 of 100 draws"
+    return f"{error}, ECE {test['ece']:.3f} ({floor})"
 
 
 def _site(figures: Figures) -> str:
     site = figures["site"]
     known = site["shift"]["training_patients_at_the_site"]
     warning = f" The networks were trained on {counted(known, 'patients')} of the site." if known else ""
-    blamed: dict[str, list[str]] = {}
+    blame = blamed(site)
+    return f"{LOOKS[site['shift']['name']]}{f' Calibration: {blame}.' if blame else ''}{warning}"
+
+
+def blamed(site: Figures) -> str:
+    """Where a miscalibration comes from, member by member; "" where that was not tested."""
+    members: dict[str, list[str]] = {}
     for name, one in groups_of(site).items():
         if "interaction" in one:
-            blamed.setdefault(one["interaction"]["blame"], []).append(name)
-    blame = "; ".join(f"{BLAME[kind]} ({', '.join(names)})" for kind, names in blamed.items())
-    calibration = f" Calibration: {blame}." if blame else ""
-    return f"{LOOKS[site['shift']['name']]}{calibration}{warning}"
+            members.setdefault(one["interaction"]["blame"], []).append(name)
+    return "; ".join(f"{BLAME[kind]} ({', '.join(names)})" for kind, names in members.items())
 
 
 def _baseline(figures: Figures) -> str:
@@ -141,6 +148,11 @@ def _baseline(figures: Figures) -> str:
 
 
 def _diversity(figures: Figures) -> str:
+    return f"{compared(figures)} {CLAIM[figures['diversity']['claim']]}"
+
+
+def compared(figures: Figures) -> str:
+    """What the second member changes."""
     both = figures["diversity"]
     first, second, together = (both[name] for name in ("first", "second", "together"))
     only, shared = together["only_first_wrong"] + together["only_second_wrong"], together["double_fault"]
@@ -148,7 +160,7 @@ def _diversity(figures: Figures) -> str:
     ranks = f"{better} ranks better" if better in (first, second) else "neither is shown to rank better"
     return (
         f"{second} disagrees with {first} on {share(together.estimate('disagreement_rate'))} of the images; one of"
-        f" them alone is wrong on {only}, both on {shared}; {ranks}. {CLAIM[both['claim']]}"
+        f" them alone is wrong on {only}, both on {shared}; {ranks}."
     )
 
 

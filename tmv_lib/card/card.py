@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
+from tmv_lib.card import pages
 from tmv_lib.card.answers import ANSWERS
 from tmv_lib.card.facts import Facts
 from tmv_lib.card.in_use import AFTER, warning
@@ -79,7 +79,15 @@ class Card(NamedTuple):
 def write_card(
     folder: str | Path, members: Mapping[str, Member | None], *, in_use: bool = False, root: str | Path = "."
 ) -> None:
-    """Write the card of the run below root as `trust_card.html` and `trust_card.md` into a folder.
+    """Write the card of the run below root as `trust_card.html` and `trust_card.md` into a folder; as `read_card`."""
+    card = read_card(members, in_use=in_use, root=root)
+    for ending in ("html", "md"):
+        with whole(Path(folder) / f"trust_card.{ending}") as temporary:
+            temporary.write_text(render(card, ending), encoding="utf-8")
+
+
+def read_card(members: Mapping[str, Member | None], *, in_use: bool = False, root: str | Path = ".") -> Card:
+    """The card of the run below root.
 
     in_use: also what acceptance test and monitoring say, which the run itself cannot know.
     """
@@ -88,10 +96,7 @@ def write_card(
     source = ", ".join(sorted(read_csv(root / record.CASES, ["source"])["source"].unique()))
     facts = read(root / "card.yaml", "card", Facts).about(source)
     pictures = [] if None in members.values() or metrics["failures"] is None else examples(root)
-    card = make(metrics, facts, members, read_sources(root, members), pictures)
-    for ending in ("html", "md"):
-        with whole(Path(folder) / f"trust_card.{ending}") as temporary:
-            temporary.write_text(render(card, ending), encoding="utf-8")
+    return make(metrics, facts, members, read_sources(root, members), pictures)
 
 
 def make(
@@ -105,7 +110,7 @@ def make(
     run = Run(metrics, facts, {name: in_words(one) for name, one in members.items()})
     made = sections(run)
     return Card(
-        title=facts.text("name"),
+        title=", ".join(members) if "name" in facts.left_open() else facts.name,
         warning=" ".join(filter(None, [facts.warning(), warning(metrics.get("monitor"))])),
         hundred=hundred_cases(run),
         sections={section.key: section for section in made},
@@ -117,17 +122,13 @@ def make(
 
 def render(card: Card, ending: str) -> str:
     """The card as `html`, one file that needs no network and prints on A4 and Letter, or as `md`."""
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=ending == "html",
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    return pages.fill(f"card/trust_card.{ending}.j2", **shown(card))
+
+
+def shown(card: Card) -> dict[str, Any]:
+    """What the templates of the card show."""
     looks = [OF_HUNDRED[name][1] for name in OF_HUNDRED for _ in range(card.hundred.get(name, 0))]
-    template = environment.get_template(f"trust_card.{ending}.j2")
-    return template.render(card=card, looks=looks, of_hundred=OF_HUNDRED, not_measured=NOT_MEASURED)
+    return {"card": card, "looks": looks, "of_hundred": OF_HUNDRED, "not_measured": NOT_MEASURED}
 
 
 def in_words(member: Member | None) -> str:

@@ -51,7 +51,7 @@ class Facts(Params):
         if source == self.written_for:
             return self
         texts = {name: f"<written for {self.written_for}, not for {source}>" for name, _ in self}
-        return Facts(**texts | {"written_for": self.written_for, "cases": "cases", "positive": "a positive"})
+        return Facts(**texts | {"written_for": self.written_for, "cases": "cases", "positive": "the finding"})
 
     def text(self, name: str) -> str:
         """A fact, or "not measured" with the placeholder that stands in its place."""
@@ -61,4 +61,8 @@ class Facts(Params):
     def warning(self) -> str:
         """Which facts nobody has written, in words; "" where all are."""
         left = self.left_open()
-        return f"Nobody has written in card.yaml: {', '.join(left)}. Do not use this card before." if left else ""
+        return (
+            f"Nobody has written in card.yaml: {', '.join(left)}. Do not use this card before somebody has."
+            if left
+            else ""
+        )

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tmv_lib.card import words
+from tmv_lib.card import pages, words
 from tmv_lib.deferral import guarantee, verdict
 from tmv_lib.pipeline.files import for_spreadsheets, whole, write_csv
 from tmv_lib.pipeline.metrics import plain
@@ -21,7 +21,6 @@ PRIMARY, EXPLORATORY = "primary", "exploratory"
 TESTED = ("ece", "site_calibration")  # what Holm's adjustment is made for, each over the findings of one role
 ANSWERS = {verdict.USE: "use", verdict.DO_NOT_USE: "do not use", verdict.CANNOT_TELL: "cannot tell"}
 SITE = {"none": "no difference shown", "prevalence": "prevalence differs", "unnamed": "looks different"}
-_FOLDER = Path(__file__).parent
 
 
 def too_few(cases: pd.DataFrame) -> str | None:
@@ -91,33 +90,37 @@ def adjusted(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def write_findings(
-    folder: str | Path, rows: Sequence[dict[str, Any]], *, title: str, remarks: Sequence[str] = ()
+    folder: str | Path,
+    rows: Sequence[dict[str, Any]],
+    *,
+    title: str,
+    remarks: Sequence[str] = (),
+    reports: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write `findings.csv`, `findings.html` and `findings.md` into a folder. remarks: what limits them, in words."""
+    """Write `findings.csv`, `findings.html` and `findings.md` into a folder.
+
+    remarks: what limits them, in words. reports: of some findings the page that tells all, relative to the folder.
+    """
     ordered = adjusted(rows)
     table = pd.DataFrame([plain(one) for one in ordered])
     first = [name for name in table if name not in ("verdict", "why")]
     write_csv(Path(folder) / "findings.csv", for_spreadsheets(table[[*first, "verdict", "why"]]), digits=6)
     for ending in ("html", "md"):
         with whole(Path(folder) / f"findings.{ending}") as temporary:
-            temporary.write_text(render(ordered, ending, title=title, remarks=remarks), encoding="utf-8")
+            temporary.write_text(
+                render(ordered, ending, title=title, remarks=remarks, reports=reports), encoding="utf-8"
+            )
 
 
-def render(rows: Sequence[dict[str, Any]], ending: str, *, title: str, remarks: Sequence[str]) -> str:
+def render(
+    rows: Sequence[dict[str, Any]], ending: str, *, title: str, remarks: Sequence[str], reports: Mapping[str, str]
+) -> str:
     """The page as `html`, one file that needs no network, or as `md`; rows as `adjusted` gives them."""
-    environment = Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=ending == "html",
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     roles = {role: [one for one in rows if one["role"] == role] for role in (PRIMARY, EXPLORATORY)}
     page = {role: [_cells(one) for one in own] for role, own in roles.items() if own}
     why = [(one["finding"], one["why"]) for one in rows]
-    template = environment.get_template(f"findings.{ending}.j2")
-    return template.render(title=title, page=page, heads=HEADS, why=why, remarks=remarks, fewest=FEWEST_POSITIVE)
+    values = {"title": title, "page": page, "heads": HEADS, "why": why, "remarks": remarks, "reports": reports}
+    return pages.fill(f"card/findings.{ending}.j2", **values, fewest=FEWEST_POSITIVE)
 
 
 HEADS = (

@@ -72,7 +72,9 @@ def answer(run: Run) -> Body:
 
 
 def use(run: Run) -> Body:
-    clauses = [run.facts.text("intended_use")]
+    use = run.facts.intended_use
+    unsaid = "intended_use" in run.facts.left_open()
+    clauses = [f"somebody has written what it is for (card.yaml has {use})" if unsaid else use]
     if run.metrics["ensemble"] is None:
         return _closed([*clauses, f"when it may decide: {NOT_MEASURED}"]), []
     found = run.metrics["ensemble"]["deferral"]
@@ -95,7 +97,9 @@ def use(run: Run) -> Body:
 
 def do_not_use(run: Run) -> Body:
     """Each line with the figure that forbids it; nothing that one learns only by reading."""
-    clauses = [run.facts.text("not_for")]
+    not_for = run.facts.not_for
+    unsaid = "not_for" in run.facts.left_open()
+    clauses = [f"nobody has written what it is not for (card.yaml has {not_for})" if unsaid else not_for]
     if ensemble := run.metrics["ensemble"]:
         clauses += _forbidden_by_promises(ensemble["guarantee"]) + _forbidden_by_policy(ensemble["deferral"])
     if explanations := run.metrics["explanations"]:
@@ -201,9 +205,18 @@ def deferral(run: Run) -> Body:
         f"Handed to a doctor: {deferred}. Wrong where it decides: {share(found.estimate('selective_risk'))}.",
         f"At the same referral rate: {rivals}. A doctor who reads every case: {found['doctor_reads_all_cost']:.3f}.",
         f"Certainty: {used}.",
-        f"Unlike the training images and never decided: {share(found.estimate('out_of_distribution'))} of these cases.",
+        _unlike_training(run, found),
     ]
     return words, [table]
+
+
+def _unlike_training(run: Run, found: Figures) -> str:
+    uncertainty = run.metrics["uncertainty"]
+    if uncertainty is not None and "absent" in uncertainty["out_of_distribution"]:
+        return "A case unlike the training images is decided like any other: predictions alone do not tell it."
+    return (
+        f"Unlike the training images and never decided: {share(found.estimate('out_of_distribution'))} of these cases."
+    )
 
 
 def subgroups(run: Run) -> Body:

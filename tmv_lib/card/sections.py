@@ -122,9 +122,9 @@ def _failures(run: Run) -> Body:
 
 def _place(run: Run) -> Body:
     site = run.metrics["site"]
+    facts = {"external_validation": "external validation", "human_ai_test": "test with doctors who use it"}
     words = [
-        f"External validation: {run.facts.text('external_validation')}. Test with doctors who use it:"
-        f" {run.facts.text('human_ai_test')}.",
+        " ".join(_told(run, facts)),
         f"Does test look like the place it learned from? {NOT_MEASURED if site is None else answer_of('site', site)}",
     ]
     return [*words, *_in_use(run)], []
@@ -183,7 +183,15 @@ def _asked(run: Run) -> list[str]:
 
 def _people(run: Run) -> Body:
     names = ("users", "population", "reference_standard", "owner", "contact", "monitoring", "ethics", "funding")
-    return [f"{plain(name).capitalize()}: {run.facts.text(name)}." for name in names], []
+    return _told(run, {name: plain(name) for name in names}), []
+
+
+def _told(run: Run, names: dict[str, str]) -> list[str]:
+    """Facts by what they are called, a sentence each; those of which the same is to be said share one."""
+    called: dict[str, list[str]] = {}
+    for name, words in names.items():
+        called.setdefault(run.facts.text(name), []).append(words)
+    return [f"{', '.join(words).capitalize()}: {text}." for text, words in called.items()]
 
 
 # Each section's title, the stages it is made from, the one without which it is not measured, and what makes it.

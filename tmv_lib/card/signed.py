@@ -1,12 +1,10 @@
 """The two pages of an acceptance test that people sign: the plan before the first label, the answer after the last."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from tmv_lib.card import in_use
+from tmv_lib.card import in_use, pages
 from tmv_lib.monitoring import betting
 from tmv_lib.monitoring.acceptance import Protocol
 from tmv_lib.pipeline.record import Figures
@@ -67,8 +65,5 @@ def _number(n: float, protocol: Protocol) -> str:
 
 def _page(title: str, heading: str, lines: list[str], tables: list[Table], answer: str, protocol: Protocol,
           origin: str) -> str:  # fmt: skip
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     values = {"title": title, "heading": heading, "lines": lines, "tables": tables, "answer": answer}
-    return environment.get_template("signed.html.j2").render(**values, protocol=protocol, origin=origin)
+    return pages.fill("card/signed.html.j2", **values, protocol=protocol, origin=origin)

@@ -317,6 +317,14 @@ class Figures(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._values)
 
+    def absences(self) -> Iterator[tuple[str, str]]:
+        """Every figure that is not there: its keys, parted by blanks, and the reason."""
+        for name, value in self._values.items():
+            if isinstance(value, Mapping):
+                yield from ((f"{name} {inner}".strip(), reason) for inner, reason in self[name].absences())
+            elif name == "absent" or name.endswith("_absent"):
+                yield name.removesuffix("absent").removesuffix("_"), value
+
     def estimate(self, name: str) -> Estimate:
         """The figure of this name, which is there or absent with its reason."""
         if f"{name}_absent" not in self._values:
