@@ -122,7 +122,7 @@ def _diagram(disk: Disk, path: str, options: dict[str, Any]) -> list[Picture]:
     table = disk.read(path)
     if table is None or table.empty:
         return []
-    x, y, template, title = (options[name] for name in ("x", "y", "template", "title"))
+    x, y, template, (title, *reading) = *(options[name] for name in ("x", "y", "template")), options["title"].splitlines()
     in_rows = template in ("confusion", "interval", "choice")
     facets = [name for name in ("measure", "series", "phase") if name in table and (in_rows or name != "series")]
     words = []
@@ -135,7 +135,7 @@ def _diagram(disk: Disk, path: str, options: dict[str, Any]) -> list[Picture]:
             values = _ends(part, x, y)
         words.append(": ".join([*(str(word).replace("_", " ") for word in key), values]))
     drawn = _drawn(disk.root, path, disk.state(path, "dvc.yaml", "monitor/dvc.yaml", f".dvc/plots/{template}.json"))
-    return [Picture(drawn, f"{title}. {' '.join(words)}", title)]
+    return [Picture(drawn, f"{title}. {' '.join([*reading, *words])}", title)]
 
 
 @lru_cache(maxsize=64)

@@ -16,6 +16,7 @@ from tmv_lib.statistics.estimate import Estimate, Resampler
 
 THRESHOLDS = np.linspace(0, 1, 101)
 THRESHOLD_PROBS = np.arange(1, 100) / 100
+LEAST_BENEFIT = -0.1  # that is drawn: calling all positive falls without end, and all above 0 would lie on one line
 NO_NETWORK = "not measured: the kinds of failure need images and networks, here only predictions are known"
 KEPT = ["image_id", "y_prob", "certainty", "decision", "out_of_distribution", "deferred", "reason"]
 
@@ -310,8 +311,9 @@ def sweeps(fitted: Fitted, test: pd.DataFrame, prices: costs.Prices) -> dict[str
 def plots(test: pd.DataFrame, swept: dict[str, pd.DataFrame], prices: costs.Prices) -> dict[str, pd.DataFrame]:
     """The diagrams of the question, by name."""
     scores = costs.margins(test, prices) | {"this policy": test["certainty"].to_numpy()}
+    benefits = sweep.net_benefits(test, prices, threshold_probs=THRESHOLD_PROBS)
     return {
         "threshold": sweep.swept(swept, test, prices),
         "risk_coverage": sweep.risk_coverage(test, scores),
-        "net_benefit": sweep.net_benefits(test, prices, threshold_probs=THRESHOLD_PROBS),
+        "net_benefit": benefits[benefits["net_benefit"] >= LEAST_BENEFIT],
     }

@@ -1,6 +1,7 @@
 """The diagrams of `dvc plots` anywhere else: one Vega-Lite specification per diagram, as DVC fills it, and its SVG.
 
-A plot has a template in `.dvc/plots` and its columns and labels in `dvc.yaml`. Nothing else describes how it looks.
+A plot has a template in `.dvc/plots` and its columns and labels in `dvc.yaml`. Nothing else describes how it looks. Of its
+`title` there the first line is the heading, and the rest says what the figure shows and how to read it.
 """
 
 import json
@@ -23,6 +24,7 @@ def specification(plot: str, *, root: str | Path = ".") -> dict[str, Any]:
     Raises KeyError where `dvc.yaml` has no such plot with a template, FileNotFoundError where it was not made.
     """
     options = described(root=root)[plot]
+    options.pop("caption")
     return filled(pd.read_csv(Path(root, plot)), name=plot, root=root, **options)
 
 
@@ -35,7 +37,10 @@ def filled(table: pd.DataFrame, *, name: str, root: str | Path = ".", **options:
 
 
 def described(*, root: str | Path = ".") -> dict[str, dict[str, str]]:
-    """The options of every plot with a template in `dvc.yaml` or `monitor/dvc.yaml`, by its path, in file order."""
+    """The options of every plot with a template in `dvc.yaml` or `monitor/dvc.yaml`, by its path, in file order.
+
+    `title` is its heading alone, and `caption` what else stands in the title: how to read it, on one line.
+    """
     files = [path for name in ("dvc.yaml", "monitor/dvc.yaml") if (path := Path(root, name)).exists()]
     return {path: options for file in files for path, options in _entries(read_yaml(file)["stages"], root)}
 
@@ -55,7 +60,8 @@ def _entries(stages: dict[str, Any], root: str | Path) -> Iterator[tuple[str, di
                 for path, options in entry.items() if isinstance(entry, dict) else ():
                     if "template" in options:
                         words = {k: _put(v, key) for k, v in options.items() if isinstance(v, str)}
-                        yield _put(path, key), words
+                        heading, *caption = words["title"].splitlines()
+                        yield _put(path, key), {**words, "title": heading, "caption": " ".join(caption)}
 
 
 def _keys(foreach: Any, root: str | Path) -> list[str]:
