@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,14 +10,17 @@ from collections.abc import Iterator
 from html import escape, unescape
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
 
 from tmv_lib.card.answers import ANSWERS, answer, answer_of, questions
-from tmv_lib.card.card import Card, Picture, Source, digest, make, png, read_sources, render
+from tmv_lib.card.card import Card, Picture, Source, make, png, read_digests, read_sources, render
 from tmv_lib.card.facts import Facts
-from tmv_lib.card.policy import of_hundred
+from tmv_lib.card.identity import Identity, digest, identify, version
+from tmv_lib.card.policy import MOST_SUBGROUPS, of_hundred, when
+from tmv_lib.card.sections import CLINICIAN
 from tmv_lib.card.words import NOT_MEASURED, number, share
 from tmv_lib.pipeline.metrics import SUFFIXES
 from tmv_lib.pipeline.params import named_members, read
@@ -27,6 +31,9 @@ ROOT = Path(__file__).parents[1]
 MEMBERS = named_members(ROOT / "params.yaml")
 SOURCES = [Source("calibration", "metrics/calibration.json 0123456789", "bins 15, knob null")]
 PICTURE = Picture(png(np.zeros((8, 8), np.uint8)), "undetermined: negative, p 0.71, decided", "../undetermined.png")
+IDENTITY = Identity(
+    "1.2", "0123456789", "2026-01-02", False, {"cases.csv": "0a" * 16}, "2026-01-01", {"densenet121": "1b" * 16}
+)
 # What a stage leaves out where there is nothing to say, and names that are data.
 MAY_BE_LEFT_OUT = {
     "budget", "gap_decided", "gap_decided_rests_on", "gain_over_margin", "interaction", "noise_floor_p95", "on_test",
@@ -57,7 +64,7 @@ def made(metrics: dict[str, dict], facts: Facts) -> Card:
     figures = {
         stage: Figures(metrics[stage], f"metrics/{stage}.json") if stage in metrics else None for stage in ANSWERS
     }
-    return make(figures, facts, MEMBERS, SOURCES, [PICTURE])
+    return make(figures, facts, MEMBERS, IDENTITY, SOURCES, [PICTURE])
 
 
 def shown(metrics: dict[str, dict], facts: Facts) -> list[str]:
@@ -162,6 +169,11 @@ def card_or_refusal(metrics: dict[str, dict], facts: Facts) -> Card | str:
         return str(error)
 
 
+def printed(card: Card) -> Card:
+    """The card without the keys that were read, some of which only to see what is there."""
+    return card._replace(sections={key: one._replace(figures={}) for key, one in card.sections.items()})
+
+
 @pytest.mark.parametrize("stage", ANSWERS)
 def test_a_renamed_metric_is_a_loud_failure_with_its_name_and_file(metrics, facts, stage):
     """Each key in its turn: where the card reads it, there is no card; where it does not, the card stays the same."""
@@ -179,7 +191,7 @@ def test_a_renamed_metric_is_a_loud_failure_with_its_name_and_file(metrics, fact
             assert f"metrics/{stage}.json" in after
             assert name in after
         else:
-            assert after == before, (*above, name)
+            assert printed(after) == printed(before), (*above, name)
         entry.clear()
         entry.update(kept)
     assert refused or stage in ("baseline", "diversity")  # they have answers, and no section
@@ -349,6 +361,7 @@ def test_the_crosswalk_loses_what_is_not_measured(metrics, facts):
     assert ("CLAIM 2024", "33") not in everything  # external data: not done
     without = filled({name: one for name, one in metrics.items() if name != "failures"}, facts)
     assert everything - without == {("CLAIM 2024", "39"), ("Model Facts", "17")}
+    assert ("Model Facts", "1") not in everything  # it is used nowhere
     named = filled(metrics, facts.model_copy(update={"external_validation": "two hospitals, AUROC 0.91"}))
     assert named - everything == {("CLAIM 2024", "33"), ("Model Facts", "11")}
 
@@ -359,7 +372,7 @@ def test_sources_are_the_files_that_there_are_with_the_digest_that_dvc_has(tmp_p
     path = tmp_path / "metrics/site.json"
     path.write_bytes(b"{}\n")
     assert digest(path) == hashlib.md5(b"{}\n").hexdigest()
-    sources = read_sources(tmp_path, MEMBERS)
+    sources = read_sources(tmp_path, MEMBERS, read_digests(tmp_path, MEMBERS))
     assert [source.stage for source in sources] == ["site", "ensemble"]
     assert sources[0].files == f"metrics/site.json {digest(path)[:10]}"
     assert "draws " in sources[0].params
@@ -368,9 +381,149 @@ def test_sources_are_the_files_that_there_are_with_the_digest_that_dvc_has(tmp_p
         assert SOURCES[0].params in text
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def git(folder: Path, *arguments: str, date: str = "2026-01-02") -> str:
+    identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
+    when = dict.fromkeys(("GIT_AUTHOR_DATE", "GIT_COMMITTER_DATE"), f"{date}T12:00:00Z")
+    done = subprocess.run(
+        ["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, text=True, env=os.environ | when
+    )
+    return done.stdout.strip()
+
+
+def test_a_card_names_the_commit_that_made_it_and_not_the_one_that_records_it(tmp_path):
+    digests = {"data/prepare/images.npy": "0a" * 16, "data/train/a/weights.safetensors": "1b" * 16}
+    outside = identify(tmp_path, digests)
+    assert (outside.commit, outside.recorded, outside.changed) == ("", "", False)
+    assert sum("not measured" in words for words in outside.words()) == 2
+    git(tmp_path, "init", "--quiet")
+    (tmp_path / "params.yaml").write_text("a: 1\n", encoding="utf-8")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "Code")
+    code = git(tmp_path, "rev-parse", "HEAD")[:10]
+    made = identify(tmp_path, digests)
+    assert made == Identity(version(), code, "2026-01-02", False, {"images.npy": "0a" * 16}, "", {"a": "1b" * 16})
+    (tmp_path / "dvc.lock").write_text(f"md5: {'0a' * 16}\n", encoding="utf-8")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "Results", date="2026-01-03")
+    assert identify(tmp_path, digests) == made._replace(recorded="2026-01-03")
+    (tmp_path / "dvc.lock").write_text(f"- md5: {'0a' * 16}\n", encoding="utf-8")
+    git(tmp_path, "commit", "--quiet", "--all", "--message", "Later results", date="2026-01-04")
+    assert identify(tmp_path, digests) == made._replace(recorded="2026-01-03")
+    (tmp_path / "params.yaml").write_text("a: 2\n", encoding="utf-8")
+    assert identify(tmp_path, digests).changed
+
+
+def twin(card: Card) -> dict:
+    return json.loads(render(card, "json"))
+
+
+@pytest.mark.parametrize("missing", ["nothing", "ensemble", "everything"])
+def test_the_twin_follows_its_schema(metrics, facts, missing):
+    schema = json.loads((ROOT / "tmv_lib/card/trust_card.schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    kept = {} if missing == "everything" else {stage: one for stage, one in metrics.items() if stage != missing}
+    card = twin(made(kept, facts))
+    jsonschema.validate(card, schema)
+    assert not card["of_hundred"] or sum(card["of_hundred"].values()) == 100
+    del card["sections"][0]["figures"]
+    with pytest.raises(jsonschema.ValidationError, match="'figures' is a required property"):
+        jsonschema.validate(card, schema)
+
+
+def test_every_figure_of_the_twin_stands_in_the_metrics_under_its_key(metrics, facts):
+    sections = twin(made(metrics, facts))["sections"]
+    assert [one["key"] for one in sections if one["first_page"]] == [
+        one["key"] for one in sections if one["key"] in CLINICIAN
+    ]
+    count = 0
+    for section in sections:
+        for place, value in section["figures"].items():
+            file, keys = place.split(" ", 1)
+            assert value == keyed(metrics[Path(file).stem], keys), place
+            count += 1
+    assert count > 300
+
+
+def keyed(entry: dict, keys: str) -> object:
+    """The value under keys joined by blanks, which a key may hold itself."""
+    if keys in entry:
+        return entry[keys]
+    return next(keyed(one, keys[len(name) + 1 :]) for name, one in entry.items() if keys.startswith(f"{name} "))
+
+
+def forms(value: float) -> set[str]:
+    """How a figure may stand on the card: as a number, a percentage, or its complement, in any digits in use."""
+    parts = [value, 100 * value, 100 * (1 - value)]
+    rounded = [f"{abs(part):.{digits}f}" for part in parts for digits in range(4)]
+    return {*rounded, f"{value:.3g}", f"{abs(100 * value):.3g}", f"{value:g}", f"{float(f'{value:.2g}'):.0f}"}
+
+
+def test_every_number_on_the_card_comes_from_a_figure_that_its_section_names(metrics, facts):
+    """But for counts that are made of several: 100 cases, rows left out, and numbers that belong to words."""
+    card = made(metrics, facts)
+    for key, section in card.sections.items():
+        said = " ".join([*section.words, *(cell for table in section.tables for row in table[1:] for cell in row)])
+        for words in ("at p > 0.5", "|2p - 1|", "95 of 100 draws", "of 100 ", "densenet121", "resnet50", "0 is right"):
+            said = said.replace(words, "")
+        known = sums(card, metrics).get(key, set())
+        for value in section.figures.values():
+            known |= forms(value) if isinstance(value, (int, float)) else set(re.findall(r"[0-9.]*[0-9]", value))
+        for keys in section.figures:
+            known |= set(re.findall(r"[0-9.]*[0-9]", keys))
+        numbers = re.findall(r"(?<![\w.])[0-9][0-9,]*(?:\.[0-9]+)?", said)
+        lost = {number for number in numbers if number.replace(",", "") not in known}
+        assert key in ("identity", "members", "people") or not lost, (key, lost)
+
+
+def sums(card: Card, metrics: dict[str, dict]) -> dict[str, set[str]]:
+    """By section the numbers that are made of several figures."""
+    good = metrics["ensemble"]["verdict"]["good_for"]
+    decided = good["called_negative"]["share"] + good["called_positive"]["share"]
+    hundred = card.hundred
+    pairs = {str(a + b) for a in hundred.values() for b in hundred.values()} | {str(a) for a in hundred.values()}
+    counts = metrics["ensemble"]["deferral"]
+    groups = [one for one in counts["subgroups"].values() if isinstance(one, dict)]
+    return {
+        "verdict": {f"{100 * (1 - decided):.0f}"},
+        "happens": pairs | {str(sum(n for name, n in hundred.items() if name.startswith("positive")))},
+        "reading": {f"{100 * counts['n_positive'] / counts['n']:.0f}"},
+        "subgroups": {str(len(groups) - MOST_SUBGROUPS)},
+    }
+
+
+@pytest.mark.parametrize("answer", ["use", "do_not_use", "cannot_tell"])
+def test_the_first_page_says_in_a_sentence_when_to_use_it(metrics, facts, answer):
+    """It follows the verdict, names nothing that is not in the metrics, and never advises what the verdict denies."""
+    metrics["ensemble"]["verdict"]["answer"] = answer
+    said = when(Figures(metrics["ensemble"], "file.json"), facts.cases)
+    assert said.startswith({"use": "For ", "do_not_use": "Not as it is", "cannot_tell": "Only beside a doctor"}[answer])
+    counts = metrics["ensemble"]["deferral"]
+    assert f"{counts['n']} images of {counts['n_patients']} patients" in said
+    assert ("let it decide" in said) == (answer == "use")
+
+
+def test_what_only_the_truth_defines_forbids_nothing(metrics, facts):
+    """A subgroup on which it errs more often stands under "do not use it" only if one can know it beforehand."""
+    groups = metrics["ensemble"]["deferral"]["subgroups"]
+    name = next(name for name, one in groups.items() if "gap_decided_rests_on" in one)
+    worse = {"gap_decided": 0.5, "gap_decided_low": 0.4, "gap_decided_high": 0.6, "gap_decided_p_value_holm": 0.001}
+    for by_truth in (False, True):
+        groups[name] |= worse | {"defined_by_truth": by_truth}
+        forbidden = " ".join(made(metrics, facts).sections["do_not_use"].words)
+        assert (name in forbidden) == (not by_truth)
+
+
+@pytest.mark.skipif(
+    shutil.which("chromium") is None or shutil.which("pdftohtml") is None, reason="needs chromium and poppler"
+)
 @pytest.mark.parametrize("size", ["A4", "letter"])
-def test_it_prints_as_a_page_and_the_crosswalk(tmp_path, metrics, facts, size):
+@pytest.mark.parametrize("long", [False, True])
+def test_what_a_clinician_needs_prints_on_one_page_of_at_least_eight_points(tmp_path, metrics, facts, size, long):
+    """Also where every text of card.yaml is as long as it may be."""
+    if long:
+        open_ended = [name for name, field in Facts.model_fields.items() if "160" in str(field)]
+        assert len(open_ended) > 10
+        facts = facts.model_copy(update=dict.fromkeys(open_ended, ("a long text " * 14)[:160]))
     html = render(made(metrics, facts), "html")
     page = tmp_path / "card.html"
     page.write_text(html.replace("@page { margin", f"@page {{ size: {size}; margin"), encoding="utf-8")
@@ -381,7 +534,16 @@ def test_it_prints_as_a_page_and_the_crosswalk(tmp_path, metrics, facts, size):
         f"--print-to-pdf={tmp_path / 'card.pdf'}",
     ]
     subprocess.run(["chromium", *flags, page.as_uri()], check=True, capture_output=True, timeout=120)
-    assert len(re.findall(rb"/Type\s*/Page\b", (tmp_path / "card.pdf").read_bytes())) == 2
+    told = subprocess.run(
+        ["pdftohtml", "-xml", "-i", "-stdout", "-zoom", "3", tmp_path / "card.pdf"], check=True, capture_output=True
+    ).stdout.decode()
+    first, second, *_ = told.split("<page ")[1:]
+    assert "Appendix" not in first
+    assert "Appendix" in second  # right after the first page
+    titles = {key: f"<b>{one.title}" for key, one in made(metrics, facts).sections.items()}
+    assert {key for key, title in titles.items() if title in unescape(first)} == set(CLINICIAN)
+    sizes = [int(points) / 3 for points in re.findall(r'<fontspec [^>]*size="(\d+)"', told)]
+    assert min(sizes) >= 8
 
 
 def test_every_question_has_an_answer_or_has_not_been_asked(tmp_path):

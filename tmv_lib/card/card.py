@@ -1,10 +1,10 @@
-"""The trust card: one page that tells a clinician when to use a model, and a second on what reporting guidelines ask.
+"""The trust card: a page that tells a clinician when to use a model, and an appendix for whoever answers for that.
 
 Every figure on it is read from the metrics of the stages that have run. A field says one of three things: a value, "not
 measured", or "not applicable because ...". What no measurement can say is a person's: `Facts`.
 """
 
-import hashlib
+import json
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
@@ -18,15 +18,17 @@ from PIL import Image
 from tmv_lib.card import pages
 from tmv_lib.card.answers import ANSWERS
 from tmv_lib.card.facts import Facts
+from tmv_lib.card.identity import Identity, digest, identify
 from tmv_lib.card.in_use import AFTER, warning
 from tmv_lib.card.policy import OF_HUNDRED, Run, hundred_cases
-from tmv_lib.card.sections import Section, sections
+from tmv_lib.card.sections import CLINICIAN, Section, sections
 from tmv_lib.card.words import NOT_MEASURED, plain
 from tmv_lib.pipeline import record
 from tmv_lib.pipeline.files import AS_WRITTEN, read_csv, whole
 from tmv_lib.pipeline.params import Member, read, read_yaml
 
 _FOLDER = Path(__file__).parent
+ENDINGS = ("html", "md", "json")
 SOURCES = {"phantom", "folder", "medmnist", "table"}
 # What is read of a stage beside its metrics: the card says so with the digest of each file.
 FILES = {
@@ -68,6 +70,7 @@ class Card(NamedTuple):
     """Everything on the card; `hundred` counts what becomes of 100 cases, empty where that is unknown."""
 
     title: str
+    identity: Identity
     warning: str
     hundred: Mapping[str, int]
     sections: Mapping[str, Section]
@@ -79,9 +82,9 @@ class Card(NamedTuple):
 def write_card(
     folder: str | Path, members: Mapping[str, Member | None], *, in_use: bool = False, root: str | Path = "."
 ) -> None:
-    """Write the card of the run below root as `trust_card.html` and `trust_card.md` into a folder; as `read_card`."""
+    """Write the card of the run below root into a folder: `trust_card.html`, `.md`, and `.json` for programs."""
     card = read_card(members, in_use=in_use, root=root)
-    for ending in ("html", "md"):
+    for ending in ENDINGS:
         with whole(Path(folder) / f"trust_card.{ending}") as temporary:
             temporary.write_text(render(card, ending), encoding="utf-8")
 
@@ -96,21 +99,25 @@ def read_card(members: Mapping[str, Member | None], *, in_use: bool = False, roo
     source = ", ".join(sorted(read_csv(root / record.CASES, ["source"])["source"].unique()))
     facts = read(root / "card.yaml", "card", Facts).about(source)
     pictures = [] if None in members.values() or metrics["failures"] is None else examples(root)
-    return make(metrics, facts, members, read_sources(root, members), pictures)
+    digests = read_digests(root, members)
+    identity = identify(root, {path: md5 for files in digests.values() for path, md5 in files.items()})
+    return make(metrics, facts, members, identity, read_sources(root, members, digests), pictures)
 
 
 def make(
     metrics: Mapping[str, Any],
     facts: Facts,
     members: Mapping[str, Member | None],
+    identity: Identity,
     sources: Sequence[Source] = (),
     pictures: Sequence[Picture] = (),
 ) -> Card:
     """The card as values. metrics: each stage's `Figures`, None where it has not run."""
     run = Run(metrics, facts, {name: in_words(one) for name, one in members.items()})
-    made = sections(run)
+    made = sections(run, identity)
     return Card(
         title=", ".join(members) if "name" in facts.left_open() else facts.name,
+        identity=identity,
         warning=" ".join(filter(None, [facts.warning(), warning(metrics.get("monitor"))])),
         hundred=hundred_cases(run),
         sections={section.key: section for section in made},
@@ -121,14 +128,33 @@ def make(
 
 
 def render(card: Card, ending: str) -> str:
-    """The card as `html`, one file that needs no network and prints on A4 and Letter, or as `md`."""
+    """The card as `html`, one file that needs no network and prints on A4 and Letter, as `md`, or as `json`."""
+    if ending == "json":
+        return json.dumps(as_values(card), indent=2) + "\n"
     return pages.fill(f"card/trust_card.{ending}.j2", **shown(card))
 
 
 def shown(card: Card) -> dict[str, Any]:
     """What the templates of the card show."""
     looks = [OF_HUNDRED[name][1] for name in OF_HUNDRED for _ in range(card.hundred.get(name, 0))]
-    return {"card": card, "looks": looks, "of_hundred": OF_HUNDRED, "not_measured": NOT_MEASURED}
+    more = {"looks": looks, "of_hundred": OF_HUNDRED, "not_measured": NOT_MEASURED, "clinician": CLINICIAN}
+    return {"card": card, **more}
+
+
+def as_values(card: Card) -> dict[str, Any]:
+    """The card as `trust_card.schema.json` has it: no picture, and with each section the figures that it was made from.
+
+    A figure stands under its file and its keys, "metrics/ensemble.json deferral coverage", as it stands there.
+    """
+    return {
+        "title": card.title,
+        "identity": card.identity._asdict(),
+        "warning": card.warning,
+        "of_hundred": dict(card.hundred),
+        "sections": [section._asdict() | {"first_page": key in CLINICIAN} for key, section in card.sections.items()],
+        "guidelines": {name: [item._asdict() for item in items] for name, items in card.guidelines.items()},
+        "sources": [source._asdict() for source in card.sources],
+    }
 
 
 def in_words(member: Member | None) -> str:
@@ -167,28 +193,32 @@ def png(image: np.ndarray) -> str:
     return b64encode(file.getvalue()).decode()
 
 
-def read_sources(root: Path, members: Mapping[str, Member | None]) -> list[Source]:
+def read_digests(root: Path, members: Mapping[str, Member | None]) -> dict[str, dict[str, str]]:
+    """By stage the files that are read of it and are there, each with its MD5."""
+    kept = {name: "predictions.csv" if one is None else "weights.safetensors" for name, one in members.items()}
+    files = {stage: [*FILES.get(stage, []), f"metrics/{stage}.json"] for stage in ANSWERS}
+    first, *others = files
+    files = {first: files[first], "train": [f"data/train/{name}/{file}" for name, file in kept.items()]} | files
+    *stages, _ = [first, "train", *others]  # the last is where the card is made
+    return {stage: {path: digest(root / path) for path in files[stage] if (root / path).exists()} for stage in stages}
+
+
+def read_sources(
+    root: Path, members: Mapping[str, Member | None], digests: Mapping[str, Mapping[str, str]]
+) -> list[Source]:
     """Every stage that has run, what is read of it under the digest that dvc.lock knows, and what it was told."""
     params = read_yaml(root / "params.yaml")
     elsewhere = SOURCES - {params["prepare"]["source"]}
     params["prepare"] = {name: value for name, value in params["prepare"].items() if name not in elsewhere}
     params["ensemble"] |= {"deferral": params["deferral"]}
     params["train"] = params.get("train", {}) | {"members": params["members"]}
-    kept = {name: "predictions.csv" if one is None else "weights.safetensors" for name, one in members.items()}
-    files = {stage: [*FILES.get(stage, []), f"metrics/{stage}.json"] for stage in ANSWERS}
-    files["train"] = [f"data/train/{name}/{file}" for name, file in kept.items()]
-    first, *others, last = ANSWERS
     sources = []
-    for stage in (first, "train", *others):
-        if there := [path for path in files[stage] if (root / path).exists()]:
-            digests = ", ".join(f"{path} {digest(root / path)[:10]}" for path in there)
-            sources.append(Source(stage, digests, _flat(params.get(stage, {})) or NOT_MEASURED))
+    for stage, files in digests.items():
+        if files:
+            words = ", ".join(f"{path} {md5[:10]}" for path, md5 in files.items())
+            sources.append(Source(stage, words, _flat(params.get(stage, {})) or NOT_MEASURED))
+    last = list(ANSWERS)[-1]
     return [*sources, Source(last, "not applicable because it is where this card is made", _flat(params[last]))]
-
-
-def digest(path: Path) -> str:
-    """The MD5 of a file, under which DVC knows it: `dvc.lock` says what the stage that made it read in its turn."""
-    return hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def _flat(params: Mapping[str, Any], prefix: str = "") -> str:

@@ -11,7 +11,7 @@ from tmv_lib.pipeline.params import Params
 Fact = Annotated[str, StringConstraints(min_length=1, max_length=160, strip_whitespace=True)]
 Noun = Annotated[str, StringConstraints(min_length=1, max_length=60, strip_whitespace=True)]
 # How a person says in card.yaml that there is nothing to say.
-NOTHING = ("not done", "none", "nobody")
+NOTHING = ("not done", "none", "nobody", "nowhere")
 
 
 class Facts(Params):
@@ -29,6 +29,7 @@ class Facts(Params):
     not_for: Fact
     users: Fact
     population: Fact
+    place: Fact
     reference_standard: Fact
     owner: Fact
     contact: Fact

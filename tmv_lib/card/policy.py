@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from tmv_lib.card.answers import groups_of
 from tmv_lib.card.facts import Facts
+from tmv_lib.card.traced import Read, Traced
 from tmv_lib.card.words import NOT_MEASURED, counted, few, number, share
 from tmv_lib.deferral import guarantee, verdict
 from tmv_lib.pipeline.record import Figures
@@ -40,6 +41,11 @@ class Run(NamedTuple):
     facts: Facts
     members: Mapping[str, str]
 
+    def traced(self, read: Read) -> "Run":
+        """The same, but `read` is told of every figure that is looked up."""
+        traced = {stage: None if own is None else Traced.of(own, read) for stage, own in self.metrics.items()}
+        return self._replace(metrics=traced)
+
     @property
     def rows(self) -> list[str]:
         """The members that tables have a row of."""
@@ -66,9 +72,24 @@ def _closed(clauses: list[str]) -> list[str]:
     return [*(f"{clause};" for clause in clauses[:-1]), f"{clauses[-1]}."]
 
 
+def when(ensemble: Figures, cases: str = "cases") -> str:
+    """When to use the policy, in one sentence. cases: what they are called."""
+    found = ensemble["deferral"]
+    measured = f"on {counted(found['n'], 'images')} of {counted(found['n_patients'], 'patients')}"
+    if ensemble["verdict"]["answer"] == verdict.USE:
+        return (
+            f"For {cases} like these, let it decide where its certainty is {found['threshold']:.3g} or more,"
+            f" {found['coverage']:.0%} of them {measured}, and have a doctor read all others."
+        )
+    if ensemble["verdict"]["answer"] == verdict.DO_NOT_USE:
+        return f"Not as it is: {measured} it was not worth having. Read every case as if there were no system."
+    return f"Only beside a doctor who reads every case all the same: {measured} its worth was not shown."
+
+
 def answer(run: Run) -> Body:
-    facts = run.facts
-    return verdict.sentences(run.metrics["ensemble"]["verdict"], cases=facts.cases, positive=facts.positive), []
+    facts, found = run.facts, run.metrics["ensemble"]
+    head, *why = verdict.sentences(found["verdict"], cases=facts.cases, positive=facts.positive)
+    return [head, when(found, facts.cases), *why], []
 
 
 def use(run: Run) -> Body:

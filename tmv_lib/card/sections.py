@@ -5,14 +5,19 @@ from typing import NamedTuple
 
 from tmv_lib.card import in_use, policy
 from tmv_lib.card.answers import answer_of, audit_of, better_than_margin, kinds_of, not_run, unstable_maps
+from tmv_lib.card.identity import Identity
 from tmv_lib.card.policy import MOST_MEMBERS, Body, Run, Table
+from tmv_lib.card.traced import Read
 from tmv_lib.card.words import NOT_MEASURED, counted, few, number, plain, share, signed
 from tmv_lib.explanations import map_verdict
 from tmv_lib.pipeline.record import Figures
 
 
 class Section(NamedTuple):
-    """A question of the card with the sentences and tables that answer it; answered: whether its stage has run."""
+    """A question of the card with the sentences and tables that answer it.
+
+    answered: whether its stage has run. figures: what was read of the metrics to answer it, by file and keys.
+    """
 
     key: str
     title: str
@@ -20,16 +25,18 @@ class Section(NamedTuple):
     words: list[str]
     tables: list[Table]
     answered: bool
+    figures: Read
 
 
-def sections(run: Run) -> list[Section]:
+def sections(run: Run, identity: Identity) -> list[Section]:
     """All sections, in the order of the card. Raises ValueError naming file and key of a figure that is not there."""
     made = []
     for key, (title, stages, needs, body) in SECTIONS.items():
-        answered = not needs or run.metrics[needs] is not None
-        words, tables = body(run) if answered else ([f"{not_run(needs)}."], [])
-        made.append(Section(key, title, stages, words, tables, answered))
-    return made
+        answered, read = not needs or run.metrics[needs] is not None, Read()
+        words, tables = body(run.traced(read)) if answered else ([f"{not_run(needs)}."], [])
+        made.append(Section(key, title, stages, words, tables, answered, read))
+    known = bool(identity.commit and identity.recorded)
+    return [*made, Section("identity", "Which run this is", "git, dvc.lock", identity.words(), [], known, {})]
 
 
 def _reading(run: Run) -> Body:
@@ -182,8 +189,12 @@ def _asked(run: Run) -> list[str]:
 
 
 def _people(run: Run) -> Body:
-    names = ("users", "population", "reference_standard", "owner", "contact", "monitoring", "ethics", "funding")
+    names = ("users", "population", "place", "reference_standard", "owner", "contact", "monitoring")
     return _told(run, {name: plain(name) for name in names}), []
+
+
+def _study(run: Run) -> Body:
+    return _told(run, {name: plain(name) for name in ("ethics", "funding")}), []
 
 
 def _told(run: Run, names: dict[str, str]) -> list[str]:
@@ -196,7 +207,7 @@ def _told(run: Run, names: dict[str, str]) -> list[str]:
 
 # Each section's title, the stages it is made from, the one without which it is not measured, and what makes it.
 SECTIONS: dict[str, tuple[str, str, str, Callable[[Run], Body]]] = {
-    "verdict": ("Verdict", "ensemble", "ensemble", policy.answer),
+    "verdict": ("When should I use this?", "ensemble", "ensemble", policy.answer),
     "use": ("Use it when", "ensemble, a person", "", policy.use),
     "do_not_use": ("Do not use it when", "all stages, a person", "", policy.do_not_use),
     "happens": ("What happens", "ensemble", "ensemble", policy.happens),
@@ -211,5 +222,11 @@ SECTIONS: dict[str, tuple[str, str, str, Callable[[Run], Body]]] = {
     "site": ("Another place, and in use", "site, a person", "", _place),
     "members": ("Members", "train", "", _members),
     "data": ("Data", "prepare", "prepare", _data),
+    "study": ("Ethics and funding", "a person, card.yaml", "", _study),
     "people": ("Who answers for it", "a person, card.yaml", "", _people),
 }
+# What stands on the first page: what a clinician needs before the first case. The rest is the appendix.
+CLINICIAN = (
+    *("verdict", "use", "do_not_use", "happens", "guarantee", "reading", "deferral"),
+    *("site", "people", "identity"),
+)

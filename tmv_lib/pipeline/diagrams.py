@@ -1,7 +1,7 @@
 """The diagrams of `dvc plots` anywhere else: one Vega-Lite specification per diagram, as DVC fills it, and its SVG.
 
-A plot has a template in `.dvc/plots` and its columns and labels in `dvc.yaml`. Nothing else describes how it looks. Of its
-`title` there the first line is the heading, and the rest says what the figure shows and how to read it.
+A plot has a template in `.dvc/plots` and its columns and labels in `dvc.yaml`. Nothing else describes how it looks. The
+first line of its `title` there is the heading, and the rest says what the figure shows and how to read it.
 """
 
 import json
