@@ -20,10 +20,11 @@ FOLDERS = {  # beside the library; they import any wing, no arrow is drawn
 EVERYBODY = ("pipeline", "statistics")  # nearly every wing imports these, no arrow is drawn
 # Column, 0 to 9, and floor from the top: a wing imports from below, and on its own floor from the right.
 PLACES = {
-    "card": (0.1, 0),
+    "report": (0.1, 0),
+    "card": (2.3, 0),
     "prediction": (4.7, 0),
     "monitoring": (8.2, 0),
-    "stability": (1.25, 1),
+    "stability": (3.3, 1),
     "failures": (6.35, 1),
     "site": (8.2, 1),
     "explanations": (0.2, 2),

@@ -1,1 +1,1 @@
-"""How well does a network read, and does a second one err on different images?"""
+"""The report on a model of which only the predictions are known."""

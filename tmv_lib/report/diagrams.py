@@ -146,8 +146,7 @@ def _reliability(rows: pd.DataFrame, run: Metrics) -> list[Diagram]:
         text = (
             f"On the diagonal a probability is right. The line of a calibrated model strays, by chance alone, within"
             f" the grey band: at any one place in 95 of 100 samples of this size. As it came:"
-            f" {calibrated(found['before'])}."
-            f" After calibration on val: {calibrated(found['after'])}; calibration slope"
+            f" {calibrated(found['before'])}. After calibration on val: {calibrated(found['after'])}; calibration slope"
             f" {number(found['after'].estimate('slope'))}, 1 is right, less is too sure."
         )
         svg = draw(paint, x="Probability that it gives", y="Share that is positive")

@@ -5,7 +5,6 @@ One HTML file that needs nothing else. Its figures are those of metrics/ beside 
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +16,8 @@ from tmv_lib.card.words import number, plain, share, signed
 from tmv_lib.pipeline.files import whole
 from tmv_lib.pipeline.params import Member
 from tmv_lib.pipeline.record import Figures, read_metrics
-from tmv_lib.pipeline.stage import HERE
+from tmv_lib.pipeline.stage import PROJECT
 from tmv_lib.report.diagrams import diagrams, reading
-
-NAME = "trustworthy-medical-vision"
 
 
 class Origin(NamedTuple):
@@ -31,11 +28,8 @@ class Origin(NamedTuple):
 
     @property
     def version(self) -> str:
-        """Of this library: of the folder that it runs from, or as it was installed."""
-        project = HERE / "pyproject.toml"
-        if project.is_file():
-            return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
-        return metadata.version(NAME)
+        """Of this library."""
+        return str(tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
 def write_report(
