@@ -24,7 +24,7 @@ predict: $(BIN)/.installed  ## score new images: make predict IMAGES=<folder or 
 	@test -n "$(IMAGES)" -a -n "$(OUT)" || { echo "make predict IMAGES=<folder or CSV> OUT=<file>.csv" >&2; exit 2; }
 	python -m commands.predict "$(IMAGES)" --out "$(OUT)" $(if $(TIME),--time "$(TIME)")
 
-evaluate: $(BIN)/.installed  ## others' models: make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder> OPTIONS="..."; docs/extending.md
+evaluate: $(BIN)/.installed-evaluate  ## a report on models by their predictions: make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder> OPTIONS="..."
 	@test -n "$(PREDICTIONS)" -a -n "$(OUT)" || { echo 'make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder>' >&2; exit 2; }
 	OMP_NUM_THREADS=1 python -m commands.evaluate $(PREDICTIONS) --out "$(OUT)" $(OPTIONS)
 
@@ -134,6 +134,12 @@ local-acceptance: $(BIN)/.installed  ## would it have been accepted at another s
 
 foreign: $(BIN)/.installed-dev  ## what becomes of photographs, other organs, spoiled films? docs/foreign.csv; needs `make repro`; FOLDERS="<folder of images> ..."
 	python -m studies.foreign $(FOLDERS)
+
+# A minute's worth, without torch; nothing where all is installed already.
+$(BIN)/.installed-evaluate: requirements-evaluate.txt
+	test -e $(BIN)/.installed || { $(PYTHON) -m venv .venv && \
+		$(BIN)/python -m pip install --quiet --requirement requirements-evaluate.txt; }
+	touch $@
 
 $(BIN)/.installed: requirements.txt
 	$(PYTHON) -m venv .venv

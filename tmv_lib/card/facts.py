@@ -62,8 +62,5 @@ class Facts(Params):
     def warning(self) -> str:
         """Which facts nobody has written, in words; "" where all are."""
         left = self.left_open()
-        return (
-            f"Nobody has written in card.yaml: {', '.join(left)}. Do not use this card before somebody has."
-            if left
-            else ""
-        )
+        rests = "What stands here rests on figures alone; let nobody rely on it before that is written."
+        return f"Nobody has written in card.yaml: {', '.join(left)}. {rests}" if left else ""

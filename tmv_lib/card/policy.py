@@ -22,6 +22,7 @@ OF_HUNDRED = {  # in the order in which they are drawn, with how they are told a
     "positive_deferred": ("positive, to a doctor", "doctor"),
     "negative_deferred": ("negative, to a doctor", "doctor"),
 }
+ONE = ("1", "fewer than 1")
 CLASSES = {"y_true: positive": "positives", "y_true: negative": "negatives"}
 WIDENING = {"widens": "widens the gap", "narrows": "narrows the gap", "not_told_apart": "not told apart"}
 YARDSTICKS = {
@@ -181,7 +182,7 @@ def happens(run: Run) -> Body:
 
     def together(*names: str) -> str:
         part = sum(hundred[name] for name in names)
-        return "fewer than 1" if part == 0 and any(found["of_the_cases"][name] for name in names) else str(part)
+        return ONE[1] if part == 0 and any(found["of_the_cases"][name] for name in names) else str(part)
 
     sick = sum(count for name, count in hundred.items() if name.startswith("positive"))
     missed, alarms = together("positive_called_negative"), together("negative_called_positive")
@@ -189,8 +190,8 @@ def happens(run: Run) -> Body:
         f"At a certainty of {found['threshold']:.3g}, of 100 {facts.cases} like these ({sick} with {facts.positive}) it"
         f" hands {together('positive_deferred', 'negative_deferred')} to a doctor. It decides the others:"
         f" {together('positive_called_positive', 'negative_called_negative')} rightly,"
-        f" {missed} {'positive is' if missed == '1' else 'positives are'} missed, {alarms}"
-        f" {'negative is' if alarms == '1' else 'negatives are'} called positive.",
+        f" {missed} {'positive is' if missed in ONE else 'positives are'} missed, {alarms}"
+        f" {'negative is' if alarms in ONE else 'negatives are'} called positive.",
         f"Of the decided cases {share(found.estimate('selective_risk'))} are wrong; of"
         f" {counted(found['errors_deciding_all'], 'errors')} that it makes deciding all"
         f" {counted(found['n'], 'images')} of {counted(found['n_patients'], 'patients')}, {found['errors_left']} are"
