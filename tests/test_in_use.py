@@ -14,6 +14,7 @@ from commands import accept, label, plan, rehearse
 from commands import log as log_command
 from commands import monitor as monitor_command
 from stages import monitor
+from tests.test_trust_card import IDENTITY
 from tmv_lib.card import in_use, signed
 from tmv_lib.card.card import make, render
 from tmv_lib.card.facts import Facts
@@ -190,7 +191,7 @@ def test_the_card_answers_both_questions_and_warns(monkeypatch):
         dict.fromkeys(["ensemble", "site", "failures", "stability", "calibration", "prepare"]),
     )
     nothing |= dict.fromkeys(["baseline", "diversity", "uncertainty", "explanations"])
-    card = make(nothing, facts, {})
+    card = make(nothing, facts, {}, IDENTITY)
     assert card.sections["site"].words[-1] == "In use: not measured: make accept and make monitor have not run."
     call(log_command, monkeypatch, "vendor.csv")
     table = vendor(0.5)
@@ -198,7 +199,7 @@ def test_the_card_answers_both_questions_and_warns(monkeypatch):
     call(label, monkeypatch, "answers.csv")
     monitor.main()
     call(accept, monkeypatch, "vendor.csv")
-    card = make(nothing | {name: read_metrics(name) for name in in_use.AFTER}, facts, {})
+    card = make(nothing | {name: read_metrics(name) for name in in_use.AFTER}, facts, {}, IDENTITY)
     assert "Stop using it" in card.warning
     assert any(line.startswith("Kept apart") for line in in_use.monitor(read_metrics("monitor")))
     assert "Last looked at 300 images of 300 patients" in render(card, "md")
