@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,19 +31,31 @@ KILLS, OF_COMMANDS = 42, 5
 SOON, LATE = (0.3, 20.0), (20.0, 60.0)
 OUTPUTS = ("data", "metrics", "plots")
 NAMES = ("100 % with blanks, 'quotes' and Röntgen",)
+COMMANDS: dict[str, tuple[list[str], tuple[str, ...]]] = {  # arguments, and what is made
+    "evaluate": (["mine.csv", "--out", "evaluated"], ("evaluated",)),
+    "predict": (["images", "--out", "said.csv"], ("said.csv", "said_patients.csv", "said_batch.json")),
+}
 MEGABYTES = 1  # of the disk that is too small
 
 
-def main() -> None:
+def main() -> int:
+    rows: list[dict[str, Any]] = []
     with TemporaryDirectory() as folder:
         first = laid_out(Path(folder) / "project")
         run(first, "dvc", "repro")
         run(first, "git", "add", "--all")
         run(first, "git", "commit", "--quiet", "--message", "what came out")
-        rows = [killed_pipeline(first, random.Random(0)), *killed_commands(first, random.Random(1))]
-        rows += [row(fault.__doc__ or "", fault(copied(first, Path(folder) / "spoiled"))) for fault in FAULTS]
-        rows += [odd_place(first, Path(folder) / name) for name in NAMES]
-    write_csv("docs/faults.csv", pd.DataFrame(rows))
+        studies: list[Callable[[], dict[str, Any]]] = [
+            partial(killed_pipeline, first, random.Random(0)),
+            *(partial(killed_command, first, random.Random(1), name) for name in COMMANDS),
+            *(partial(single, fault, first, Path(folder) / "spoiled") for fault in FAULTS),
+            *(partial(odd_place, first, Path(folder) / name) for name in NAMES),
+        ]
+        for study in studies:
+            rows.append(study())
+            print(rows[-1], file=sys.stderr)
+            write_csv("docs/faults.csv", pd.DataFrame(rows))
+    return int(not all(found["held"] for found in rows))
 
 
 def row(fault: str, problem: str, *, times: int = 1) -> dict[str, Any]:
@@ -121,10 +134,21 @@ def differences(found: dict[str, str], right: dict[str, str]) -> str:
     return f"{len(odd)} files differ: {', '.join(odd[:3])}" if odd else ""
 
 
-def disturbed(folder: Path, rng: random.Random, *command: str, moments: list[tuple[float, float]], most: int) -> int:
-    """Run a command, its whole group killed at random moments, until it ends by itself; how often it was killed."""
+def disturbed(
+    folder: Path,
+    rng: random.Random,
+    *command: str,
+    moments: list[tuple[float, float]],
+    most: int,
+    made: tuple[str, ...] = (),
+) -> int:
+    """Run a command, its whole group killed at random moments, until it ends by itself; how often it was killed.
+
+    made: what it makes and does not make twice, removed before each start: a kill may come after it is whole.
+    """
     kills = 0
     while True:
+        removed(folder, made)
         print(f"{' '.join(command)}: {kills} kills so far", file=sys.stderr)
         process = started(folder, *command)
         try:
@@ -162,38 +186,40 @@ def killed_pipeline(first: Path, rng: random.Random) -> dict[str, Any]:
     return row("SIGKILL of `dvc repro` at random moments", problem, times=kills)
 
 
-def killed_commands(first: Path, rng: random.Random) -> list[dict[str, Any]]:
-    """`evaluate` and `predict`, killed at random moments."""
-    rows = []
-    cases = pd.read_csv(first / "data/train/densenet121/predictions.csv")
-    cases.to_csv(first / "mine.csv", index=False)
-    (first / "images").mkdir(exist_ok=True)
+def killed_command(first: Path, rng: random.Random, name: str) -> dict[str, Any]:
+    """A command on what the pipeline left, killed at random moments."""
+    arguments, made = COMMANDS[name]
+    shutil.copy(first / "data/train/densenet121/predictions.csv", first / "mine.csv")
+    (first / "images").mkdir()
     shutil.copy("docs/overlays.png", first / "images/one.png")
-    for name, arguments, made in (
-        ("evaluate", ["mine.csv", "--out", "evaluated"], ["evaluated"]),
-        ("predict", ["images", "--out", "said.csv"], ["said.csv", "said_patients.csv", "said_batch.json"]),
-    ):
-        command, kills, problem = ["python", "-m", f"commands.{name}", *arguments], 0, ""
-        run(first, *command)
-        right = contents(first, made)
-        while kills < OF_COMMANDS and not problem:
-            for path in made:
-                shutil.rmtree(first / path, ignore_errors=True)
-                (first / path).unlink(missing_ok=True)
-            kills += disturbed(first, rng, *command, moments=[(0.3, 25.0)], most=KILLS)
-            problem = differences(contents(first, made), right)
-        for path in made:
-            shutil.rmtree(first / path, ignore_errors=True)
-            (first / path).unlink(missing_ok=True)
-        rows.append(row(f"SIGKILL of `make {name}` at random moments", problem, times=kills))
-    shutil.rmtree(first / "images")
-    (first / "mine.csv").unlink()
-    for part in first.glob(".evaluated.*.part"):  # a killed process cannot remove its own
-        shutil.rmtree(part)
-    return rows
+    command, kills, problem = ["python", "-m", f"commands.{name}", *arguments], 0, ""
+    run(first, *command)
+    right = contents(first, made)
+    while kills < OF_COMMANDS and not problem:
+        kills += disturbed(first, rng, *command, moments=[(0.3, 25.0)], most=KILLS, made=made)
+        problem = differences(contents(first, made), right)
+    left = [path.name for path in first.glob(".evaluated.*.part")]  # a killed process cannot remove its own
+    removed(first, (*made, *left, "images", "mine.csv", "monitor/log.csv", "monitor/reference.csv"))
+    return row(f"SIGKILL of `make {name}` at random moments", problem, times=kills)
 
 
-def contents(folder: Path, made: list[str]) -> dict[str, str]:
+def removed(folder: Path, names: tuple[str, ...]) -> None:
+    """Remove files and folders where they are there."""
+    for name in names:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / name).unlink(missing_ok=True)
+
+
+def single(fault: Callable[[Path], str], first: Path, folder: Path) -> dict[str, Any]:
+    """One fault in a copy of the project; what ends otherwise than it must is its problem."""
+    try:
+        problem = fault(copied(first, folder))
+    except RuntimeError as error:
+        problem = str(error)[-300:]
+    return row(fault.__doc__ or "", problem)
+
+
+def contents(folder: Path, made: tuple[str, ...]) -> dict[str, str]:
     """The digest of every file of these, folders included."""
     files = [file for path in made for file in [folder / path, *(folder / path).rglob("*")] if file.is_file()]
     return {str(file.relative_to(folder)): hashlib.md5(file.read_bytes()).hexdigest() for file in files}
@@ -302,4 +328,4 @@ def odd_place(first: Path, folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
