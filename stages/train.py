@@ -14,7 +14,7 @@ from tmv_lib.network.answer import curves, start, train
 from tmv_lib.network.processes import shared
 from tmv_lib.network.training import TrainParams
 from tmv_lib.pipeline.files import read_csv, whole, write_csv, write_npy
-from tmv_lib.pipeline.params import Member, check_name, read
+from tmv_lib.pipeline.params import read, read_member
 from tmv_lib.pipeline.question import output_names, read_labels, read_task, with_outputs
 from tmv_lib.pipeline.stage import run
 
@@ -22,8 +22,7 @@ from tmv_lib.pipeline.stage import run
 def main() -> None:
     # DVC says which member it runs, so that no text of params.yaml stands in a command line
     name = sys.argv[1] if len(sys.argv) > 1 else os.environ.get("DVC_STAGE", "").partition("@")[2]
-    check_name(name, where=f"stages.train: {name!r} names the member")
-    member, params = read("params.yaml", f"members.{name}", Member), read("params.yaml", "train", TrainParams)
+    member, params = read_member("params.yaml", name), read("params.yaml", "train", TrainParams)
     task = read_task("params.yaml")
     cases = read_labels("data/prepare/cases.csv", task)
     names = output_names(task, cases)

@@ -63,6 +63,8 @@ MEMBER = "{architecture: resnet18, weights: none, dropout: 0.1, train: true, see
         ),
         (f"b: {MEMBER.replace('none', 'data/weights/../../w.pth')}", "files lie in data/weights/"),
         (f"'x; touch PWNED; true': {MEMBER}", "a name is lower-case letters"),
+        (f"b: {MEMBER.replace('resnet18', 'x.onnx')}", r"b\.architecture is 'x\.onnx': files lie in data/weights/"),
+        (f"b: {MEMBER.replace('resnet18', 'data/weights/x.onnx')}", "weights: none and train: false are needed"),
     ],
 )
 def test_a_member_that_cannot_work_is_refused(written, change, message):

@@ -4,12 +4,14 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 from safetensors.numpy import load_file
@@ -23,6 +25,7 @@ from demo import maps
 from demo.disk import Disk
 from studies import faults
 from tests.test_pipeline import ORDER, ROOT, cases_of, has_run, run
+from tmv_lib.network import classifier
 from tmv_lib.phantom.cells import CLASSES
 from tmv_lib.pipeline import record
 from tmv_lib.prediction import system as prediction
@@ -52,19 +55,45 @@ def classes(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def findings(tmp_path_factory) -> Path:
-    """A folder in which every stage has run on two findings, one of them not labelled everywhere."""
+    """A folder in which every stage has run on two findings, one of them not labelled everywhere.
+
+    The second network is an ONNX file: what came out of its training, exported.
+    """
     folder = tmp_path_factory.mktemp("findings")
     for name in ("card.yaml", "data/adjudication.csv"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
-    (folder / "params.yaml").write_text(yaml.safe_dump(tiny("multilabel", ["platelets"]), sort_keys=False))
+    params = tiny("multilabel", ["platelets"])
+    params["train"]["precision"] = "float32"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+
+        def stage(name: str, member: str = "") -> None:
+            Path("params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+            patch.setattr(sys, "argv", ["stage", member])
+            import_module(f"stages.{name}").main()
+
         for name in ORDER:
             for member in ("densenet121", "resnet50") if name == "train" else ("",):
-                patch.setattr(sys, "argv", ["stage", member])
-                import_module(f"stages.{name}").main()
+                stage(name, member)
+            if name == "train":
+                shutil.copy("data/train/resnet50/predictions.csv", "in_torch.csv")
+                params["members"]["resnet50"] |= {"architecture": "data/weights/exported.onnx", "train": False}
+                export("resnet50", "data/weights/exported.onnx")
+                stage(name, "resnet50")
     return folder
+
+
+def export(member: str, path: str) -> None:
+    """The network that a member's training left, as an ONNX file that takes one image at a time."""
+    model = classifier.build("networks.small:small", weights="none", dropout=0.0, n_outputs=2)
+    classifier.load_weights(model, record.weights(member))
+    Path(path).parent.mkdir(parents=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this exporter will go
+        torch.onnx.export(
+            torch.nn.Sequential(model.body, model.head).eval(), torch.zeros(1, 3, 28, 28), path, dynamo=False
+        )
 
 
 def test_images_are_in_colour_and_every_split_has_every_class(classes):
@@ -142,6 +171,16 @@ def test_what_is_not_labelled_for_a_finding_leaves_its_question_and_is_counted(f
     head = record.read_head("resnet50", root=findings)
     stored = load_file(findings / "data/train/resnet50/weights.safetensors")
     np.testing.assert_array_equal(head.weight, stored["head.weight"][1:])
+
+
+def test_an_onnx_file_answers_and_is_explained_as_the_network_that_was_exported(findings):
+    """That maps are alike to the last digits is in test_graph.py: here they are made and pass through every stage."""
+    logits = [f"logit_{name}" for name in ("parasite", "platelets")]
+    ours, theirs = (pd.read_csv(findings / path) for path in ("data/train/resnet50/predictions.csv", "in_torch.csv"))
+    np.testing.assert_allclose(ours[logits], theirs[logits], atol=1e-5)
+    told = json.loads((findings / "metrics/explanations.json").read_text())["explanations"]["resnet50"]
+    assert (told["layer"], told["grid"]) == ("body.graph", 7)
+    assert told["completeness"]["largest_gap"] < 1e-4 < told["completeness"]["mean_effect"]
 
 
 def test_predict_reads_colour_and_widens_grey(classes, tmp_path):

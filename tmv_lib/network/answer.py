@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field
 from tqdm import tqdm
 
 from tmv_lib.network import classifier, processes, training
+from tmv_lib.network.architectures import ONNX
 from tmv_lib.network.training import Augmentation, TrainParams
 from tmv_lib.pipeline.files import Rows
 from tmv_lib.pipeline.params import Member, Normalise, Params, Seed
@@ -71,11 +72,12 @@ def start(
     """A network on the device that is there, before training: from a file, by name, or random by seed."""
     device = classifier.available_device()
     torch.manual_seed(seed)
-    from_file = weights.endswith((".safetensors", ".pt", ".pth"))
+    file = architecture if architecture.endswith(ONNX) else weights
+    from_file = file.endswith((".safetensors", ".pt", ".pth", ONNX))
     options: dict[str, Any] = {"dropout": dropout, "n_outputs": n_outputs, "normalise": normalise}
     model = classifier.build(architecture, weights="none" if from_file else weights, **options)
     if from_file:
-        classifier.load_weights(model, weights, findings=findings)
+        classifier.load_weights(model, file, findings=findings)
     model.precision = classifier.fastest_precision(device) if precision == "auto" else precision
     return model.to(device).to(memory_format=torch.channels_last)
 
@@ -90,7 +92,12 @@ def train(
     member: Member | ReferenceParams,
     task: Task = "binary",
 ) -> list[training.Epoch]:
-    """Train on train and stop on val, from the checkpoint of this very training where there is one."""
+    """Train on train and stop on val, from the checkpoint of this very training where there is one.
+
+    Raises ValueError for an ONNX file, which has no gradients to train by.
+    """
+    if member.architecture.endswith(ONNX):
+        raise ValueError(f"params.yaml: {member.architecture}, of {name}, is taken as it is, it cannot be trained")
     parts, labels = (np.flatnonzero(cases["split"] == split) for split in ("train", "val")), targets(task, cases)
     fit, val = ((Rows(images, rows), labels[rows]) for rows in parts)
     set_aside_damaged(Path("dvclive") / name)

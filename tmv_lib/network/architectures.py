@@ -1,4 +1,4 @@
-"""Where a network comes from: torchvision, timm, or a function of the user's own; and what of it is body and head."""
+"""Where a network comes from: torchvision, timm, an ONNX file, a function of the user's own; its body and its head."""
 
 from collections import OrderedDict
 from importlib import import_module
@@ -10,22 +10,28 @@ from torch import nn
 
 OWN = "networks"  # the package of the user's own, which is a dependency of every stage that builds a network
 
+ONNX = ".onnx"
+
 
 class Parts(NamedTuple):
-    """A body that returns features (n, n_features), and the linear head that came with it, or None for a new one."""
+    """A body that returns features (n, n_features), and the linear head that came with it, or None for a new one.
+
+    channels: how many it takes, where its first convolution does not tell.
+    """
 
     body: nn.Module
     n_features: int
     head: nn.Linear | None
+    channels: int | None = None
 
 
 def parts(architecture: str, *, weights: str, n_outputs: int, one_channel: bool) -> Parts:
-    """The parts of a torchvision network, of `timm/<name>`, or of what `networks.<module>:<function>` returns.
+    """The parts of a torchvision network, `timm/<name>`, `<file>.onnx`, or what `networks.<module>:<function>` returns.
 
-    weights: `none`, or what is downloaded: a torchvision entry such as `DEFAULT`, of timm `pretrained`. one_channel:
-    whether the first convolution takes one channel, where the network is not the user's own. Dropout inside the body is
-    turned off. Raises ValueError for what is unknown, cannot be downloaded or does not end in one linear layer, and for
-    a function that returns something else.
+    weights: `none`, or what is downloaded: a torchvision entry such as `DEFAULT`, of timm `pretrained`; what an ONNX
+    file has learned `classifier.load_weights` reads. one_channel: whether the first convolution takes one channel,
+    where the network is torchvision's or timm's. Dropout inside the body is turned off. Raises ValueError for what is
+    unknown, cannot be downloaded or does not end in one linear layer, and for a function that returns something else.
     """
     if ":" in architecture:
         if weights != "none":
@@ -33,6 +39,11 @@ def parts(architecture: str, *, weights: str, n_outputs: int, one_channel: bool)
         found = _of_function(architecture, n_outputs)
     elif architecture.startswith("timm/"):
         found = _of_timm(architecture, weights, one_channel)
+    elif architecture.endswith(ONNX):
+        # Here and not above: onnxruntime takes half a second to import, and most networks do not need it.
+        from tmv_lib.network import graph
+
+        found = graph.of_file(architecture)
     else:
         found = _of_torchvision(architecture, weights, one_channel)
     for module in found.body.modules():

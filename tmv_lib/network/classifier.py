@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tmv_lib.network import processes
-from tmv_lib.network.architectures import channels_of, first_line, parts
+from tmv_lib.network.architectures import ONNX, channels_of, first_line, parts
 from tmv_lib.pipeline.files import Images
 from tmv_lib.pipeline.params import Normalise
 from tmv_lib.pipeline.question import Question
@@ -96,7 +96,7 @@ def build(
     model = Classifier(made.body, n_features=made.n_features, dropout=dropout, n_outputs=n_outputs)
     if made.head is not None:
         model.head.load_state_dict({"bias": model.head.bias, **made.head.state_dict()})
-    model.channels = channels_of(made.body)
+    model.channels = made.channels or channels_of(made.body)
     model.mean, model.std = _mean_and_std(normalise, model.channels)
     return model
 
@@ -113,8 +113,9 @@ def _mean_and_std(normalise: Normalise, channels: int) -> tuple[tuple[float, ...
 def load_weights(model: Classifier, path: str | Path, *, findings: Sequence[str] = ()) -> None:
     """Load what `save_weights` saved, or a torchvision state dict (.safetensors, .pt, .pth) of this architecture.
 
-    A torchvision head of as many outputs as needed is taken as it is; one of two (negative, positive) as their
-    difference where one is needed. Of torchxrayvision's 18 outputs those are taken that `findings` names, in its order.
+    Or what the ONNX file that is this architecture has learned. A head of as many outputs as needed is taken as it is;
+    one of two (negative, positive) as their difference where one is needed. Of torchxrayvision's 18 outputs those are
+    taken that `findings` names, in its order.
     Training wraps it at times: the entry `state_dict` of a checkpoint is taken, and a prefix `module.` off every name.
     The model's precision becomes the one that was saved.
     Raises ValueError naming the file and what does not fit, and for weights that are not finite numbers or all 0.
@@ -155,6 +156,10 @@ def _stored(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a file of weights by name; nothing in it is executed."""
     if not path.is_file():
         raise ValueError(f"{path}: no such weights file")
+    if path.suffix == ONNX:
+        from tmv_lib.network import graph  # as in `architectures`
+
+        return graph.weights_of(path)
     try:
         safe = path.suffix == ".safetensors"
         state = load_file(path) if safe else torch.load(path, weights_only=True, map_location="cpu")
@@ -185,7 +190,8 @@ def _with_head(
         weight, bias = weight[places], bias[places]
     if len(head) != 2 or weight.ndim != 2 or len(weight) not in allowed:
         needed = "one or two outputs" if len(allowed) == 2 else f"{n_outputs} outputs"
-        raise ValueError(f"{path}: a head of {needed} is needed, found {sorted(head) or 'none'}")
+        found = f"{len(weight)} outputs" if len(head) == 2 and weight.ndim == 2 else sorted(head) or "none"
+        raise ValueError(f"{path}: a head of {needed} is needed, found {found}")
     if len(weight) != n_outputs:
         weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
     body = {f"body.{name}": value for name, value in state.items() if name not in head}

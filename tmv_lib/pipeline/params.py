@@ -95,21 +95,35 @@ class Member(Params):
 def read_members(path: str | Path) -> dict[str, Member]:
     """Read the section `members`, in its order.
 
-    Raises ValueError as `read`, for fewer than two members, for a name that cannot be a column, for untrained
-    networks that nobody trains, and for weights files outside `data/weights`, where DVC would not see them change.
+    Raises ValueError as `read_member`, and for fewer than two members.
     """
     listed = _listed(path)
     if len(listed) < 2:
         raise ValueError(f"{path}: members must name at least two networks, found {list(listed)}")
-    for name in listed:
-        check_name(str(name), where=f"{path}: members.{name}")
-    members = {name: read(path, f"members.{name}", Member) for name in listed}
-    for name, member in members.items():
-        if not member.train and member.weights == "none":
-            raise ValueError(f"{path}: members.{name}.train is false and weights is none: there is nothing to evaluate")
-        if "/" in member.weights and Path(os.path.normpath(member.weights)).parts[:2] != ("data", "weights"):
-            raise ValueError(f"{path}: members.{name}.weights is {member.weights!r}: files lie in data/weights/")
-    return members
+    return {name: read_member(path, str(name)) for name in listed}
+
+
+def read_member(path: str | Path, name: str) -> Member:
+    """Read the section `members.<name>`.
+
+    Raises ValueError as `read`, for a name that cannot be a column, for untrained networks that nobody trains, and for
+    files outside `data/weights`, where DVC would not see them change. An ONNX file holds its weights itself.
+    """
+    check_name(name, where=f"{path}: members.{name}")
+    member = read(path, f"members.{name}", Member)
+    file = member.architecture if member.architecture.endswith(".onnx") else None
+    for key, value in (("weights", member.weights), ("architecture", file)):
+        if value and (key == "architecture" or "/" in value) and not _below_weights(value):
+            raise ValueError(f"{path}: members.{name}.{key} is {value!r}: files lie in data/weights/")
+    if file and (member.train or member.weights != "none"):
+        raise ValueError(f"{path}: members.{name} is {file}, taken as it is: weights: none and train: false are needed")
+    if not file and not member.train and member.weights == "none":
+        raise ValueError(f"{path}: members.{name}.train is false and weights is none: there is nothing to evaluate")
+    return member
+
+
+def _below_weights(file: str) -> bool:
+    return Path(os.path.normpath(file)).parts[:2] == ("data", "weights")
 
 
 def named_members(path: str | Path) -> dict[str, Member | None]:
