@@ -16,7 +16,6 @@ import dvc.api
 import pandas as pd
 from tqdm import tqdm
 
-from commands.evaluate import slug
 from tmv_lib.card import findings
 from tmv_lib.pipeline import record
 from tmv_lib.pipeline.params import Params, read, read_members
@@ -61,7 +60,7 @@ def row_of(
 
 def experiment(name: str) -> dict[str, record.Figures]:
     """The metrics of the DVC experiment that asks of one class or finding, run anew; DVC knows what it need not run."""
-    title = f"finding-{slug(name)}"
+    title = f"finding-{findings.slug(name)}"
     subprocess.run(["dvc", "exp", "remove", "--quiet", title], capture_output=True, check=False)  # of an earlier run
     asks = f"question.positive={json.dumps([name])}"
     done = subprocess.run(

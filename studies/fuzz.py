@@ -39,13 +39,13 @@ from pydicom.uid import (
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from commands import evaluate
 from tmv_lib.calibration.calibrators import read_calibrators
 from tmv_lib.card.facts import Facts
 from tmv_lib.data.answer import PrepareParams
 from tmv_lib.data.cases import name_local
 from tmv_lib.data.images import content_of, read_image
 from tmv_lib.data.medmnist import load_medmnist
+from tmv_lib.data.prediction_files import ALL, read_questions
 from tmv_lib.data.table import load_table
 from tmv_lib.data.unlabelled import load_unlabelled
 from tmv_lib.deferral.answer import DeferralParams
@@ -323,7 +323,7 @@ def _wide(*, labels: bool) -> bytes:
 
 
 def _questions(path: Path) -> None:
-    evaluate.read_questions([path], evaluate.Asked())
+    read_questions([path], ALL)
 
 
 def _weights(kind: str) -> bytes:

@@ -25,8 +25,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
-from commands.evaluate import lay_out, read_predictions
+from commands.evaluate import lay_out
 from tmv_lib.data.answer import PrepareParams
+from tmv_lib.data.prediction_files import read_predictions
 from tmv_lib.monitoring import betting, losses
 from tmv_lib.pipeline.files import write_csv
 from tmv_lib.pipeline.params import read

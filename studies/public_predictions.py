@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from commands.evaluate import Asked, evaluate
+from commands.evaluate import evaluate
+from tmv_lib.data.prediction_files import Asked
 from tmv_lib.pipeline.files import whole, write_csv
 
 FINDINGS = [

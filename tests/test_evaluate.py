@@ -14,6 +14,7 @@ import yaml
 from scipy.special import expit
 
 from commands import evaluate
+from tmv_lib.data.prediction_files import read_predictions
 from tmv_lib.statistics.ranking import auroc
 
 ROOT = Path(__file__).parents[1]
@@ -167,14 +168,14 @@ def test_a_reversed_model_is_refused_and_nothing_is_left(project):
 def test_a_file_that_cannot_be_used_is_named(project, change, words):
     change(predictions()).to_csv("mine.csv", index=False)
     with pytest.raises(ValueError, match=words):
-        evaluate.read_predictions([Path("mine.csv"), Path("yours.csv")])
+        read_predictions([Path("mine.csv"), Path("yours.csv")])
 
 
 def test_names_stay_what_they_are_and_an_index_is_no_column(project):
     table = predictions()
     named = {"i0": "NA", "i1": "1e5", "i2": "007"}
     table.assign(image_id=table["image_id"].replace(named), patient_id="NA" + table["patient_id"]).to_csv("saved.csv")
-    read = evaluate.read_predictions([Path("saved.csv")])["saved"]
+    read = read_predictions([Path("saved.csv")])["saved"]
     assert read["image_id"][:3].tolist() == ["NA", "1e5", "007"]
     assert read["patient_id"][0] == "NAp0"
     assert list(read) == list(table)
@@ -196,8 +197,8 @@ def test_a_file_names_its_member(project):
     for name in ("Mine 2.csv", "ensemble.csv"):
         shutil.copy("mine.csv", name)
         with pytest.raises(ValueError, match="a name is lower-case letters"):
-            evaluate.read_predictions([Path(name)])
+            read_predictions([Path(name)])
     Path("more").mkdir()
     shutil.copy("mine.csv", "more")
     with pytest.raises(ValueError, match="two files are named mine"):
-        evaluate.read_predictions([Path("mine.csv"), Path("more/mine.csv")])
+        read_predictions([Path("mine.csv"), Path("more/mine.csv")])

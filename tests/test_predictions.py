@@ -12,9 +12,10 @@ import pytest
 import yaml
 from scipy.special import expit, logit, softmax
 
-from commands.evaluate import Asked, evaluate, read_questions
+from commands.evaluate import evaluate
 from tmv_lib.card import findings
 from tmv_lib.data import predictions as wide
+from tmv_lib.data.prediction_files import Asked, read_questions
 from tmv_lib.statistics.estimate import Estimate
 
 ROOT = Path(__file__).parents[1]

@@ -540,7 +540,7 @@ def test_findings_of_several_readers(tmp_path):
         (
             "path,m,e\na.png,1,\nb.png,0,\n",
             {**FINDINGS, "label_column": None, "findings": ["m", "e"], "uncertain": {"": "ignore"}},
-            "finding e: .*must hold '1'",
+            "finding e: .*nobody labelled it: no cell says yes or no",
         ),
         (
             "path,m,patient_id\na.png,1,1\nb.png,0,0\n",

@@ -1,5 +1,6 @@
 """Many findings on one page: a row per finding from the metrics of its run, as values, and one template per format."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,11 @@ PRIMARY, EXPLORATORY = "primary", "exploratory"
 TESTED = ("ece", "site_calibration")  # what Holm's adjustment is made for, each over the findings of one role
 ANSWERS = {verdict.USE: "use", verdict.DO_NOT_USE: "do not use", verdict.CANNOT_TELL: "cannot tell"}
 SITE = {"none": "no difference shown", "prevalence": "prevalence differs", "unnamed": "looks different"}
+
+
+def slug(name: str) -> str:
+    """A finding's name as that of a folder."""
+    return re.sub(r"[^a-z0-9]+", "_", name.casefold()).strip("_") or "finding"
 
 
 def too_few(cases: pd.DataFrame) -> str | None:

@@ -292,6 +292,8 @@ def _answers(path: str | Path, cells: pd.Series, labelling: Labelling, several: 
     if "" not in means:
         refuse(path, labels.map(lambda cell: "" in cell), cells, "is empty")
     found = sorted({label for cell in labels for label in cell} - set(means))
+    if not found:
+        raise ValueError(f"{path}: nobody labelled it: no cell says yes or no")
     wanted = "1" if positive is None else _written(positive)
     spelled = {label.casefold(): label for label in found}
     if odd := [label for label in found if spelled[label.casefold()] != label]:
