@@ -91,6 +91,11 @@ class Member(Params):
     seed: Seed
     normalise: Normalise = "imagenet"
 
+    def below(self, root: Path) -> "Member":
+        """The member of a project that lies in another folder, from where the path of an ONNX file starts."""
+        file = self.architecture.endswith(".onnx")
+        return self.model_copy(update={"architecture": str(root / self.architecture)}) if file else self
+
 
 def read_members(path: str | Path) -> dict[str, Member]:
     """Read the section `members`, in its order.

@@ -195,7 +195,8 @@ def _read(network: Network, images: np.ndarray) -> classifier.Outputs:
 def _network(
     root: Path, name: str, member: Member, policy: FittedPolicy, params: Questions, train: pd.Series
 ) -> Network:
-    model = attribution.load_trained(member, record.weights(name, root=root), record.read_question(root=root))
+    weights, question = record.weights(name, root=root), record.read_question(root=root)
+    model = attribution.load_trained(member.below(root), weights, question)
     update = (0.0, 1.0)
     if policy.calibration == "site":
         site = record.read_metrics("site", root=root)
