@@ -4,7 +4,7 @@ from typing import Annotated
 import pytest
 from pydantic import Field
 
-from tmv_lib.pipeline.params import Params, read, read_members
+from tmv_lib.pipeline.params import Params, read, read_members, read_yaml
 
 
 class Example(Params):
@@ -41,6 +41,12 @@ def test_a_bad_value_is_one_line_with_key_value_and_what_is_allowed(written, tex
         read(written(text), "a", Example)
     assert "\n" not in str(caught.value)
     assert "params.yaml" in str(caught.value)
+
+
+def test_what_was_read_is_the_readers_own(written):
+    path = written("a: [1, 2]")
+    read_yaml(path)["a"].append(3)
+    assert read_yaml(path) == {"a": [1, 2]}
 
 
 def test_one_member_is_no_ensemble(written):

@@ -6,6 +6,8 @@ in one stage does not make the others rerun.
 
 import os
 import re
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -30,7 +32,7 @@ Section = TypeVar("Section", bound=Params)
 def read_yaml(path: str | Path) -> Any:
     """Read a YAML 1.2 file, as DVC does. Raises ValueError naming file, line and what is wrong, a key twice, say."""
     try:
-        return YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+        return deepcopy(_loaded(Path(path).read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except UnicodeDecodeError:
@@ -40,6 +42,12 @@ def read_yaml(path: str | Path) -> Any:
         raise ValueError(f"{path}: {line}not readable YAML ({error.problem})") from None
     except YAMLError as error:
         raise ValueError(f"{path}: not readable YAML ({error})") from None
+
+
+@lru_cache(maxsize=4)
+def _loaded(text: str) -> Any:
+    """Each stage reads a dozen sections of one file, and to parse it takes longer than many an answer."""
+    return YAML(typ="safe", pure=True).load(text)
 
 
 def read(path: str | Path, key: str, model: type[Section]) -> Section:
