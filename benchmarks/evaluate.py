@@ -43,8 +43,8 @@ def measure() -> Iterator[Measured]:
 def run(path: Path, out: Path) -> tuple[float, float]:
     """Seconds of the processor and of the clock that the command takes, with one thread, as `make evaluate` runs it."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), perf_counter()
-    command, environment = [sys.executable, "-m", "commands.evaluate", path, "--out", out], os.environ
-    subprocess.run(command, env={**environment, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+    command = [sys.executable, "-m", "commands.evaluate", str(path), "--out", str(out)]
+    subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, perf_counter() - start
 

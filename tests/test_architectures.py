@@ -106,6 +106,8 @@ def test_the_folder_of_networks_is_a_dependency_of_every_stage_that_builds_one()
     }
     declare = {name for name, stage in STAGES.items() if "networks" in stage.get("do", stage)["deps"]}
     assert builds == declare == {"train", "reference", "explanations", "stability"}
+    with_files = {name for name, stage in STAGES.items() if "data/weights" in stage.get("do", stage)["deps"]}
+    assert with_files == builds - {"reference"}  # the others build members, some of ONNX files
 
 
 def xrv_like(path, n_outputs=18):
