@@ -18,6 +18,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from tmv_lib.network.architectures import Parts, first_line
+from tmv_lib.pipeline.files import naming
 
 MOST_BYTES = 2**31  # what one protocol buffer can hold, weights in files of their own included
 AFTER_THE_HEAD = ("Sigmoid", "Softmax", "LogSoftmax", "Squeeze", "Flatten", "Reshape", "Identity")  # logits do without
@@ -102,7 +103,7 @@ class Graph(nn.Module):
                 array = there[initializer.name].detach().cpu().contiguous().numpy()
                 initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
+        options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 4
         return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
@@ -138,8 +139,13 @@ def read_file(path: str | Path) -> Read:
     Raises ValueError naming the file for what is no ONNX file or too large, weights that lie outside its folder, other
     inputs than one float32 (n, 1 or 3, h, w), other outputs than one, and a graph that ends in no linear layer.
     """
-    model = _load(Path(path))
-    channels, side, one_by_one = _input(path, model)
+    with naming(path):
+        return _read(Path(path))
+
+
+def _read(path: Path) -> Read:
+    model = _load(path)
+    channels, side, one_by_one = _input(model)
     alias = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Identity"}
     values = {one.name: one for one in model.graph.initializer if one.data_type == onnx.TensorProto.FLOAT}
 
@@ -154,9 +160,9 @@ def read_file(path: str | Path) -> Read:
     weight, bias = (value(head, place) if head is not None else None for place in (1, 2))
     told = head is not None and head.op_type == "Gemm" and (bias is not None or len(head.input) < 3)
     if head is None or weight is None or not told or _attribute(head, "transA", 0):
-        raise ValueError(f"{path}: its graph does not end in one linear layer (Gemm) with weights in float32")
+        raise ValueError("its graph does not end in one linear layer (Gemm) with weights in float32")
     if (_attribute(head, "alpha", 1.0), _attribute(head, "beta", 1.0)) != (1.0, 1.0):
-        raise ValueError(f"{path}: its last linear layer has factors alpha or beta, which are not read")
+        raise ValueError("its last linear layer has factors alpha or beta, which are not read")
     matrix = _tensor(weight) if _attribute(head, "transB", 0) else _tensor(weight).T.contiguous()
     pool = _before(made_by, head.input[0], RESHAPES)
     has_maps = pool is not None and _is_mean_over_places(pool, model)
@@ -170,7 +176,7 @@ def read_file(path: str | Path) -> Read:
         if (one := value(node, place)) is not None
     }
     if not any(one.untrained is None for one in weights.values()):
-        raise ValueError(f"{path}: holds no kernel in float32; a quantised network is not read")
+        raise ValueError("holds no kernel in float32; a quantised network is not read")
     linear = {
         "linear.weight": matrix,
         "linear.bias": torch.zeros(len(matrix)) if bias is None else _tensor(bias).flatten(),
@@ -181,31 +187,35 @@ def read_file(path: str | Path) -> Read:
 def _load(path: Path) -> onnx.ModelProto:
     """The file with all its weights."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise ValueError("no such file")
     total = path.stat().st_size
     if total > MOST_BYTES:
-        raise ValueError(f"{path}: {total / 1e9:.1f} GB, at most {MOST_BYTES / 1e9:.1f} are read")
+        raise ValueError(f"{total / 1e9:.1f} GB, at most {MOST_BYTES / 1e9:.1f} are read")
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:
-        raise ValueError(f"{path}: no whole ONNX file ({first_line(error)})") from None
+        raise ValueError(f"no whole ONNX file ({first_line(error)})") from None
     known = onnx.defs.onnx_opset_version()
     if newer := [one.version for one in model.opset_import if one.domain == "" and one.version > known]:
-        raise ValueError(f"{path}: its opset is {newer[0]}, at most {known} is read")
+        raise ValueError(f"its opset is {newer[0]}, at most {known} is read")
     folder = path.parent.resolve()
     for name in sorted({_location(one) for one in model.graph.initializer} - {""}):
         beside = (folder / name).resolve()
         if not beside.is_relative_to(folder):
-            raise ValueError(f"{path}: its weights lie in {name}, outside its folder")
+            raise ValueError(f"its weights lie in {name}, outside its folder")
         if not beside.is_file():
-            raise ValueError(f"{path}: its weights lie in {name}, and there is no such file beside it")
+            raise ValueError(f"its weights lie in {name}, and there is no such file beside it")
         total += beside.stat().st_size
     if total > MOST_BYTES:
-        raise ValueError(f"{path}: {total / 1e9:.1f} GB with its weights, at most {MOST_BYTES / 1e9:.1f} are read")
+        raise ValueError(f"{total / 1e9:.1f} GB with its weights, at most {MOST_BYTES / 1e9:.1f} are read")
     try:
         onnx.load_external_data_for_model(model, str(folder))
     except Exception as error:
-        raise ValueError(f"{path}: its weights cannot be read ({first_line(error)})") from None
+        raise ValueError(f"its weights cannot be read ({first_line(error)})") from None
+    try:
+        onnx.checker.check_model(model)  # that values are made before they are used, among others
+    except Exception as error:
+        raise ValueError(f"not valid ONNX ({first_line(error)})") from None
     return model
 
 
@@ -213,23 +223,21 @@ def _location(initializer: onnx.TensorProto) -> str:
     return next((entry.value for entry in initializer.external_data if entry.key == "location"), "")
 
 
-def _input(path: str | Path, model: onnx.ModelProto) -> tuple[int, int | None, bool]:
+def _input(model: onnx.ModelProto) -> tuple[int, int | None, bool]:
     """Channels, the side of an image where the file fixes it, and whether it takes one image at a time."""
     stored = {initializer.name for initializer in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in stored]
     if len(inputs) != 1 or len(model.graph.output) != 1:
         found = f"{len(inputs)} inputs and {len(model.graph.output)} outputs"
-        raise ValueError(f"{path}: one input and one output are needed, found {found}")
+        raise ValueError(f"one input and one output are needed, found {found}")
     of = inputs[0].type.tensor_type
     shape = [dim.dim_value or dim.dim_param or "?" for dim in of.shape.dim]  # 0 and "" where nothing is said
     fixed = [one if isinstance(one, int) else None for one in shape]
     if of.elem_type != onnx.TensorProto.FLOAT or len(shape) != 4 or fixed[0] not in (None, 1):
         kind = onnx.TensorProto.DataType.Name(of.elem_type).lower()
-        raise ValueError(
-            f"{path}: images in float32 of shape (n, 1 or 3, h, w) are needed, its input is {kind} {shape}"
-        )
+        raise ValueError(f"images in float32 of shape (n, 1 or 3, h, w) are needed, its input is {kind} {shape}")
     if fixed[1] not in (None, 1, 3) or fixed[2] != fixed[3]:
-        raise ValueError(f"{path}: square images of shape (n, 1 or 3, h, w) are needed, its input is {shape}")
+        raise ValueError(f"square images of shape (n, 1 or 3, h, w) are needed, its input is {shape}")
     return fixed[1] or 3, fixed[2], fixed[0] == 1
 
 
