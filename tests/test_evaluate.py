@@ -185,6 +185,7 @@ def test_two_evaluations_at_once_leave_each_other_alone(project, monkeypatch):
     parts = []
     monkeypatch.setattr(evaluate, "lay_out", lambda part, members: parts.append(part) or (part / "own").write_text(""))
     monkeypatch.setattr(evaluate, "STAGES", ())
+    monkeypatch.setattr(evaluate, "report", lambda *_: None)
     evaluate.evaluate([Path("mine.csv")], Path("one"))
     with pytest.raises(ValueError, match="one: is there already"):
         evaluate.evaluate([Path("mine.csv")], Path("one"))
