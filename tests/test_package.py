@@ -54,7 +54,9 @@ def test_evaluate_answers_in_an_empty_folder_and_its_own_knobs_win(installed):
     packaged.write_text(yaml.safe_dump(params), encoding="utf-8")  # quicker
     done = tmv(installed, "evaluate", "mine.csv", "--out", "report")
     assert done.returncode == 0, done.stderr
-    assert (installed / "empty/report/plots/ensemble/trust_card.html").is_file()
+    report = (installed / "empty/report/report.html").read_text(encoding="utf-8")
+    assert "tmv evaluate mine.csv --out report" in report
+    assert f"Version {PROJECT['project']['version']}" in report
     assert sorted(path.name for path in (installed / "empty").iterdir()) == ["mine.csv", "report"]
 
     params["calibration"]["bins"] = 1
@@ -103,6 +105,11 @@ def test_the_package_and_the_pipeline_ask_for_the_same():
     wanted = {line.split("#")[0].split("==")[0].strip() for line in lines} - {""}
     extras = PROJECT["project"]["optional-dependencies"]
     assert set(PROJECT["project"]["dependencies"]) | set(extras["pipeline"]) == wanted
+
+
+def test_make_evaluate_installs_what_the_package_asks_for():
+    lines = (ROOT / "requirements-evaluate.in").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if line[0] not in "#-"] == PROJECT["project"]["dependencies"]
 
 
 def test_help_lists_what_make_can_do():

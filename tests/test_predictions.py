@@ -188,6 +188,9 @@ def test_the_example_of_the_documentation_makes_the_page(tmp_path, monkeypatch):
         text = Path(f"chest/findings.{ending}").read_text(encoding="utf-8")
         assert "Primary: named beforehand" in text
         assert "No column split" in text
-    assert Path("chest/finding_0/plots/ensemble/trust_card.html").is_file()
+    links = re.findall(r'<a href="(.*?)">(.*?)</a>', Path("chest/findings.html").read_text(encoding="utf-8"))
+    assert [name for _, name in links] == table.index[~rare].tolist()
+    for link, name in links:
+        assert f"<title>Report: {name}, chest</title>" in Path("chest", link).read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="chest: is there already"):
         evaluate([Path("chest.csv")], Path("chest"))

@@ -8,14 +8,12 @@ import hashlib
 import subprocess
 import tomllib
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 from tmv_lib.card.words import NOT_MEASURED
+from tmv_lib.pipeline.stage import PROJECT
 
-NAME = "trustworthy-medical-vision"
-PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 MADE_BY = ("stages", "tmv_lib", "networks", "params.yaml", "card.yaml")  # a change of these makes another card
 DATA = "data/prepare/"
 
@@ -59,10 +57,8 @@ def identify(root: Path, digests: Mapping[str, str]) -> Identity:
 
 
 def version() -> str:
-    """The version of this library: of the folder that it runs from, or as it was installed."""
-    if PROJECT.is_file():
-        return str(tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["version"])
-    return metadata.version(NAME)
+    """The version of this library."""
+    return str(tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
 def digest(path: Path) -> str:

@@ -3,7 +3,6 @@
 One HTML file that needs nothing else. Its figures are those of metrics/ beside it, its pictures those of plots/.
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,12 +10,13 @@ from typing import NamedTuple
 from tmv_lib.card import pages
 from tmv_lib.card.answers import ANSWERS, answer_of, compared, groups_of, not_run
 from tmv_lib.card.card import read_card, shown
+from tmv_lib.card.identity import identify
 from tmv_lib.card.policy import Table
 from tmv_lib.card.words import number, plain, share, signed
 from tmv_lib.pipeline.files import whole
 from tmv_lib.pipeline.params import Member
 from tmv_lib.pipeline.record import Figures, read_metrics
-from tmv_lib.pipeline.stage import PROJECT
+from tmv_lib.pipeline.stage import HERE
 from tmv_lib.report.diagrams import diagrams, reading
 
 
@@ -25,11 +25,6 @@ class Origin(NamedTuple):
 
     command: str
     files: Mapping[str, str]
-
-    @property
-    def version(self) -> str:
-        """Of this library."""
-        return str(tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
 def write_report(
@@ -59,6 +54,7 @@ def write_report(
         unknown=unknown(metrics),
         single=single(run),
         origin=origin,
+        code=identify(HERE, {}),
     )
     with whole(root / "report.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
