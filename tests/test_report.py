@@ -1,4 +1,4 @@
-"""The report of `evaluate`: one file, verdict first, every diagram read by this run's figures, hostile text harmless."""
+"""The report of `evaluate`: one file, verdict first, diagrams read by this run's figures, hostile text harmless."""
 
 import json
 import re
