@@ -5,7 +5,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
 	architecture foreign fuzz label log monitor plan accept rehearse monitoring rehearsals local-acceptance test-faults scaling \
-	validate-taxonomy predict evaluate findings answers verify promises fresh-phantoms public-predictions referral-rates
+	validate-taxonomy predict evaluate findings answers verify promises fresh-phantoms public-predictions referral-rates \
+	first-sight
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -92,6 +93,9 @@ scaling: $(BIN)/.installed  ## time and memory at 2,700 to 100,000 images: docs/
 
 architecture: $(BIN)/.installed  ## the picture of docs/architecture.md, drawn from the imports
 	python -m studies.architecture
+
+first-sight: $(BIN)/.installed  ## the wide picture of README, from the last run and docs/*.png
+	python -m studies.first_sight
 
 shuffled-labels: $(BIN)/.installed  ## do maps change when there was nothing to learn? docs/shuffled_labels.csv; needs `make repro`
 	python -m studies.shuffled_labels

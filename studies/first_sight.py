@@ -34,7 +34,7 @@ def main() -> None:
         picture.paste(column, (left, 0))
         left += column.width + GAP
     with whole(PICTURE) as temporary:
-        picture.save(temporary, "png", optimize=True)
+        picture.quantize(256, Image.Quantize.MAXCOVERAGE).save(temporary, "png", optimize=True)
     print(PICTURE)
 
 
