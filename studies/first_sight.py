@@ -3,6 +3,7 @@
 Run by `make first-sight` after `make repro`, with docs/trust_card.png and docs/overlays.png as they are.
 """
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def part(path: str, shares: tuple[float, float, float, float]) -> Image.Image:
     return image.crop((round(left * w), round(top * h), round(right * w), round(bottom * h)))
 
 
-def stacked(images: list[Image.Image]) -> Image.Image:
+def stacked(images: Sequence[Image.Image]) -> Image.Image:
     """Images one below the other on white."""
     column = Image.new("RGB", (max(one.width for one in images), sum(one.height for one in images)), "white")
     top = 0

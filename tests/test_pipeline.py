@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -402,3 +403,24 @@ def test_predict_without_trained_members_says_which_command_makes_them(tmp_path)
     printed = run(tmp_path, "python", "-m", "commands.predict", "images", "--out", "said.csv", fails=True)
     assert "error: data/ensemble/policy.json: no such file; `make repro` trains the members" in printed
     assert not (tmp_path / "said.csv").exists()
+
+
+def test_the_transcript_of_the_readme_can_be_typed_as_it_stands(scratch):
+    """Its figures are the default run's; here every command runs, and the same question has the same answer."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Ask again")[2]
+    block = re.findall(r"```\n(.*?)```", text, flags=re.DOTALL)[0]
+    environment, *commands = re.findall(r"^\$ (.*)$", block, flags=re.MULTILINE)
+    assert environment == "source .venv/bin/activate"
+    printed = {}
+    for command in commands:
+        printed[command] = run(scratch, "bash", "-c", command)
+        if command.startswith("git checkout params.yaml"):
+            assert not run(scratch, "git", "diff", "--name-only", "params.yaml")  # no price of before spoils the loop
+    first, *_ = (text for command, text in printed.items() if command.startswith("dvc metrics diff"))
+    (table,) = (text for command, text in printed.items() if command.startswith("dvc exp show"))
+    (coverage,) = re.findall(r"deferral\.coverage +\S+ +(\S+)", first)
+    rows = {name: line for line in table.splitlines() for name in re.findall(r"\[(t0\.\d)\]", line)}
+    assert set(rows) == {"t0.3", "t0.5", "t0.9"}
+    assert coverage in rows["t0.5"]
+    assert run(scratch, "git", "log", "-1", "--format=%s").strip() == "Threshold 0.5"
+    assert (scratch / "dvc_plots/index.html").is_file()

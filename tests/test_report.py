@@ -131,7 +131,7 @@ def test_every_table_of_a_diagram_is_drawn_and_read_with_its_own_figures(evaluat
     told = {
         "What does handing over the least certain cases buy?": f"{100 * found['coverage']:.1f} %",
         "What would another threshold cost?": f"{found['failure_cost']:.3f}",
-        "Is it better than calling all, or none, positive?": f"{found['net_benefit']:.3f}",
+        "Is it better than calling all, or none, positive?": f"{1000 * found['net_benefit']:.1f} (",
         "When yours says 87 %, is it right 87 % of the time?": "After calibration on val: ",
         "Does it rank positives above negatives?": f"{run['baseline']['baseline']['auroc']:.3f}",
         "How many of mine's positive calls are right?": f"{run['baseline']['baseline']['average_precision']:.3f}",

@@ -43,6 +43,15 @@ def signed(estimate: Estimate) -> str:
     return _words(estimate, lambda x: f"{x:+.2f}")
 
 
+def per_thousand(estimate: Estimate) -> str:
+    """A rate with its 95 % interval, of 1,000.
+
+    >>> per_thousand(Estimate(0.00034, -0.0001, 0.0012))
+    '0.3 (-0.1 to 1.2)'
+    """
+    return _words(estimate, lambda x: f"{1000 * x:.1f}")
+
+
 def few(names: Sequence[str]) -> str:
     """A list in words, no longer than three.
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from tmv_lib.card.answers import LOOKS, better_than_margin, blamed, calibrated, groups_of
 from tmv_lib.card.policy import MOST_MEMBERS
-from tmv_lib.card.words import number, share
+from tmv_lib.card.words import number, per_thousand, share
 from tmv_lib.pipeline.record import Figures
 from tmv_lib.report.drawing import COLOURS, GREY, PALE, draw, intervals, steps
 
@@ -66,8 +66,8 @@ def _risk_coverage(rows: pd.DataFrame, run: Metrics) -> list[Diagram]:
     left = f"Of these {share(found.estimate('selective_risk'))} are wrong" if coverage.value else "It decides no case"
     text = (
         f"From right to left ever more of the least certain cases go to a doctor. The policy (dot) decides"
-        f" {share(coverage)} of the cases. {left}; if it decided all, {100 * wrong_of_all:.1f} % would be. The lower"
-        " the line, the better it knows which cases it gets wrong."
+        f" {share(coverage)} of the cases. {left}; if it decided all, at the cut-off that these prices ask for,"
+        f" {100 * wrong_of_all:.1f} % would be. The lower the line, the better it knows which cases it gets wrong."
     )
     svg = draw(paint, x="Share of cases that it decides", y="Share of these that is wrong")
     return [Diagram("What does handing over the least certain cases buy?", svg, text)]
@@ -122,8 +122,9 @@ def _net_benefit(rows: pd.DataFrame, run: Metrics) -> list[Diagram]:
     text = (
         f"Higher is better: true positives per case, less the false alarms at the price of the threshold. Where a"
         f" missed positive costs {prices['false_negative'] / prices['false_positive']:g} false alarms, one calls from a"
-        f" probability of {at:.2f} on (line). There the policy is worth {number(found.estimate('net_benefit'))},"
-        f" deciding all cases {number(found.estimate('net_benefit_deciding_all'))}, calling none positive 0."
+        f" probability of {at:.2f} on (line). There, of 1,000 cases, the policy is worth"
+        f" {per_thousand(found.estimate('net_benefit'))} true positives, deciding all cases"
+        f" {per_thousand(found.estimate('net_benefit_deciding_all'))}, calling none positive 0."
     )
     svg = draw(paint, x="Probability from which one calls positive", y="Net benefit")
     return [Diagram("Is it better than calling all, or none, positive?", svg, text)]
@@ -140,7 +141,7 @@ def _reliability(rows: pd.DataFrame, run: Metrics) -> list[Diagram]:
             axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8)
             steps(axes, before, "y_prob", "recalibrated", color=COLOURS[1], linewidth=1.1, label="as it came")
             steps(axes, after, "y_prob", "recalibrated", color=COLOURS[0], label="calibrated on val")
-            axes.set(xlim=(0, 1), ylim=(0, 1))
+            _limit(axes, before["y_prob"], after["y_prob"], before["recalibrated"], after["recalibrated"])
 
         found = run["calibration"]["calibration"][name]
         text = (
@@ -152,6 +153,12 @@ def _reliability(rows: pd.DataFrame, run: Metrics) -> list[Diagram]:
         svg = draw(paint, x="Probability that it gives", y="Share that is positive")
         made.append(Diagram(f"When {name} says 87 %, is it right 87 % of the time?", svg, text))
     return made
+
+
+def _limit(axes: Axes, *shown: pd.Series) -> None:
+    """From 0 to the largest probability that is shown: those of a rare finding are all small."""
+    top = min(1.0, 1.05 * max(float(one.max()) for one in shown))
+    axes.set(xlim=(0, top), ylim=(0, top))
 
 
 def _calibrators(rows: pd.DataFrame, run: Metrics) -> list[Diagram]:
@@ -257,17 +264,17 @@ def _site_reliability(rows: pd.DataFrame, run: Metrics) -> list[Diagram]:
             x = part["confidence"] + 0.006 * (2 * k - 1)  # bars beside each other
             axes.vlines(x, part["low"], part["high"], color=COLOURS[1 - k], linewidth=1.2)
             axes.plot(x, part["accuracy"], "o", color=COLOURS[1 - k], markersize=4.5, label=called)
-        axes.set(xlim=(0, 1), ylim=(0, 1))
+        _limit(axes, own["confidence"], own["high"])
 
     update = site[first]["update"]
     does = {
-        "keep": "They carry no update: the probabilities stay as they are",
-        "intercept": f"They carry a shift of the logit by {update['intercept']:+.2f}",
-        "both": f"They carry a logit of {update['intercept']:+.2f} + {update['slope']:.2f} times the old one",
+        "keep": "ask for no update: the probabilities stay as they are",
+        "intercept": f"ask for a shift of the logit by {update['intercept']:+.2f}",
+        "both": f"ask for a logit of {update['intercept']:+.2f} + {update['slope']:.2f} times the old one",
     }[update["name"]]
     text = (
-        f"Each dot is a tenth of the scale with its 95 % interval; few cases give long bars. By the labels of test"
-        f" {blamed(site) or 'nothing was tested'}. {does}.{_bought(site)}"
+        f"Each dot is a tenth of the scale with its 95 % interval; few cases give long bars. After calibration on"
+        f" val {blamed(site) or 'nothing was tested'}. The labels of test {does}.{_bought(site)}"
     )
     svg = draw(paint, x=f"Probability that {first} gives", y="Share that is positive")
     return [Diagram("Do its probabilities hold on test as they did on cal?", svg, text)]

@@ -13,6 +13,7 @@ from tmv_lib.card.card import read_card, shown
 from tmv_lib.card.identity import identify
 from tmv_lib.card.policy import Table
 from tmv_lib.card.words import number, plain, share, signed
+from tmv_lib.deferral.verdict import RIVALS
 from tmv_lib.pipeline.files import whole
 from tmv_lib.pipeline.params import Member
 from tmv_lib.pipeline.record import Figures, read_metrics
@@ -89,7 +90,7 @@ def _policy(ensemble: Figures) -> Table:
         ["price of a review up to which it pays", number(found.estimate("break_even_review_price"))],
     ]
     rows += [
-        [f"cost, less that of {plain(name)} ({one['cost']:.3f})", number(one.estimate("difference"))]
+        [f"cost, less that of {RIVALS[name]} ({one['cost']:.3f})", number(one.estimate("difference"))]
         for name, one in groups_of(verdict["against"]).items()
     ]
     return [["", "value (95 % interval)"], *rows]
