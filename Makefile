@@ -12,8 +12,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 repro: $(BIN)/.installed .git  ## run what the questions need that is not there yet
-	dvc repro
-	python -m commands.answers  # what `make answers` prints
+	@python -m commands.repro
 
 plots: $(BIN)/.installed .git  ## one page with every diagram: dvc_plots/index.html
 	dvc plots show

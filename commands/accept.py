@@ -40,7 +40,7 @@ def main() -> None:
     if RECORD.exists():
         require_continued(given.predictions, cases, json.loads(RECORD.read_text(encoding="utf-8")))
     write_json(RECORD, made)
-    write_metrics("metrics/acceptance.json", {"acceptance": judge(cases, protocol)})
+    write_metrics("acceptance", {"acceptance": judge(cases, protocol)})
     figures = read_metrics("acceptance")
     assert figures is not None  # it has just been written
     with whole(FOLDER / "report.html") as temporary:

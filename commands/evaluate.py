@@ -191,8 +191,8 @@ def lay_out(folder: Path, members: dict[str, pd.DataFrame], **knobs: dict[str, A
     told_of: dict[str, Any] = {"splits": splits, "problems": problems}
     evaluated = cases.loc[cases["split"] != "train", "patient_id"].nunique()
     if evaluated > WHOLE:  # docs/speed.md says of which figures
-        told_of["intervals"] = f"of figures of more than {WHOLE} patients, from a bag of little bootstraps"
-    write_metrics(folder / "metrics/prepare.json", {"prepare": told_of})
+        told_of["intervals"] = "little_bootstraps"
+    write_metrics("prepare", {"prepare": told_of}, root=folder)
     for name, table in members.items():
         write_csv(folder / f"data/train/{name}/predictions.csv", table[COLUMNS], digits=9)
 

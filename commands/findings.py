@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import dvc.api
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from tmv_lib.card import findings
 from tmv_lib.pipeline import record
+from tmv_lib.pipeline.metrics import ABSENT
 from tmv_lib.pipeline.params import Params, read, read_members
 from tmv_lib.pipeline.question import Question, read_labels, read_task
 from tmv_lib.pipeline.stage import run
@@ -73,11 +75,12 @@ def experiment(name: str) -> dict[str, record.Figures]:
     if done.returncode:
         print(done.stdout, file=sys.stderr)
         raise ValueError(f"finding {name}: the experiment {title} failed, see above")
-    metrics = {}
-    for stage in STAGES:
-        path = f"metrics/{stage}.json"
-        metrics[stage] = record.Figures(json.loads(dvc.api.read(path, rev=title)), f"{path} of {title}")
-    return metrics
+    with TemporaryDirectory() as folder:
+        for path in (place.format(stage) for stage in STAGES for place in ("metrics/{}.json", ABSENT)):
+            copy = Path(folder, path)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_text(dvc.api.read(path, rev=title), encoding="utf-8")
+        return {stage: found for stage in STAGES if (found := record.read_metrics(stage, root=folder))}
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from tqdm import tqdm
 from tmv_lib.data.answer import PrepareParams
 from tmv_lib.data.unlabelled import load_unlabelled
 from tmv_lib.pipeline import log, monitored
-from tmv_lib.pipeline.files import for_spreadsheets, write_csv
-from tmv_lib.pipeline.metrics import write_metrics
+from tmv_lib.pipeline.files import for_spreadsheets, write_csv, write_json
+from tmv_lib.pipeline.metrics import plain
 from tmv_lib.pipeline.params import read
 from tmv_lib.pipeline.stage import run
 from tmv_lib.prediction import identity, likeness
@@ -67,7 +67,7 @@ def main() -> None:
     patients = of_patients(images)
     found = of_batch(images, patients, alike) | {"n_files_passed_over": len(batch.passed_over)}
     log_cases(system, images, given.time)
-    write_metrics(given.out.with_name(f"{given.out.stem}_batch.json"), found)
+    write_json(given.out.with_name(f"{given.out.stem}_batch.json"), plain(found))
     write_csv(given.out.with_name(f"{given.out.stem}_patients.csv"), for_spreadsheets(patients))
     write_csv(given.out, for_spreadsheets(images))
     print(summary(found))

@@ -122,10 +122,8 @@ def _diagram(disk: Disk, path: str, options: dict[str, Any]) -> list[Picture]:
     table = disk.read(path)
     if table is None or table.empty:
         return []
-    x, y, template, (title, *reading) = (
-        *(options[name] for name in ("x", "y", "template")),
-        options["title"].splitlines(),
-    )
+    x, y, template = (options[name] for name in ("x", "y", "template"))
+    title, *reading = options["title"].splitlines()
     in_rows = template in ("confusion", "interval", "choice")
     facets = [name for name in ("measure", "series", "phase") if name in table and (in_rows or name != "series")]
     words = []

@@ -20,7 +20,7 @@ def main() -> None:
     if (question := read_question()).task == "multiclass":
         test = of_split(read_outputs(member), "test")
         metrics["classes"] = of_classes(test, question.names, params)
-    write_metrics("metrics/baseline.json", {"baseline": metrics})
+    write_metrics("baseline", {"baseline": metrics})
 
 
 if __name__ == "__main__":

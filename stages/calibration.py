@@ -1,6 +1,5 @@
 """When it says 87 %, is it right 87 % of the time?"""
 
-import numpy as np
 import pandas as pd
 
 from tmv_lib.calibration.answer import CalibrationParams, calibrate
@@ -15,11 +14,10 @@ from tmv_lib.statistics.estimate import adjust
 
 def main() -> None:
     params = read("params.yaml", "calibration", CalibrationParams)
-    rng = np.random.default_rng(params.seed)
     answers = {}
     for member in named_members("params.yaml"):
         with naming(f"data/train/{member}/predictions.csv"):
-            answers[member] = calibrate(read_predictions(member), params, rng)
+            answers[member] = calibrate(read_predictions(member), params)
     metrics = {member: answer.metrics for member, answer in answers.items()}
     adjust(metrics)
 
@@ -29,7 +27,7 @@ def main() -> None:
     for plot in ("reliability", "corp", "calibrators"):
         tables = [answer.plots[plot].assign(series=name) for name, answer in answers.items()]
         write_csv(f"plots/calibration/{plot}.csv", pd.concat(tables), digits=6)
-    write_metrics("metrics/calibration.json", {"calibration": metrics})
+    write_metrics("calibration", {"calibration": metrics})
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def main() -> None:
 
     curves = [roc(name, of_split(rows, "test")) for name, rows in pair.items()]
     write_csv("plots/diversity/roc.csv", pd.concat(curves), digits=6)
-    write_metrics("metrics/diversity.json", {"diversity": metrics})
+    write_metrics("diversity", {"diversity": metrics})
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from tmv_lib.card.card import write_card
 from tmv_lib.deferral import answer, verdict
 from tmv_lib.deferral.policy import write_policy
 from tmv_lib.pipeline import record
-from tmv_lib.pipeline.files import naming, write_csv
-from tmv_lib.pipeline.metrics import write_metrics
+from tmv_lib.pipeline.files import naming, write_csv, write_json
+from tmv_lib.pipeline.metrics import plain, write_metrics
 from tmv_lib.pipeline.params import named_members, read
 from tmv_lib.pipeline.stage import run
 from tmv_lib.statistics.estimate import Estimate, Resampler
@@ -28,8 +28,9 @@ def main() -> None:
     fitted = answer.fit(material, list(members), params, knobs, rng)  # on val
     judged = answer.judge(material, fitted.policy, knobs.in_force)
     cal, test = (judged[material.rows(split)] for split in ("cal", "test"))
-    promises = answer.promises(cal, test, fitted, knobs, lots, shift=record.read_shift())
-    prices, resampler = knobs.prices, Resampler(test["patient_id"].to_numpy(), params.resamples, rng)
+    shift = record.read_shift()
+    promises = answer.promises(cal, test, fitted, knobs, lots, shift=shift)
+    prices, resampler = knobs.prices, Resampler(test["patient_id"].to_numpy(), params.resamples, params.seed)
     in_each = answer.summaries(material, fitted.policy, prices, resampler)
     ensemble = answer.ways(material, fitted, test, knobs, resampler)
     swept = answer.sweeps(fitted, test, prices)
@@ -46,7 +47,8 @@ def main() -> None:
     write_policy("data/ensemble/policy.json", fitted.policy)
     for name, plot in answer.plots(test, swept, prices).items():
         write_csv(f"plots/ensemble/{name}.csv", plot, digits=6)
-    write_metrics("metrics/ensemble.json", metrics)
+    write_metrics("ensemble", metrics)
+    write_json("metrics/summary.json", plain({"summary": answer.summary(metrics, shift)}))
     write_card("plots/ensemble", members)
 
 

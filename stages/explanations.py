@@ -36,8 +36,8 @@ def main() -> None:
         layer = attribution.target_layer(trained, size=images.shape[1], wished=params.layers.get(name, "auto"))
         fresh = partial(attribution.untrained, one, seed=params.seed, precision=trained.precision, question=question)
         member = Member(name, trained, fresh, calibrators[name], layer)
-        answers[name] = explain(member, material, donors, chosen, params, rng)
-    table, metrics = compare_members(answers, cases, params, rng)
+        answers[name] = explain(member, material, donors, chosen, params)
+    table, metrics = compare_members(answers, cases, params)
 
     for name, answer in answers.items():
         write_npy(f"data/explanations/maps_{name}.npy", answer.maps)
@@ -50,7 +50,7 @@ def main() -> None:
     asked = "disease" if question.task == "binary" else "yes"
     picture = overlays(cases, images, answers, method=params.method, asked=asked)
     pictures.save(picture, "plots/explanations/overlays.png")
-    write_metrics("metrics/explanations.json", {"explanations": metrics})
+    write_metrics("explanations", {"explanations": metrics})
 
 
 if __name__ == "__main__":

@@ -35,14 +35,14 @@ def main() -> None:
         repairs = {name: record.read_repairs(name) for name in members}
         shipped["cause"] = evidence.oracle(shipped, truth[0], repairs, calibrators)
     errors = {name: answer.sort_errors(one) for name, one in by_calibration.items()}
-    metrics, shares = answer.count(errors, shipped, params, rng)
-    metrics["ensemble"]["subgroups"] = answer.subgroups(shipped, record.read_case_table(), params, rng)
+    metrics, shares = answer.count(errors, shipped, params)
+    metrics["ensemble"]["subgroups"] = answer.subgroups(shipped, record.read_case_table(), params)
     metrics |= {"site_calibrated": Estimate(absent=record.NO_SITE)} if len(errors) == 1 else {}
     metrics["confident_joint"] = {f"given {i} found {j}": int(joint[i, j]) for i in (0, 1) for j in (0, 1)}
     with naming(ADJUDICATION):
         if len(readers := read_csv(ADJUDICATION, ["image_id", "kind"])):
             metrics["adjudication"] = answer.adjudicate(errors["as_shipped"], readers)
-    taxonomy_checked = {"taxonomy": answer.against_oracle(errors["as_shipped"], shipped, params, rng)} if truth else {}
+    taxonomy_checked = {"taxonomy": answer.against_oracle(errors["as_shipped"], shipped, params)} if truth else {}
 
     write_csv("data/failures/evidence.csv", shipped)
     write_csv("data/failures/errors.csv", errors["as_shipped"])
@@ -51,9 +51,8 @@ def main() -> None:
     write_csv("plots/failures/shares.csv", shares, digits=6)
     write_csv("plots/failures/confusion.csv", answer.confusion(errors["as_shipped"]), digits=6)
     maps = {name: record.read_maps(name)[0] for name in members}
-    for name, sheet in sheets.sheets(errors["as_shipped"], cases["image_id"], images, maps):
-        pictures.save(sheet, f"plots/failures/cases/{name}.png")
-    write_metrics("metrics/failures.json", {"failures": metrics} | taxonomy_checked)
+    pictures.save_all(sheets.sheets(errors["as_shipped"], cases["image_id"], images, maps), "plots/failures/cases")
+    write_metrics("failures", {"failures": metrics} | taxonomy_checked)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ def main() -> None:
         look = answer.look(cases, labels, monitored.read_reference(), params)
     write_csv("plots/monitor/evidence.csv", look.evidence, digits=6)
     write_csv("plots/monitor/risk.csv", look.risk, digits=6)
-    figures = look.figures | {"log": {"rows": len(cases), "last_digest": log.last_digest(monitored.LOG)}}
-    write_metrics("metrics/monitor.json", {"monitor": figures})
+    figures = look.figures | {"log": {"rows": len(cases), "last_digest": log.last_digest(monitored.LOG)[:32]}}
+    write_metrics("monitor", {"monitor": figures})
 
 
 if __name__ == "__main__":

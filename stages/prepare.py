@@ -48,7 +48,7 @@ def main() -> None:
     titles = [f"{split}, {said}{label}" for split, label in zip(some["split"], some["label"], strict=True)]
     picture = pictures.montage(images[some.index], titles, columns=6, title=f"{params.source}: {len(cases)} images")
     pictures.save(picture, "plots/prepare/montage.png")
-    write_metrics("metrics/prepare.json", {"prepare": audit.counts})
+    write_metrics("prepare", {"prepare": audit.counts})
 
 
 if __name__ == "__main__":

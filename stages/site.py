@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from tmv_lib.pipeline.files import naming, write_csv, write_json
 from tmv_lib.pipeline.metrics import write_metrics
 from tmv_lib.pipeline.params import named_members, read
@@ -23,7 +21,6 @@ from tmv_lib.site.columns import compare_columns
 
 def main() -> None:
     params, members = read("params.yaml", "site", answer.SiteParams), list(named_members("params.yaml"))
-    rng = np.random.default_rng(params.seed)
     first, *_ = members
     table = read_case_table()
     cases = outside_train(read_cases(members))
@@ -33,15 +30,15 @@ def main() -> None:
     with naming(CASES):
         places = answer.find_places(cases)
 
-        looks: dict[str, Any] = answer.compare_looks(places, members, params, rng)
+        looks: dict[str, Any] = answer.compare_looks(places, members, params)
         looks["training_patients_at_the_site"] = answer.known_patients(places, table)
         ids = places.source["image_id"], places.local["image_id"]
-        looks["columns"] = compare_columns(table, *ids, n_permutations=params.permutations, rng=rng)
+        looks["columns"] = compare_columns(table, *ids, n_permutations=params.permutations, seed=params.seed)
         looks["id_blocks"] = answer.file_numbers(table, looks["name"])
-        prevalence = answer.prevalence(places, first, looks["name"], params, rng)
-        calibrated, logits = answer.calibrate(places, cases, members, params, rng)
-        learned, bands = answer.learn(places, first, params, rng)
-        certificate = answer.certify(places, first, params, rng)
+        prevalence = answer.prevalence(places, first, looks["name"], params)
+        calibrated, logits = answer.calibrate(places, cases, members, params)
+        learned, bands = answer.learn(places, first, params)
+        certificate = answer.certify(places, first, params)
 
     write_csv("data/site/cases.csv", logits.reset_index())
     write_json("data/site/shift.json", {"name": looks["name"], "shifted": looks["name"] != "none"})
@@ -51,7 +48,7 @@ def main() -> None:
     metrics: dict[str, Any] = {"labels_from": "test" if places.local is places.test else "local", "shift": looks}
     metrics |= {"local_patients_left_out": places.left_out} if places.left_out else {}
     metrics |= {"prevalence": prevalence, **calibrated, "learning_curve": learned, "certificate": certificate}
-    write_metrics("metrics/site.json", {"site": metrics})
+    write_metrics("site", {"site": metrics})
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def main() -> None:
     everyone = record.outside_train(record.read_cases(members))
     images, layers = record.read_images(everyone["image_id"]), record.read_layers()
     changes, calibrators = mild(params.model_dump(), seed=params.seed), read_calibrators(record.CALIBRATORS)
-    rng, answers, question = np.random.default_rng(params.seed), {}, record.read_question()
+    answers, question = {}, record.read_question()
     for name, member in members.items():
         trained = attribution.load_trained(member, record.weights(name), question)
         options: dict[str, Any] = {"batch_size": params.batch_size, **layers[name]}
@@ -34,11 +34,10 @@ def main() -> None:
         own = attribution.Explained(everyone[f"score_{name}"].to_numpy(), maps)
         blank = attribution.Explained(record.read_untrained_logits(name, everyone["image_id"]), blank_maps)
         cases = decide(everyone, name)
-        answer = compare(name, cases, images, explain, own, blank, calibrators[name], changes, params, rng)
+        answer = compare(name, cases, images, explain, own, blank, calibrators[name], changes, params)
         stacked = np.stack([answer.explained[change].maps for change in changes], axis=1)
         write_npy(f"data/stability/maps_{name}.npy", stacked)
-        for kind, picture in gallery(name, images, answer, changes).items():
-            pictures.save(picture, f"plots/stability/gallery/{name}_{kind}.png")
+        pictures.save_all(gallery(name, images, answer, changes).items(), "plots/stability/gallery")
         answers[name] = answer
 
     signals = [one.cases[KEPT].add_suffix(f"_{name}") for name, one in answers.items()]
@@ -51,7 +50,7 @@ def main() -> None:
             columns=["series", *columns, "low", "high"]
         )
         write_csv(f"plots/stability/{plot}.csv", table, digits=6)
-    write_metrics("metrics/stability.json", {"stability": {name: one.metrics for name, one in answers.items()}})
+    write_metrics("stability", {"stability": {name: one.metrics for name, one in answers.items()}})
 
 
 if __name__ == "__main__":

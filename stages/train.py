@@ -38,7 +38,7 @@ def main() -> None:
     folder = Path("data/train") / name
     with whole(folder / "weights.safetensors") as temporary:
         classifier.save_weights(model, temporary)
-    outputs = predict(images, progress=partial(tqdm, desc=f"{name}: all cases"))
+    outputs = predict(images, progress=partial(tqdm, desc=f"{name}: all cases", leave=False))
     write_npy(folder / "features.npy", outputs.features)
     write_csv(folder / "predictions.csv", with_outputs(cases, outputs.logit, names), digits=9)
     spoiled = predict(np.load("data/prepare/foreign.npy"))

@@ -19,11 +19,11 @@ def main() -> None:
     everything = record.read_cases(members, further=["source", *record.cause_column()])
     train, cases = record.reference_cases(everything), record.outside_train(everything)
     between = between_members(cases[[f"y_prob_{name}" for name in members]].to_numpy().T)
-    calibrators, rng = read_calibrators(record.CALIBRATORS), np.random.default_rng(params.seed)
+    calibrators = read_calibrators(record.CALIBRATORS)
     answers = {}
     for name, member in members.items():
         network = None if member is None else read_network(name, member, train, cases)
-        answers[name] = doubt(cases, name, between, network, calibrators[name], params, rng)
+        answers[name] = doubt(cases, name, between, network, calibrators[name], params)
 
     signals = [one.signals.add_suffix(f"_{name}") for name, one in answers.items()]
     foreign = {name: one.foreign for name, one in answers.items() if one.foreign is not None}
@@ -46,7 +46,7 @@ def main() -> None:
     write_csv("plots/uncertainty/detectors.csv", pd.concat(rows), digits=6)
     write_csv("plots/uncertainty/out_of_distribution.csv", shares_refused(unlike.metrics), digits=6)
     metrics = {name: one.metrics for name, one in answers.items()}
-    write_metrics("metrics/uncertainty.json", {"uncertainty": metrics, "out_of_distribution": unlike.metrics})
+    write_metrics("uncertainty", {"uncertainty": metrics, "out_of_distribution": unlike.metrics})
 
 
 def read_network(name: str, member: Member, train: pd.DataFrame, cases: pd.DataFrame) -> Network:

@@ -49,7 +49,7 @@ def main() -> None:
     print(table[table["phantom"] == "all"].to_string(index=False))
     for line in promises(everybody["all"]):
         print(line)
-    resampler = Resampler(everybody["all"]["patient_id"].to_numpy(), 1000, np.random.default_rng(0))
+    resampler = Resampler(everybody["all"]["patient_id"].to_numpy(), 1000, seed=0)
     found = plain(verdict.judge(everybody["all"], prices, resampler))
     print("\n".join(["The population itself:", *verdict.sentences(Figures(found, "the population"))]))
 

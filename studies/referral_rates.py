@@ -61,7 +61,7 @@ def saved(
         w = np.ones(len(cost)) if weights is None else weights
         return 1 - (w @ cost) / (w @ rival)
 
-    estimate = Resampler(groups, 2000, np.random.default_rng(0)).estimate(reduction, cost, rival)
+    estimate = Resampler(groups, 2000, seed=0).estimate(reduction, cost, rival)
     return {"referred": rate, "cost": cost.mean()} | columns("reduction", estimate)
 
 

@@ -76,8 +76,8 @@ def main() -> None:
     tables = []
     for seed in tqdm(seeds, desc="intervals"):
         test = test_cases(FOLDER, members={member: names[seed, member] for member in members})
-        rng = np.random.default_rng(params["diversity"]["seed"])
-        rows = measured(test, members, n_resamples=params["diversity"]["resamples"], rng=rng)
+        resampling = {"n_resamples": params["diversity"]["resamples"], "seed": params["diversity"]["seed"]}
+        rows = measured(test, members, **resampling)
         tables.append(rows.assign(seed=seed))
     table = pd.concat(tables)[["seed", *rows.columns]]
     write_csv("docs/seeds.csv", table)
@@ -131,7 +131,7 @@ def test_cases(folder: Path, *, members: dict[str, str]) -> pd.DataFrame:
     return cases[cases["split"] == "test"]
 
 
-def measured(test: pd.DataFrame, members: list[str], *, n_resamples: int, rng: np.random.Generator) -> pd.DataFrame:
+def measured(test: pd.DataFrame, members: list[str], *, n_resamples: int, seed: int) -> pd.DataFrame:
     """A row a member, and one for the difference of the first two: every measure with its interval over patients."""
     y_true, groups = test["y_true"].to_numpy(), test["patient_id"].to_numpy()
     rows = []
@@ -140,7 +140,7 @@ def measured(test: pd.DataFrame, members: list[str], *, n_resamples: int, rng: n
         row: dict[str, Any] = {"member": member}
         for name, (metric, takes, fixed, _) in MEASURES.items():
             arrays = [test[f"{takes}_{one}"].to_numpy() for one in (members[:2] if paired else [member])]
-            estimate = Resampler(groups, n_resamples, rng).estimate(
+            estimate = Resampler(groups, n_resamples, seed).estimate(
                 partial(difference, metric) if paired else metric,
                 y_true,
                 *arrays,

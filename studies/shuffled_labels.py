@@ -92,7 +92,7 @@ def compared(
     names, which the second one cannot.
     """
     rng, y_true = np.random.default_rng(params.seed), cases["y_true"].to_numpy()
-    resampler = Resampler(cases["patient_id"].to_numpy(), params.resamples, rng)
+    resampler = Resampler(cases["patient_id"].to_numpy(), params.resamples, params.seed)
     positive = (cases[f"y_prob_{name}"] > 0.5).to_numpy()
     rows = []
     own, other = (seen.maps for seen in explained.values())

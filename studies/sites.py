@@ -100,7 +100,7 @@ def told(seed: int, phantom: dict[str, Any], site: SiteParams, look: Look, *, si
         here = cases["split"] == "test"
         members = [column.removeprefix("logit_") for column in seen if column.startswith("logit_")]
         places = Places(cases[~here], cases[here], cases[here], 0)
-        found = compare_looks(places, members, site, np.random.default_rng(site.seed))
+        found = compare_looks(places, members, site)
         right, change = SITES[place]
         row: dict[str, Any] = {"seed": seed, "planted": planted(change), "right": right, "named": found["name"]}
         for part in ("pooled", "negative", "positive"):

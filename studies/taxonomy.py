@@ -72,7 +72,7 @@ def main() -> None:
         temporary.write_text(json.dumps(score._asdict(), indent=1) + "\n", encoding="utf-8")
 
     knobs, rng = params["failures"], np.random.default_rng(params["failures"]["seed"])
-    resampling: dict[str, Any] = {"n_resamples": knobs["resamples"], "rng": rng}
+    resampling: dict[str, Any] = {"n_resamples": knobs["resamples"], "seed": knobs["seed"]}
     found = fresh.join(taxonomy.sort_errors(fresh, score=score))
     rows = [measured(of_seed, **resampling) | {"seed": str(seed)} for seed, of_seed in found.groupby("seed")]
     rows.append(measured(found, **resampling) | {"seed": "pooled"})

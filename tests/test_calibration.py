@@ -839,7 +839,7 @@ def made_test_split(rng, n):
 
 def test_what_cannot_be_computed_is_absent_with_its_reason():
     few = pd.DataFrame({"y_true": [0, 0, 1, 1], "patient_id": list("abcd")})
-    found = measure(few, np.array([-2.0, -1.0, 1.0, 2.0]), PARAMS, np.random.default_rng(0))
+    found = measure(few, np.array([-2.0, -1.0, 1.0, 2.0]), PARAMS)
     assert "4 cases for 15 bins" in found["positive_class_ece_quantile"].absent
     assert "at least 2 cases" in found["positive_class_debiased"].absent
     assert "separate the classes" in found["slope"].absent
@@ -852,7 +852,7 @@ def test_what_cannot_be_computed_is_absent_with_its_reason():
 def test_constant_scores_have_figures():
     cases = made_test_split(np.random.default_rng(1), 60)
     for logit in (np.zeros(60), np.full(60, 3.0)):
-        found = measure(cases, logit, PARAMS, np.random.default_rng(0))
+        found = measure(cases, logit, PARAMS)
         assert "two different logits" in found["slope"].absent
         gap = abs(cases["y_true"].mean() - expit(logit[0]))
         assert found["positive_class_ece_uniform"]["ece"] == pytest.approx(gap)
@@ -911,7 +911,9 @@ def test_a_handful_of_patients_is_enough_or_the_file_is_named(tmp_path, monkeypa
     cases = pd.DataFrame({"y_true": np.tile(y, 2), "score": np.tile([-1.0, 1, 0, 2, 0.5], 2)})
     cases = cases.assign(patient_id=[f"p{k}" for k in range(10)], split=np.repeat(["val", "test"], 5))
     found = run_stage(tmp_path, monkeypatch, cases)
-    assert found["auroc_before_absent"] == "no fold of validation holds both classes"
+    assert found["auroc_before_absent"] is True
+    why = pd.read_csv("data/calibration/absent.csv").set_index("metric")["reason"]
+    assert why["calibration.mine.auroc_before_absent"] == "no fold of validation holds both classes"
     message = r"mine/predictions\.csv: split val in 6 folds \(calibration\.folds\): n_folds"
     with pytest.raises(ValueError, match=message):
         run_stage(tmp_path, monkeypatch, cases, folds=6)
@@ -938,7 +940,7 @@ def test_scores_that_rank_nothing_go_on_and_are_shrunk_to_the_prevalence(tmp_pat
 
 def test_validation_alone_is_calibrated_by_other_patients():
     cases = predictions(np.random.default_rng(10)).assign(image_id=[f"i{k}" for k in range(400)])
-    found = calibrate(cases, PARAMS, np.random.default_rng(0)).cases
+    found = calibrate(cases, PARAMS).cases
     assert found["image_id"].tolist() == cases["image_id"].tolist()
     val = (cases["split"] == "val").to_numpy()
     same = found["cross_fitted_logit"] == found["logit"]
@@ -949,7 +951,7 @@ def test_validation_alone_is_calibrated_by_other_patients():
 def test_the_truth_of_the_test_split_moves_no_calibrator():
     cases = predictions(np.random.default_rng(11)).assign(image_id=[f"i{k}" for k in range(400)])
     swapped = cases.assign(y_true=cases["y_true"].where(cases["split"] == "val", 1 - cases["y_true"]))
-    first, second = (calibrate(one, PARAMS, np.random.default_rng(0)) for one in (cases, swapped))
+    first, second = (calibrate(one, PARAMS) for one in (cases, swapped))
     assert first.calibrator == second.calibrator
     pd.testing.assert_frame_equal(first.cases, second.cases)
 
@@ -970,7 +972,7 @@ def test_logits_that_are_left_alone_are_tested_once(tmp_path, monkeypatch):
 
 def test_figures_of_patients_pool_their_images():
     cases = made_test_split(np.random.default_rng(2), 200)
-    found = measure_patients(cases, cases["score"].to_numpy(), PARAMS, np.random.default_rng(0))
+    found = measure_patients(cases, cases["score"].to_numpy(), PARAMS)
     pooled = cases.groupby("patient_id").agg(y=("y_true", "max"), z=("score", "mean"))
     assert (found["n"], found["n_positive"]) == (100, pooled["y"].sum())
     ece = expected_calibration_error(pooled["y"], expit(pooled["z"]))
@@ -981,7 +983,7 @@ def test_figures_of_patients_pool_their_images():
 
 def test_another_prevalence_is_measured_with_and_without_the_shift():
     cases = made_test_split(np.random.default_rng(3), 400)
-    found = measure_elsewhere(cases, cases["score"].to_numpy(), 0.5, PARAMS, np.random.default_rng(0))
+    found = measure_elsewhere(cases, cases["score"].to_numpy(), 0.5, PARAMS)
     assert found.keys() == {"source", "0.05", "0.5"}
     assert found["source"] == 0.5
     unmoved = found["0.5"]
@@ -1006,7 +1008,7 @@ def test_a_thinned_curve_keeps_its_corners():
 def test_calibration_after_deferral_is_that_of_the_decided():
     cases = made_test_split(np.random.default_rng(5), 300)
     cases = cases.assign(y_prob=expit(cases["score"] - 1), deferred=cases["score"].abs() < 1)
-    resampler = Resampler(cases["patient_id"].to_numpy(), 100, np.random.default_rng(0))
+    resampler = Resampler(cases["patient_id"].to_numpy(), 100, seed=0)
     found = evaluation.calibration_of_decided(cases, resampler)
     decided = cases[~cases["deferred"]]
     for name, part in (("decided", decided), ("all", cases)):

@@ -14,12 +14,12 @@ from tmv_lib.reading.answer import ReadingParams, by_patient, performance
 from tmv_lib.statistics.classification import accuracy, negative_log_likelihood, sensitivity
 from tmv_lib.statistics.estimate import Estimate, Resampler, adjust, difference, interval_rows, mean
 from tmv_lib.statistics.ranking import auroc
-from tmv_lib.statistics.resampling import bootstrap
+from tmv_lib.statistics.resampling import bootstrap, generator
 from tmv_lib.statistics.tests import wilson_interval
 
 
 def resampler(groups) -> Resampler:
-    return Resampler(np.asarray(groups), 200, np.random.default_rng(0))
+    return Resampler(np.asarray(groups), 200, seed=0)
 
 
 def test_a_figure_lies_inside_its_interval():
@@ -59,7 +59,8 @@ def test_a_difference_carries_the_p_value_of_its_interval():
     rng = np.random.default_rng(1)
     first, second = rng.normal(0.5, 1, size=100), rng.normal(size=100)
     found = resampler(np.arange(100)).estimate(difference_of_means, first, second, null=0.0)
-    drawn = bootstrap(difference_of_means, first, second, **vars(resampler(np.arange(100))))
+    rng = generator(0, "resamples")
+    drawn = bootstrap(difference_of_means, first, second, groups=np.arange(100), n_resamples=200, rng=rng)
     assert found == Estimate(first.mean() - second.mean(), drawn.low, drawn.high, drawn.p_value(0.0))
     assert (found.low > 0) == (found.p_value < 0.05)
 
@@ -167,19 +168,33 @@ def test_an_estimate_comes_back_from_its_file(tmp_path):
         "ece": Estimate(0.05, interval_absent="biased"),
         "slope": Estimate(absent="one logit"),
     }
-    write_metrics(tmp_path / "metrics/baseline.json", {"baseline": {"n": 3, "inner": kept}})
+    write_metrics("baseline", {"baseline": {"n": 3, "inner": kept, "absent": 12}}, root=tmp_path)
     written = json.loads((tmp_path / "metrics/baseline.json").read_text("utf-8"))["baseline"]
     assert written["inner"]["gain_p_value_holm"] == 0.06
-    assert written["inner"]["slope_absent"] == "one logit"
+    assert written["inner"]["slope_absent"] is True  # why stands elsewhere, and DVC's table stays narrow
     assert "slope" not in written["inner"]
+    assert written["absent"] == 12  # a class of that name
     found = read_metrics("baseline", root=tmp_path)["baseline"]["inner"]
     assert {name: found.estimate(name) for name in kept} == kept
+    (tmp_path / "data/baseline/absent.csv").unlink()  # a clone has the metrics alone
+    found = read_metrics("baseline", root=tmp_path)["baseline"]["inner"]
+    assert "data/baseline/absent.csv would say" in found.estimate("slope").absent
+    assert found.estimate("auroc") == kept["auroc"]
+
+
+def test_a_figure_moves_with_nothing_else_that_is_drawn():
+    values, other = np.random.default_rng(2).random((2, 60))
+    alone, after = resampler(np.arange(60)), resampler(np.arange(60))
+    after.estimate(mean, other)
+    assert alone.estimate(mean, values) == after.estimate(mean, values)
+    first, second = alone.estimate(mean, values), alone.estimate(mean, 1 - values)
+    assert first.low + second.high == pytest.approx(1)  # figures of the same cases rest on the same resamples
 
 
 def test_a_metric_that_is_not_there_is_named_and_not_taken_for_not_measured(tmp_path):
     path = tmp_path / "metrics/baseline.json"
     assert read_metrics("baseline", root=tmp_path) is None
-    write_metrics(path, {"baseline": {"auroc": Estimate(0.9, 0.8, 0.95)}})
+    write_metrics("baseline", {"baseline": {"auroc": Estimate(0.9, 0.8, 0.95)}}, root=tmp_path)
     found = read_metrics("baseline", root=tmp_path)["baseline"]
     for ask in (found.__getitem__, found.estimate):
         with pytest.raises(ValueError, match=r"baseline\.json baseline: no metric 'auc'; there are auroc, auroc_low"):
@@ -194,8 +209,8 @@ def test_a_metric_that_is_not_there_is_named_and_not_taken_for_not_measured(tmp_
 
 def test_two_values_of_one_key_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"metric a\.gain_low stands there twice"):
-        write_metrics(tmp_path / "m.json", {"a": {"gain_low": 0.3, "gain": Estimate(0.1, 0.0, 0.2)}})
-    assert not (tmp_path / "m.json").exists()
+        write_metrics("m", {"a": {"gain_low": 0.3, "gain": Estimate(0.1, 0.0, 0.2)}}, root=tmp_path)
+    assert not (tmp_path / "metrics/m.json").exists()
 
 
 def test_every_field_of_an_estimate_has_a_suffix():

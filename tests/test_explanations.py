@@ -383,7 +383,7 @@ def test_a_level_passes_below_random_pairs(level, passes):
     rng = np.random.default_rng(0)
     reference, similarity = 0.3 + 0.1 * rng.normal(size=50), level + 0.1 * rng.normal(size=50)
     similarity[0] = np.nan
-    found = compare_level(similarity, reference, Resampler(np.arange(50), 200, rng))
+    found = compare_level(similarity, reference, Resampler(np.arange(50), 200, seed=0))
     assert found["passes"] == passes
     assert found["constant_maps"] == 1
     assert found["above_random_pairs"].value == pytest.approx(np.mean(similarity[1:] - reference[1:]))
@@ -391,7 +391,7 @@ def test_a_level_passes_below_random_pairs(level, passes):
 
 def test_constant_maps_alone_are_not_judged():
     nothing = np.full(5, np.nan)
-    found = compare_level(nothing, np.ones(5), Resampler(np.arange(5), 100, np.random.default_rng(0)))
+    found = compare_level(nothing, np.ones(5), Resampler(np.arange(5), 100, seed=0))
     assert found["constant_maps"] == 5
     assert "passes" not in found
     assert "no such case" in found["similarity"].absent
@@ -400,14 +400,14 @@ def test_constant_maps_alone_are_not_judged():
 def test_maps_that_never_change_do_not_pass():
     # Not even where every case has the same map, so that random pairs are as alike.
     for reference in (np.ones((5, 12)), np.full((5, 12), 0.2)):
-        found = compare_level(np.ones((3, 12)), reference, Resampler(np.arange(12), 100, np.random.default_rng(0)))
+        found = compare_level(np.ones((3, 12)), reference, Resampler(np.arange(12), 100, seed=0))
         assert found["passes"] == "no"
         assert found["similarity_spread"] == 0
 
 
 def test_a_difference_of_no_case_is_undecided():
     similarity = np.full(12, 0.3)
-    found = compare_level(similarity, similarity, Resampler(np.arange(12), 100, np.random.default_rng(0)))
+    found = compare_level(similarity, similarity, Resampler(np.arange(12), 100, seed=0))
     assert found["passes"] == "undecided"
     assert found["above_random_pairs"].low <= 0 < found["above_random_pairs"].high
 
@@ -416,7 +416,7 @@ def test_draws_are_averaged_and_one_that_turns_maps_over_does_not_excuse_another
     rng = np.random.default_rng(0)
     reference = 0.2 + 0.05 * rng.normal(size=(5, 40))
     draws = np.array([0.8, -0.8, 0.0])[:, None] + 0.05 * rng.normal(size=(3, 40))
-    found = compare_level(draws, reference, Resampler(np.arange(40), 200, rng))
+    found = compare_level(draws, reference, Resampler(np.arange(40), 200, seed=0))
     assert found["similarity"].value == pytest.approx(draws.mean())
     assert found["similarity_spread"] == pytest.approx(np.ptp(draws.mean(1)))
     assert found["passes"] == "no, mirrored"
@@ -680,7 +680,7 @@ def test_figures_and_their_chance_rest_on_the_same_cases():
     columns = shares(maps, {"lungs": lungs, "masks": finding}, share=0.15, positive=positive)
     columns |= {"border_flips": np.zeros(4, bool)}
     material = Material(cases, np.zeros((4, 56, 56)), {"lungs": lungs, "masks": finding}, np.zeros((56, 56)))
-    options = (material, (7, 7), section(), np.random.default_rng(0))
+    options = (material, (7, 7), section())
     found = where_it_looks(columns, *options)
     assert found["finding"]["chance"] == pytest.approx(1 / 49)
     assert found["finding"]["energy"].value == pytest.approx(found["finding"]["chance"])
@@ -694,7 +694,7 @@ def test_markers_are_told_apart_among_those_named_positive():
     positive = np.arange(40) % 2 == 0
     columns = {"border": np.full(40, 0.3), "border_flips": (cases["marker"] == 1).to_numpy() & positive}
     columns["border_flips"][1::2] = True  # not named positive: must not count
-    found = by_marker(columns, cases, positive, section(), np.random.default_rng(0))
+    found = by_marker(columns, cases, positive, section())
     assert [found[kind]["flip_rate"].value for kind in ("with_marker", "without_marker")] == [1, 0]
     assert found["with_marker"]["n"] == found["without_marker"]["n"] == 10
 

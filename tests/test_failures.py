@@ -297,7 +297,7 @@ def sorted_world(n: int) -> tuple[pd.DataFrame, np.ndarray]:
 def test_agreement_counts_what_mends_against_what_is_called():
     errors, cause = sorted_world(300)
     errors.loc[:9, "cause"] = "undetermined"
-    found = agreement.agreement(errors, n_resamples=100, rng=np.random.default_rng(0))
+    found = agreement.agreement(errors, n_resamples=100, seed=0)
     assert (found["n"], found["mended_by_no_repair"]) == (290, 10)
     assert found["kappa"].value == pytest.approx(cohen_kappa_score(cause[10:], errors["best"][10:]))
     assert found["kappa"].low < found["kappa"].value < found["kappa"].high
@@ -359,20 +359,20 @@ def test_a_signal_that_knows_a_kind_tells_it_and_noise_does_not():
     signals = pd.DataFrame({"knows": (cause == "model blindness") * 2.0, "noise": rng.random(400), "gaps": np.nan})
     signals["gaps"] = signals["knows"].where(rng.random(400) < 0.5)
     groups = errors["patient_id"].to_numpy()
-    found = agreement.discriminate(signals, cause, groups=groups, n_resamples=100, rng=rng)
+    found = agreement.discriminate(signals, cause, groups=groups, n_resamples=100, seed=0)
     assert found["knows"]["model blindness"]["auroc"].value == 1
     assert found["knows"]["spurious feature"]["auroc"].value < 0.5  # the others are low in it
     for kind in taxonomy.REPAIRABLE:
         _, low, high = found["noise"][kind]["auroc"].ends
         assert low < 0.5 < high
         assert found["gaps"][kind]["n"] < found["knows"][kind]["n"] == (cause == kind).sum()
-    few = agreement.discriminate(signals[:60], cause[:60], groups=groups[:60], n_resamples=100, rng=rng)
+    few = agreement.discriminate(signals[:60], cause[:60], groups=groups[:60], n_resamples=100, seed=0)
     assert few["noise"]["clinical ambiguity"]["auroc"].low is None  # fewer than 20 patients
     nobody = agreement.discriminate(
         signals[cause != "model blindness"],
         cause[cause != "model blindness"],
         groups=groups[cause != "model blindness"],
         n_resamples=100,
-        rng=rng,
+        seed=0,
     )
     assert nobody["noise"]["model blindness"]["auroc"].absent

@@ -79,7 +79,7 @@ def test_the_time_of_an_interval_hardly_grows_with_the_patients():
         rng = np.random.default_rng(0)
         values, groups = rng.normal(size=patients), np.arange(patients)
         start = time.process_time()
-        Resampler(groups, 1000, rng).estimate(mean, values)
+        Resampler(groups, 1000, seed=0).estimate(mean, values)
         return time.process_time() - start
 
     seconds(2_000)

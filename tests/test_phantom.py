@@ -259,7 +259,7 @@ def test_no_reader_of_the_image_beats_the_ideal_observer_beyond_its_interval():
     model = HistGradientBoostingClassifier(random_state=0).fit(table[train], cases["y_true"][train])
     y_true, score = cases["y_true"].to_numpy()[test], model.predict_proba(table[test])[:, 1]
     posterior, patients = cases["posterior"].to_numpy()[test], cases["patient_id"].to_numpy()[test]
-    resampler = Resampler(patients, 200, np.random.default_rng(0))
+    resampler = Resampler(patients, 200, seed=0)
     above = resampler.estimate(partial(difference, auroc), y_true, score, posterior, stratify=y_true)
     assert auroc(y_true, score) > 0.9
     assert above.low <= 0

@@ -132,7 +132,7 @@ def test_no_member_beats_the_ideal_observer_beyond_its_interval(project):
     for name in ("densenet121", "resnet50"):
         said = pd.read_csv(project / f"data/train/{name}/predictions.csv").set_index("image_id").loc[truth.index]
         arrays = (y_true, said["logit"].to_numpy(), truth["posterior"].to_numpy())
-        resampler = Resampler(truth["patient_id"].to_numpy(), 200, np.random.default_rng(0))
+        resampler = Resampler(truth["patient_id"].to_numpy(), 200, seed=0)
         above = resampler.estimate(partial(difference, auroc), *arrays, stratify=y_true)
         assert above.low <= 0
 
@@ -211,7 +211,7 @@ def test_a_study_takes_from_the_cache_what_the_project_has_run_and_reads_its_err
     assert errors["instability"].notna().any()
     score = Score(**json.loads((ROOT / taxonomy.SCORE).read_text(encoding="utf-8")))
     found = errors.join(sort_errors(errors, score=score))
-    row = taxonomy.measured(found, n_resamples=100, rng=np.random.default_rng(0))
+    row = taxonomy.measured(found, n_resamples=100, seed=0)
     assert row["n_errors"] == len(errors) > 20
     assert ("kappa" in row) != ("kappa_absent" in row)  # so few errors may be of one kind in a resample
     assert -1 <= row.get("kappa", 0) <= 1
@@ -234,7 +234,61 @@ def test_a_bad_parameter_stops_the_stage_with_its_name(scratch):
     printed = run(scratch, "dvc", "repro", "ensemble", fails=True)
     assert "error: params.yaml: deferral.threshold is 1.5: input should be less than or equal to 1" in printed
     assert "Traceback" not in printed
+    assert "params.yaml still holds it" in printed
     assert not (scratch / "metrics/ensemble.json").exists()
+
+
+def test_a_whole_run_ends_with_verdict_and_card_and_says_nothing_of_dvc(scratch):
+    changed(scratch, "deferral", threshold=0.5)
+    printed = run(scratch, "python", "-m", "commands.repro")
+    assert "ensemble: Which cases go to a doctor, and what does that buy?" in printed
+    assert printed.rstrip().endswith("plots/ensemble/trust_card.html")
+    assert "\nVerdict: " in printed
+    assert not any(words in printed for words in ("Running stage", "didn't change", "git add", "dvc push", "dvc.lock"))
+
+
+def test_a_folder_of_images_that_is_not_there_is_named_with_its_parameter(scratch):
+    changed(scratch, "prepare", root="nowhere")
+    printed = run(scratch, "python", "-m", "commands.repro", fails=True)
+    assert printed.startswith("error: params.yaml: prepare.root is nowhere: there is no such folder")
+    assert "Traceback" not in printed
+
+
+def leaves(values: dict, place: str = "") -> dict[str, object]:
+    """Nested metrics as DVC flattens them."""
+    found: dict[str, object] = {}
+    for key, value in values.items():
+        found |= leaves(value, f"{place}{key}.") if isinstance(value, dict) else {f"{place}{key}": value}
+    return found
+
+
+def test_metrics_hold_no_sentence(project):
+    for path in (project / "metrics").glob("*.json"):
+        values = leaves(json.loads(path.read_text(encoding="utf-8")))
+        assert all(len(value) <= 40 for value in values.values() if isinstance(value, str)), path
+    assert 9 <= len(leaves(json.loads((project / "metrics/summary.json").read_text(encoding="utf-8")))) <= 12
+    absent = pd.read_csv(project / "data/ensemble/absent.csv")
+    written = leaves(json.loads((project / "metrics/ensemble.json").read_text(encoding="utf-8")))
+    assert len(absent)
+    assert set(absent["metric"]) == {key for key in written if key.endswith("absent")}
+
+
+def test_a_threshold_moves_nothing_that_cannot_depend_on_it(scratch):
+    changed(scratch, "deferral", threshold=0.4)
+    run(scratch, "dvc", "repro", "ensemble")
+    moved = json.loads(run(scratch, "dvc", "metrics", "diff", "--json"))
+    assert set(moved) == {"metrics/ensemble.json", "metrics/summary.json"}
+    keys = moved["metrics/ensemble.json"]
+    assert {"deferral.coverage", "deferral.coverage_low", "deferral.failure_cost", "deferral.threshold"} <= set(keys)
+    assert not [key for key in keys if not key.startswith(("deferral.", "guarantee.", "verdict."))]
+    decided_by_all = re.compile(
+        r"deferral\.(n|n_\w+|cost\..*|reader\..*|ranking\..*|deciding_all_\w+|errors_deciding_all|out_of_distribution.*"
+        r"|\w+_decides_all\.cost.*|calibration_of_decided\.all\..*|disagreement\.\w+\.(n|n_errors|error_rate.*)"
+        r"|\w+\.accuracy_at_half.*|subgroups\..*gap_deciding_all.*|doctor_reads_all_cost|net_benefit_deciding_all.*)"
+    )
+    assert not [key for key in keys if decided_by_all.fullmatch(key)]
+    table = run(scratch, "dvc", "metrics", "diff")
+    assert max(map(len, table.splitlines())) < 160
 
 
 def made_images(root: Path, n: int) -> None:

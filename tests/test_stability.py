@@ -369,7 +369,7 @@ def test_flipped_and_moved_by_hand():
     cases = made_cases()
     cases["instability"] = np.r_[np.linspace(0, 1, 60), np.tile([0.2, 0.95, 0.2, 0.95], 15)]
     cases["flipped"] = np.r_[np.zeros(60, bool), np.tile([False, False, True, True], 15)]
-    found, rows = flipped_and_moved(cases, PARAMS, np.random.default_rng(0))
+    found, rows = flipped_and_moved(cases, PARAMS)
     assert found["moved_above"] == pytest.approx(0.9)
     cells = [
         found[f"answer_{answer}_reason_{reason}"] for answer in ("kept", "flipped") for reason in ("kept", "moved")
@@ -382,7 +382,7 @@ def test_flipped_and_moved_by_hand():
 
 
 def test_every_cell_counts_once_and_the_difference_is_that_of_the_rates():
-    found, _ = flipped_and_moved(made_cases(), PARAMS, np.random.default_rng(0))
+    found, _ = flipped_and_moved(made_cases(), PARAMS)
     cells = [
         found[f"answer_{answer}_reason_{reason}"] for answer in ("kept", "flipped") for reason in ("kept", "moved")
     ]
@@ -396,7 +396,7 @@ def test_every_cell_counts_once_and_the_difference_is_that_of_the_rates():
 def test_constant_maps_alone_move_nowhere(split):
     cases = made_cases()
     cases.loc[cases["split"] == split, "instability"] = np.nan
-    found, rows = flipped_and_moved(cases, PARAMS, np.random.default_rng(0))
+    found, rows = flipped_and_moved(cases, PARAMS)
     assert found["moved_above"].absent == "validation or test holds no map that is not constant"
     assert found["constant_maps"] == (60 if split == "test" else 0)
     assert rows == []
@@ -406,7 +406,7 @@ def test_the_claim_is_tested():
     cases = made_cases(400)
     for measure in stability.SIMILARITIES:
         cases[measure] = np.where(cases["error"] == 1, 0.2, 0.8) + 0.05 * np.random.default_rng(1).normal(size=400)
-    found, rows = find_errors(cases, PARAMS, np.random.default_rng(0))
+    found, rows = find_errors(cases, PARAMS)
     claim = found["claim"]
     assert (claim["measure"], claim["answer"]) == ("rank_correlation", "supported")
     assert claim["over_margin"] == "better"
@@ -426,16 +426,16 @@ def test_instability_of_one_named_class_is_no_claim_about_errors():
     cases["error"] = (rng.random(1200) < np.where(called, 0.45, 0.1)).astype(int)
     for measure in stability.SIMILARITIES:
         cases[measure] = np.where(called, 0.3, 0.8) + 0.05 * rng.normal(size=1200)
-    found, _ = find_errors(cases, PARAMS, rng)
+    found, _ = find_errors(cases, PARAMS)
     assert found["rank_correlation"]["pooled_error_auroc"].low > 0.6
     assert found["rank_correlation"]["rests_on"] == "both"
     assert found["claim"]["answer"] == "not supported"
 
 
 def test_a_claim_without_errors_is_not_tested():
-    found, rows = find_errors(made_cases().assign(error=0), PARAMS, np.random.default_rng(0))
+    found, rows = find_errors(made_cases().assign(error=0), PARAMS)
     assert found["claim"]["answer"] == found["claim"]["over_margin"] == "cannot be tested"
-    assert "0 errors and " in found["claim"]["reason"]
+    assert "0 errors and " in found["rank_correlation"]["adjusted_error_auroc"].absent
     assert rows == []
 
 
@@ -448,7 +448,7 @@ def test_what_is_added_to_the_confidence_is_learned_from_logits_that_other_patie
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(detection, "detectors", detectors)
-        find_errors(cases.assign(cross_fitted_logit=cases["logit"] / 2), PARAMS, np.random.default_rng(0))
+        find_errors(cases.assign(cross_fitted_logit=cases["logit"] / 2), PARAMS)
     np.testing.assert_array_equal(logits[0], cases["logit"] / 2)
 
 
@@ -477,7 +477,7 @@ def test_a_new_image_is_as_unstable_as_it_was_among_the_cases():
     own = brightness_as_map(images.astype(np.float32) / 255)
     calibrator, cases = Calibrator("identity", {}), made_cases().drop(columns=[*KEPT, *MEASURES], errors="ignore")
     known = "net", cases, images, brightness_as_map, own, own, calibrator, PERTURBATIONS, PARAMS
-    expected = compare(*known, np.random.default_rng(0)).cases["instability"]
+    expected = compare(*known).cases["instability"]
     new = Explained(own.logit[5:9], own.maps[5:9])
     found = instability(brightness_as_map, images[5:9], new, PERTURBATIONS)
     np.testing.assert_allclose(found, expected[5:9], atol=1e-6)
@@ -502,11 +502,9 @@ def test_no_case_is_shown_twice(n_wrong):
     assert (chosen["error"] == 1).sum() == n_wrong
 
 
-def test_a_gallery_without_cases_says_so():
+def test_there_is_no_gallery_without_cases():
     cases = made_cases().assign(instability=np.nan)
-    pictures = gallery("net", np.zeros((120, 64, 64)), Answer({}, cases, pd.DataFrame(), {}, {}), {})
-    for picture in pictures.values():
-        assert "no such case" in picture.texts[0].get_text()
+    assert gallery("net", np.zeros((120, 64, 64)), Answer({}, cases, pd.DataFrame(), {}, {}), {}) == {}
 
 
 def test_the_decision_is_taken_at_the_threshold():

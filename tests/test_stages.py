@@ -22,6 +22,7 @@ from tmv_lib.deferral import policy as fitted_policy
 from tmv_lib.deferral.answer import gather, signal_columns
 from tmv_lib.failures import taxonomy
 from tmv_lib.pipeline import record
+from tmv_lib.pipeline.metrics import with_reasons
 from tmv_lib.site.answer import Places, SiteParams, prevalence
 from tmv_lib.site.calibrated import blame
 
@@ -139,7 +140,8 @@ def cases_of(folder: Path) -> pd.DataFrame:
 
 
 def metrics(folder: Path, name: str) -> dict:
-    return json.loads((folder / f"metrics/{name}.json").read_text(encoding="utf-8"))
+    """With the reasons of what is absent."""
+    return with_reasons(json.loads((folder / f"metrics/{name}.json").read_text(encoding="utf-8")), name, root=folder)
 
 
 @pytest.mark.parametrize("separation", [1.0, 1.8, 9.0])  # many errors, few, none

@@ -13,7 +13,7 @@ PRICES = Prices(5.0, 1.0, 0.25)
 
 
 def judge(cases: pd.DataFrame, prices: Prices = PRICES) -> dict:
-    return verdict.judge(cases, prices, Resampler(cases["patient_id"].to_numpy(), 200, np.random.default_rng(0)))
+    return verdict.judge(cases, prices, Resampler(cases["patient_id"].to_numpy(), 200, seed=0))
 
 
 def sentences(found: dict, **words: str) -> list[str]:

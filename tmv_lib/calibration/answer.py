@@ -17,6 +17,7 @@ from tmv_lib.pipeline.params import Params, Resamples, Seed
 from tmv_lib.statistics.classification import brier_score, negative_log_likelihood, per_patient
 from tmv_lib.statistics.estimate import Estimate, Resampler, difference
 from tmv_lib.statistics.ranking import auroc_with_upper_bound
+from tmv_lib.statistics.resampling import generator
 
 
 class CalibrationParams(Params):
@@ -59,7 +60,7 @@ def require_usable(predictions: pd.DataFrame) -> None:
         )
 
 
-def calibrate(predictions: pd.DataFrame, params: CalibrationParams, rng: np.random.Generator) -> Answer:
+def calibrate(predictions: pd.DataFrame, params: CalibrationParams) -> Answer:
     """Choose and fit a calibrator on val, and see on test what it is worth.
 
     predictions: `image_id`, `patient_id`, `split`, `y_true`, `score`. Raises ValueError as `require_usable`, and for
@@ -68,6 +69,7 @@ def calibrate(predictions: pd.DataFrame, params: CalibrationParams, rng: np.rand
     require_usable(predictions)
     val, test = (predictions[predictions["split"] == split] for split in ("val", "test"))
     y_true, score = val["y_true"], val["score"]
+    rng = np.random.default_rng(params.seed)  # of the folds alone, which are the same for every member
     folds: dict[str, Any] = {"groups": val["patient_id"], "n_folds": params.folds, "rng": rng}
     try:
         choice = calibrators.choose_calibrator(y_true, score, **folds)
@@ -85,18 +87,18 @@ def calibrate(predictions: pd.DataFrame, params: CalibrationParams, rng: np.rand
     plots = {"calibrators": choice.table.assign(low=bars[0] - bars[1], high=bars[0] + bars[1])}
     phases = {"before": test["score"].to_numpy(), "after": calibrator(test["score"])}
     for phase, logit in phases.items():
-        # each phase from the same seed: logits left as they were have the same figures, and are one test
-        metrics[phase] = measure(test, logit, params, np.random.default_rng(params.seed))
+        metrics[phase] = measure(test, logit, params)
     diagrams = {
         phase: errors.reliability_curve(test["y_true"], expit(z), n_bins=params.bins) for phase, z in phases.items()
     }
     curves = {
-        phase: corp_curve(test["y_true"], expit(z), n_draws=params.noise_draws, rng=rng) for phase, z in phases.items()
+        phase: corp_curve(test["y_true"], expit(z), n_draws=params.noise_draws, rng=generator(params.seed, "band"))
+        for phase, z in phases.items()
     }
     plots["reliability"] = pd.concat(pd.DataFrame(one._asdict()).assign(phase=phase) for phase, one in diagrams.items())
     plots["corp"] = pd.concat(thin(pd.DataFrame(one._asdict())).assign(phase=phase) for phase, one in curves.items())
-    metrics["after_per_patient"] = measure_patients(test, phases["after"], params, rng)
-    metrics["at_prevalence"] = measure_elsewhere(test, phases["after"], float(y_true.mean()), params, rng)
+    metrics["after_per_patient"] = measure_patients(test, phases["after"], params)
+    metrics["at_prevalence"] = measure_elsewhere(test, phases["after"], float(y_true.mean()), params)
     return Answer(calibrator, predictions[["image_id"]].assign(**columns), metrics, plots)
 
 
@@ -118,26 +120,27 @@ def gain_of_procedure(val: pd.DataFrame, params: CalibrationParams, rng: np.rand
     except ValueError as error:
         return {"nll_gain": Estimate(absent=str(error))}
     gain = partial(difference, negative_log_likelihood)
-    resampler = Resampler(groups, params.resamples, rng)
+    resampler = Resampler(groups, params.resamples, params.seed)
     return {
         "times_chosen": dict(Counter(nested.names)),
         "nll_gain": resampler.estimate(gain, y_true, score, nested.logit),
     }
 
 
-def measure(
-    test: pd.DataFrame, logit: np.ndarray, params: CalibrationParams, rng: np.random.Generator
-) -> dict[str, Any]:
-    """Every figure of calibration on the test split, errors of calibration beside their noise floor."""
+def measure(test: pd.DataFrame, logit: np.ndarray, params: CalibrationParams) -> dict[str, Any]:
+    """Every figure of calibration on the test split, errors of calibration beside their noise floor.
+
+    Logits that a calibrator left as they were have the same figures, and are one test.
+    """
     y_true, y_prob = test["y_true"].to_numpy(), expit(logit)
-    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, rng)
+    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, params.seed)
     figures: dict[str, Any] = resampler.counts(y_true)
     for view, outcome, probability in (
         ("positive_class", y_true, y_prob),
         ("top_label", *errors.top_label(y_true, y_prob)),
     ):
         for strategy in ("uniform", "quantile"):
-            figures[f"{view}_ece_{strategy}"] = tested(outcome, probability, params, rng, strategy=strategy)
+            figures[f"{view}_ece_{strategy}"] = tested(outcome, probability, params, strategy=strategy)
         debiased = partial(errors.debiased_calibration_error, outcome, probability, n_bins=params.bins)
         figures[f"{view}_debiased"] = or_absent(debiased)
         figures[f"{view}_smooth_ece"] = errors.smooth_calibration_error(outcome, probability)
@@ -145,14 +148,12 @@ def measure(
     return figures | with_intervals(y_true, logit, resampler)
 
 
-def measure_patients(
-    test: pd.DataFrame, logit: np.ndarray, params: CalibrationParams, rng: np.random.Generator
-) -> dict[str, Any]:
+def measure_patients(test: pd.DataFrame, logit: np.ndarray, params: CalibrationParams) -> dict[str, Any]:
     """The same question of patients: the mean logit over a patient's images, positive if any image is."""
     y_true, pooled, patients = per_patient(test["y_true"], logit, test["patient_id"])
     figures: dict[str, Any] = {"n": len(y_true), "n_positive": int(y_true.sum())}
-    figures["positive_class_ece_uniform"] = tested(y_true, expit(pooled), params, rng)
-    return figures | with_intervals(y_true, pooled, Resampler(patients, params.resamples, rng))
+    figures["positive_class_ece_uniform"] = tested(y_true, expit(pooled), params)
+    return figures | with_intervals(y_true, pooled, Resampler(patients, params.resamples, params.seed))
 
 
 def with_intervals(y_true: np.ndarray, logit: np.ndarray, resampler: Resampler) -> dict[str, Estimate]:
@@ -166,11 +167,11 @@ def with_intervals(y_true: np.ndarray, logit: np.ndarray, resampler: Resampler) 
 
 
 def measure_elsewhere(
-    test: pd.DataFrame, logit: np.ndarray, source: float, params: CalibrationParams, rng: np.random.Generator
+    test: pd.DataFrame, logit: np.ndarray, source: float, params: CalibrationParams
 ) -> dict[str, Any]:
     """Calibration where another share of cases is positive (weighted test cases), as it stands and with the shift."""
     y_true = test["y_true"].to_numpy()
-    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, rng)
+    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, params.seed)
     figures: dict[str, Any] = {"source": source}
     for target in params.prevalences:
         shifted = prevalence.at_prevalence(logit, source=source, target=target)
@@ -193,10 +194,9 @@ def weighted(metric: Callable[..., Any], target: float, y_true: np.ndarray, valu
     return metric(y_true, values, weights=prevalence.prevalence_weights(y_true, target=target, weights=weights))
 
 
-def tested(
-    outcome: np.ndarray, y_prob: np.ndarray, params: CalibrationParams, rng: np.random.Generator, **options: str
-) -> Any:
+def tested(outcome: np.ndarray, y_prob: np.ndarray, params: CalibrationParams, **options: str) -> Any:
     """An ECE beside its noise floor, or the reason why there is none."""
+    rng = generator(params.seed, "noise floor")
     draws: dict[str, Any] = {"n_bins": params.bins, "n_draws": params.noise_draws, "rng": rng, **options}
     return or_absent(lambda: errors.calibration_test(outcome, y_prob, **draws)._asdict())
 

@@ -205,9 +205,9 @@ def _stability(figures: Figures) -> str:
 def unstable_maps(member: Figures) -> str:
     """Whether "unstable maps go with errors" is supported, and the size, of one call where it rests on that alone."""
     claim = member["errors"]["claim"]
-    if "reason" in claim:
-        return f"{claim['answer']} ({claim['reason']})"
     entry = member["errors"][claim["measure"]]
+    if reason := entry.estimate("adjusted_error_auroc").absent:
+        return f"{claim['answer']} ({reason})"
     alone = {"both": "", "called_positive": ", positive calls alone", "called_negative": ", negative calls alone"}
     size = number(entry.estimate("adjusted_error_auroc"))
     return f"{claim['answer']} with an adjusted AUROC of {size}{alone[entry['rests_on']]}"

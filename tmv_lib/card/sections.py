@@ -184,7 +184,9 @@ def _asked(run: Run) -> list[str]:
     if question is None:
         return []
     left_out = sum(count for _, count in question["not_labelled"].items())
-    words = f"This card is about {question['positive']}, one question put to networks that tell apart {question['of']}."
+    _, first = next(iter(run.metrics["prepare"]["prepare"]["splits"].items()))
+    names = ", ".join(first["classes"] if "classes" in first else first["findings"])
+    words = f"This card is about {question['positive']}, one question put to networks that tell apart {names}."
     return [words + (f" {counted(left_out, 'images')} are not labelled for it and left out." if left_out else "")]
 
 

@@ -98,7 +98,7 @@ class PrepareParams(Params):
 def load(params: PrepareParams, task: Task) -> Loaded:
     """Read the source that params name, its labels those of the task."""
     size = params.size
-    progress = partial(tqdm, desc=f"prepare: {params.source}")
+    progress = partial(tqdm, desc=f"prepare: {params.source}", leave=False)
     options: dict[str, Any] = {"size": size, "task": task, "channels": params.channels, "progress": progress}
     if params.source == "phantom":
         return _load_phantom(params, task, progress)

@@ -285,13 +285,13 @@ def promises(
     made = guarantee.promise(cal, fitted.validation, threshold=threshold, limits=limits, delta=delta, rng=rng)
     figures: dict[str, Any] = {"delta": delta, "lapses": False}
     figures |= {} if shift is None else {"site_looks_different": shift["shifted"]}
-    for name, promise in made.items():
+    for (name, promise), own in zip(made.items(), rng.spawn(len(made)), strict=True):  # whatever came of the others
         figures[name] = _known(promise)
         if promise.status in ("vacuous", "no_case"):
             continue
         at = threshold if promise.threshold is None else promise.threshold
         try:
-            standing = guarantee.stand(name, test, threshold=at, limit=promise.limit, delta=delta, rng=rng)
+            standing = guarantee.stand(name, test, threshold=at, limit=promise.limit, delta=delta, rng=own)
             figures[name]["on_test"] = _known(standing)
         except ValueError as error:
             figures[name]["on_test"] = Estimate(absent=str(error))
@@ -306,6 +306,23 @@ def sweeps(fitted: Fitted, test: pd.DataFrame, prices: costs.Prices) -> dict[str
     """What the policy does at each threshold, on validation and on test."""
     splits = {"validation": fitted.validation, "test": test}
     return {name: sweep.threshold_sweep(cases, prices, thresholds=THRESHOLDS) for name, cases in splits.items()}
+
+
+def summary(metrics: dict[str, Any], shift: dict[str, Any] | None) -> dict[str, Any]:
+    """The dozen figures to look at first, each without its interval; left out where it is absent."""
+    deferral, in_use = metrics["deferral"], metrics["ensemble"]["in_use"]
+    promised = {name: one["status"] for name in guarantee.PROMISES if (one := metrics["guarantee"].get(name))}
+    figures = {
+        "verdict": metrics["verdict"]["answer"],
+        "auroc": in_use["auroc"],
+        "ece": in_use["ece"],
+        **{name: deferral[name] for name in ("coverage", "selective_risk", "failure_cost", "doctor_reads_all_cost")},
+        "deciding_all_cost": deferral["ensemble_decides_all"]["cost"],
+        **{f"promised_{name}": status for name, status in promised.items()},
+        **({"site": shift["name"]} if shift else {}),
+    }
+    values = {name: one.value if isinstance(one, Estimate) else one for name, one in figures.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def plots(test: pd.DataFrame, swept: dict[str, pd.DataFrame], prices: costs.Prices) -> dict[str, pd.DataFrame]:

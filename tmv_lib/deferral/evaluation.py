@@ -24,6 +24,7 @@ from tmv_lib.statistics.arrays import FloatArray
 from tmv_lib.statistics.classification import accuracy, negative_log_likelihood
 from tmv_lib.statistics.estimate import Estimate, Resampler, mean
 from tmv_lib.statistics.ranking import auroc
+from tmv_lib.statistics.resampling import generator
 from tmv_lib.statistics.tests import wilson_interval
 
 
@@ -128,7 +129,7 @@ def calibration_of_decided(cases: pd.DataFrame, resampler: Resampler) -> dict[st
         if part.empty:
             figures[name]["ece"] = Estimate(absent="there is no such case")
             continue
-        figures[name] |= calibration_test(y_true, y_prob, rng=own.rng)._asdict()
+        figures[name] |= calibration_test(y_true, y_prob, rng=generator(own.seed, "noise floor"))._asdict()
         figures[name]["in_the_large"] = own.estimate(calibration_in_the_large, y_true, log_odds(y_prob))
     return figures
 

@@ -12,7 +12,7 @@ from tmv_lib.deferral.guarantee import about
 from tmv_lib.pipeline.record import Figures
 from tmv_lib.statistics.arrays import FloatArray
 from tmv_lib.statistics.estimate import Estimate, Resampler, mean, percent
-from tmv_lib.statistics.resampling import bootstrap
+from tmv_lib.statistics.resampling import Bootstrap, bootstrap, generator
 from tmv_lib.statistics.tests import Z_95
 
 USE, DO_NOT_USE, CANNOT_TELL = "use", "do_not_use", "cannot_tell"
@@ -82,10 +82,13 @@ def _compare(
 ) -> tuple[Estimate, float]:
     """Mean cost minus a rival's, its upper end with one more missed positive; and the quantile `level` of resamples."""
     _, patient = np.unique(resampler.groups, return_inverse=True)
-    options: dict[str, Any] = {"n_resamples": resampler.n_resamples, "rng": resampler.rng}
-    own = bootstrap(mean, cost - rival, groups=patient, **options)
-    and_a_miss = np.append(cost - rival, miss - rival.mean())
-    high = bootstrap(mean, and_a_miss, groups=np.append(patient, patient.max() + 1), **options).high
+
+    def drawn(values: FloatArray, groups: np.ndarray) -> Bootstrap:
+        rng = generator(resampler.seed, "resamples")
+        return bootstrap(mean, values, groups=groups, n_resamples=resampler.n_resamples, rng=rng)
+
+    own = drawn(cost - rival, patient)
+    high = drawn(np.append(cost - rival, miss - rival.mean()), np.append(patient, patient.max() + 1)).high
     difference = Estimate(float((cost - rival).mean()), own.low, max(own.high, high))
     return difference, float(np.quantile(own.samples, level))
 

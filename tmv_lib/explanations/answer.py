@@ -18,6 +18,7 @@ from tmv_lib.pipeline.files import Images
 from tmv_lib.pipeline.params import Params, Resamples, Seed
 from tmv_lib.statistics.estimate import Estimate, Resampler, adjust, mean
 from tmv_lib.statistics.ranking import rank_correlation
+from tmv_lib.statistics.resampling import generator
 
 FRACTIONS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
 BATCHES = 32  # in memory at once, for several processes to share
@@ -99,7 +100,6 @@ def explain(
     donors: np.ndarray,
     chosen: np.ndarray,
     params: ExplanationsParams,
-    rng: np.random.Generator,
 ) -> Answer:
     """Every map of one member, what its answers hang on, and what the checks on the `chosen` cases say of the maps.
 
@@ -118,17 +118,15 @@ def explain(
     columns, interchanged = look(member, material, own, donors, target, params)
     metrics: dict[str, Any] = {"method": params.method, "layer": member.layer, "grid": own.maps.shape[1]}
     metrics["precision"] = member.trained.precision
-    metrics |= where_it_looks(columns, material, own.maps.shape[1:], params, rng)
+    metrics |= where_it_looks(columns, material, own.maps.shape[1:], params)
     if "marker" in cases and isinstance(metrics["border"], dict):  # else every map is empty
-        metrics["border"] |= by_marker(columns, cases, target > 0, params, rng)
+        metrics["border"] |= by_marker(columns, cases, target > 0, params)
     check = member.trained, images, own.logit, own.maps
     metrics["completeness"] = sanity.completeness(*check, layer=member.layer, method=params.method)
     some = cases.iloc[chosen]
-    metrics["sanity"], levels = check_sanity(member, explainer, images[chosen], own.maps[chosen], some, params, rng)
+    metrics["sanity"], levels = check_sanity(member, explainer, images[chosen], own.maps[chosen], some, params)
     maps = own.maps[chosen] * target[chosen, None, None]
-    metrics["faithfulness"], curves = check_faithfulness(
-        member, images[chosen], maps, target[chosen], some, params, rng
-    )
+    metrics["faithfulness"], curves = check_faithfulness(member, images[chosen], maps, target[chosen], some, params)
     areas = (metrics["faithfulness"][f"{kind}_area_minus_random"] for kind in ("deletion", "insertion"))
     columns["untrained_logit"] = blank.logit
     return Answer(
@@ -147,7 +145,7 @@ def explain(
 
 
 def _bar(member: Member, what: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
-    return partial(tqdm, desc=f"{member.name}: {what}")
+    return partial(tqdm, desc=f"{member.name}: {what}", leave=False)
 
 
 def read_logits(member: Member, images: np.ndarray, params: ExplanationsParams) -> np.ndarray:
@@ -186,12 +184,10 @@ def look(
     return columns, interchanged
 
 
-def on_test(
-    name: str, values: np.ndarray, cases: pd.DataFrame, params: ExplanationsParams, rng: np.random.Generator
-) -> dict[str, Any]:
+def on_test(name: str, values: np.ndarray, cases: pd.DataFrame, params: ExplanationsParams) -> dict[str, Any]:
     """A mean over the test cases that have a value, with its interval and their number."""
     there = (cases["split"] == "test").to_numpy() & ~np.isnan(values)
-    resampler = Resampler(cases["patient_id"].to_numpy()[there], params.resamples, rng)
+    resampler = Resampler(cases["patient_id"].to_numpy()[there], params.resamples, params.seed)
     return {"n": int(there.sum()), name: resampler.estimate(mean, values[there])}
 
 
@@ -200,14 +196,13 @@ def where_it_looks(
     material: Material,
     grid: tuple[int, ...],
     params: ExplanationsParams,
-    rng: np.random.Generator,
 ) -> dict[str, Any]:
     """Shares of the maps on the test split, with intervals, beside chance, and for the finding beside the ceiling."""
     cases, test = material.cases, (material.cases["split"] == "test").to_numpy()
     figures: dict[str, Any] = {}
     for name, column in (("empty_map_rate", "empty"), ("border_flip_rate", "border_flips")):
-        figures |= on_test(name, columns[column].astype(float), cases, params, rng)
-    counted = Resampler(cases["patient_id"].to_numpy()[test], params.resamples, rng)
+        figures |= on_test(name, columns[column].astype(float), cases, params)
+    counted = Resampler(cases["patient_id"].to_numpy()[test], params.resamples, params.seed)
     figures |= counted.counts(cases["y_true"].to_numpy()[test])
     for name, levels in regions.chance(material.masks, share=params.border, n=len(cases)).items():
         there = test & ~np.isnan(columns[name])
@@ -221,7 +216,7 @@ def where_it_looks(
         if name == "finding":
             figures[name]["ceiling"] = float(regions.ceiling(material.masks["masks"][there], grid).mean())
         label = "hit_rate" if name == "pointing" else "energy"
-        figures[name] |= on_test(label, columns[name], cases, params, rng)
+        figures[name] |= on_test(label, columns[name], cases, params)
     return figures
 
 
@@ -230,7 +225,6 @@ def by_marker(
     cases: pd.DataFrame,
     positive: np.ndarray,
     params: ExplanationsParams,
-    rng: np.random.Generator,
 ) -> dict[str, Any]:
     """Among test cases that are named positive, with and without a marker: border energy and border flips."""
     figures: dict[str, Any] = {}
@@ -238,7 +232,7 @@ def by_marker(
         here = positive & (cases["marker"] == marked).to_numpy()
         figures[kind] = {}
         for name, column in (("energy", "border"), ("flip_rate", "border_flips")):
-            figures[kind] |= on_test(name, np.where(here, columns[column], np.nan), cases, params, rng)
+            figures[kind] |= on_test(name, np.where(here, columns[column], np.nan), cases, params)
     return figures
 
 
@@ -249,19 +243,18 @@ def check_sanity(
     maps: np.ndarray,
     cases: pd.DataFrame,
     params: ExplanationsParams,
-    rng: np.random.Generator,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Each level of the cascade of randomised networks against random pairs of the raw maps, for metrics and plot."""
     similarity: dict[str, list[np.ndarray]] = {}
     flat = maps.reshape(len(maps), -1)
     for draw in range(params.untrained_networks):
         cascade = sanity.cascade(member.trained, member.fresh(draw))
-        for level, hybrid in tqdm(cascade, desc=f"{member.name}: randomised, draw {draw + 1}"):
+        for level, hybrid in tqdm(cascade, desc=f"{member.name}: randomised, draw {draw + 1}", leave=False):
             other = explainer(hybrid)(images).maps.reshape(flat.shape)
             similarity.setdefault(level, []).append(rank_correlation(flat, other))
     groups = cases["patient_id"].to_numpy()
-    reference = sanity.random_pairs(maps, groups=groups, pairs=params.random_pairs, rng=rng)
-    resampler = Resampler(groups, params.resamples, rng)
+    reference = sanity.random_pairs(maps, groups=groups, pairs=params.random_pairs, rng=generator(params.seed, "pairs"))
+    resampler = Resampler(groups, params.resamples, params.seed)
     levels = {"random pairs": sanity.describe(reference, resampler)}
     levels |= {level: sanity.compare_level(np.stack(of), reference, resampler) for level, of in similarity.items()}
     known = {level: of["similarity"] for level, of in levels.items() if of["similarity"].value is not None}
@@ -277,7 +270,6 @@ def check_faithfulness(
     target: np.ndarray,
     cases: pd.DataFrame,
     params: ExplanationsParams,
-    rng: np.random.Generator,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Areas under deletion and insertion by map minus those at random, with intervals, and the mean curves.
 
@@ -288,9 +280,9 @@ def check_faithfulness(
     def probability(levels: np.ndarray) -> np.ndarray:
         return expit((read_logits(member, levels, params) - boundary) * target)
 
-    orders = {"by map": maps, "at random": faithfulness.random_order(maps, rng=rng)}
+    orders = {"by map": maps, "at random": faithfulness.random_order(maps, rng=generator(params.seed, "order"))}
     curves = faithfulness.deletion_and_insertion(probability, images, orders, fractions=FRACTIONS)
-    resampler = Resampler(cases["patient_id"].to_numpy(), params.resamples, rng)
+    resampler = Resampler(cases["patient_id"].to_numpy(), params.resamples, params.seed)
     figures: dict[str, Any] = {"n": len(cases)}
     for kind in ("deletion", "insertion"):
         by_map, at_random = (faithfulness.area(curves[kind, order], FRACTIONS) for order in orders)
@@ -304,7 +296,7 @@ def check_faithfulness(
 
 
 def compare_members(
-    answers: dict[str, Answer], cases: pd.DataFrame, params: ExplanationsParams, rng: np.random.Generator
+    answers: dict[str, Answer], cases: pd.DataFrame, params: ExplanationsParams
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Columns of every case and figures of the test split that need all members: agreement, and borders to blame."""
     table = cases[["image_id"]]
@@ -317,10 +309,10 @@ def compare_members(
     of_ensemble = regions.border_to_blame(mean_of_members, cases["y_true"].to_numpy())
     table = table.assign(**{f"{kind}_ensemble": column for kind, column in of_ensemble.items()})
     metrics: dict[str, Any] = {name: answer.metrics for name, answer in answers.items()}
-    metrics["map_agreement"] = on_test("rank_correlation", table["map_agreement"].to_numpy(), cases, params, rng)
+    metrics["map_agreement"] = on_test("rank_correlation", table["map_agreement"].to_numpy(), cases, params)
     for name, answer in answers.items():
         misread = (cases[f"y_prob_{name}"] > 0.5) != (cases["y_true"] == 1)
         for column in ("border_misleads", "border_mends"):
             of_errors = np.where(misread, answer.columns[column], np.nan)
-            metrics[name][f"{column}_of_errors"] = on_test("rate", of_errors, cases, params, rng)
+            metrics[name][f"{column}_of_errors"] = on_test("rate", of_errors, cases, params)
     return table, metrics

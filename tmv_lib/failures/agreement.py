@@ -12,7 +12,7 @@ from tmv_lib.statistics.ranking import auroc
 from tmv_lib.uncertainty.detection import FEWEST
 
 
-def agreement(errors: pd.DataFrame, *, n_resamples: int, rng: np.random.Generator) -> dict[str, Any]:
+def agreement(errors: pd.DataFrame, *, n_resamples: int, seed: int) -> dict[str, Any]:
     """How far sorted errors agree with the repairs that mend them, each figure with its interval over patients.
 
     errors: `cause` by `cause_of_errors`, `best` and `kind` by `sort_errors`, and `patient_id`. kappa: of the kind
@@ -23,13 +23,13 @@ def agreement(errors: pd.DataFrame, *, n_resamples: int, rng: np.random.Generato
     counts = {"n": len(known), "n_decided": len(decided), "mended_by_no_repair": len(errors) - len(known)}
     figures: dict[str, Any] = {**counts}
     for name, table, column in (("kappa", known, "best"), ("kappa_where_it_decides", decided, "kind")):
-        resampler = Resampler(table["patient_id"].to_numpy(), n_resamples, rng)
+        resampler = Resampler(table["patient_id"].to_numpy(), n_resamples, seed)
         figures[name] = resampler.estimate(kappa, table["cause"].to_numpy(), table[column].to_numpy())
     for kind in KINDS:
         here = errors[errors["cause"] == kind]
         figures[kind] = {"n": len(here)} | {f"called {other}": int((here["kind"] == other).sum()) for other in KINDS}
         if kind in REPAIRABLE:
-            resampler = Resampler(here["patient_id"].to_numpy(), n_resamples, rng)
+            resampler = Resampler(here["patient_id"].to_numpy(), n_resamples, seed)
             figures[kind]["recall"] = resampler.estimate(mean, (here["best"] == kind).to_numpy(dtype=float))
     return figures
 
@@ -41,7 +41,7 @@ def confusion(errors: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def discriminate(
-    table: pd.DataFrame, cause: ArrayLike, *, groups: np.ndarray, n_resamples: int, rng: np.random.Generator
+    table: pd.DataFrame, cause: ArrayLike, *, groups: np.ndarray, n_resamples: int, seed: int
 ) -> dict[str, Any]:
     """How well each signal alone tells each kind from the other three: one-vs-rest AUROC, below 0.5 where it is low.
 
@@ -59,7 +59,7 @@ def discriminate(
             of_kind, patients = (cause == kind)[there], groups[there]
             n_patients, n_others = (len(np.unique(patients[side])) for side in (of_kind, ~of_kind))
             options: dict[str, Any] = {"stratify": of_kind, "interval": min(n_patients, n_others) >= FEWEST}
-            resampler = Resampler(patients, n_resamples, rng)
+            resampler = Resampler(patients, n_resamples, seed)
             ranked = resampler.estimate(auroc, of_kind.astype(int), score[there], **options)
             figures[str(name)][kind] = {"n": int(of_kind.sum()), "n_patients": n_patients, "auroc": ranked}
     return figures

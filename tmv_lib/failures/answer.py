@@ -2,7 +2,6 @@
 
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 from pydantic import Field
 
@@ -10,6 +9,7 @@ from tmv_lib.data.subgroups import adjust_gaps, find, gap, subgroup_columns
 from tmv_lib.failures import agreement, taxonomy
 from tmv_lib.pipeline.params import Params, Resamples, Seed
 from tmv_lib.statistics.estimate import Estimate, Resampler, interval_rows, mean
+from tmv_lib.statistics.resampling import generator
 
 
 class FailuresParams(Params):
@@ -28,7 +28,7 @@ def sort_errors(evidence: pd.DataFrame) -> pd.DataFrame:
 
 
 def count(
-    errors: dict[str, pd.DataFrame], evidence: pd.DataFrame, params: FailuresParams, rng: np.random.Generator
+    errors: dict[str, pd.DataFrame], evidence: pd.DataFrame, params: FailuresParams
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """How many errors of each kind every model makes, in each calibration, and rows to draw.
 
@@ -37,19 +37,19 @@ def count(
     metrics, rows = dict[str, Any](), []
     for model, test in evidence[evidence["split"] == "test"].groupby("model", sort=False):
         own = {name: table[table["model"] == model] for name, table in errors.items()}
-        figures, drawn = count_kinds(own["as_shipped"], test, params, rng)
+        figures, drawn = count_kinds(own["as_shipped"], test, params)
         rows.append(drawn.assign(series=model))
         metrics[str(model)] = figures | {name: taxonomy.tally(table) for name, table in own.items()}
     return metrics, pd.concat(rows)
 
 
 def count_kinds(
-    errors: pd.DataFrame, test: pd.DataFrame, params: FailuresParams, rng: np.random.Generator
+    errors: pd.DataFrame, test: pd.DataFrame, params: FailuresParams
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """How many errors of each kind one model makes, what mending a kind would gain, and what is right for no reason."""
     y_true, y_prob = test["y_true"].to_numpy(), test["y_prob"].to_numpy()
-    of_errors = Resampler(errors["patient_id"].to_numpy(), params.resamples, rng)
-    of_test = Resampler(test["patient_id"].to_numpy(), params.resamples, rng)
+    of_errors = Resampler(errors["patient_id"].to_numpy(), params.resamples, params.seed)
+    of_test = Resampler(test["patient_id"].to_numpy(), params.resamples, params.seed)
     figures, rows = taxonomy.tally(errors), []
     for kind in taxonomy.KINDS:
         of_kind = (errors["kind"] == kind).to_numpy()
@@ -68,14 +68,12 @@ def count_kinds(
     return figures, pd.DataFrame(rows, columns=["kind", "share", "low", "high"])
 
 
-def subgroups(
-    evidence: pd.DataFrame, table: pd.DataFrame, params: FailuresParams, rng: np.random.Generator
-) -> dict[str, Any]:
+def subgroups(evidence: pd.DataFrame, table: pd.DataFrame, params: FailuresParams) -> dict[str, Any]:
     """The ensemble's error rate by every subgroup that the case table names, and its gap at the same mix of classes."""
     test = evidence[(evidence["model"] == "ensemble") & (evidence["split"] == "test")]
     table = table.set_index("image_id").loc[test["image_id"]]
     error, y_true = (test[name].to_numpy(dtype=float) for name in ("wrong", "y_true"))
-    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, rng)
+    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, params.seed)
     named = find(table[subgroup_columns(table)], y_true)
     figures: dict[str, Any] = {}
     for name, inside, defined_by_truth in named:
@@ -124,21 +122,20 @@ def queues(errors: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {kind: table.loc[table["kind"] == kind, [*kept, "reason", "needs"]] for kind in taxonomy.KINDS}
 
 
-def against_oracle(
-    errors: pd.DataFrame, evidence: pd.DataFrame, params: FailuresParams, rng: np.random.Generator
-) -> dict[str, Any]:
+def against_oracle(errors: pd.DataFrame, evidence: pd.DataFrame, params: FailuresParams) -> dict[str, Any]:
     """How far the taxonomy agrees with the phantom's repairs over all models' errors, and what each signal tells.
 
     The signals are judged on all errors outside train that a repair mends: nothing is fitted.
     """
-    figures = agreement.agreement(errors, n_resamples=params.resamples, rng=rng)
+    figures = agreement.agreement(errors, n_resamples=params.resamples, seed=params.seed)
     known = errors[errors["cause"] != "undetermined"]
     figures["kappa_of_shuffled_kinds"] = agreement.shuffled_kappa(
-        known["cause"], known["best"], known["patient_id"], rng=rng
+        known["cause"], known["best"], known["patient_id"], rng=generator(params.seed, "shuffled kinds")
     )
     wrong = evidence[evidence["wrong"] & (evidence["cause"] != "undetermined")]
-    options: dict[str, Any] = {"groups": wrong["patient_id"].to_numpy(), "n_resamples": params.resamples, "rng": rng}
-    return figures | {"signals": agreement.discriminate(taxonomy.all_signals(wrong), wrong["cause"], **options)}
+    who: dict[str, Any] = {"groups": wrong["patient_id"].to_numpy(), "n_resamples": params.resamples}
+    signals = agreement.discriminate(taxonomy.all_signals(wrong), wrong["cause"], seed=params.seed, **who)
+    return figures | {"signals": signals}
 
 
 def confusion(errors: pd.DataFrame) -> pd.DataFrame:

@@ -60,7 +60,7 @@ def of_cases(
     y_true, val = cases["y_true"].to_numpy(), (cases["split"] == "val").to_numpy()
     # As the witness sees them: among the members' features, a marker's neighbours are those that bear it, too.
     distance = nearest_neighbour_distance(features, material.reference, k=params.neighbours)
-    odd = oddity.patch_oddity(images, normals, side=SIDE, progress=partial(tqdm, desc="oddity"))
+    odd = oddity.patch_oddity(images, normals, side=SIDE, progress=partial(tqdm, desc="oddity", leave=False))
     residual = oddity.residual_oddity(images, normals, components=params.components, side=SIDE, seed=params.seed)
     healthy, groups = val & (y_true == 0), cases["patient_id"].to_numpy()
     witness = fit_calibrator("logistic", y_true[val], material.witness[val], groups=groups[val])

@@ -14,9 +14,11 @@ from tmv_lib.pipeline.files import Images
 def sheets(
     errors: pd.DataFrame, image_id: pd.Series, images: Images, maps: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, pictures.Figure]]:
-    """The name of each kind's sheet, and the sheet. images, maps of each member: (n, ., .), rows as image_id."""
+    """The name and the sheet of each kind that occurs. images, maps of each member: (n, ., .), rows as image_id."""
     row_of = {name: row for row, name in enumerate(image_id)}
     for kind, queue in queues(errors).items():
+        if queue.empty:
+            continue
         chosen = queue.loc[taxonomy.spread(queue["probability"], typical=3, unsure=2)]
         rows = []
         for case in chosen.itertuples():
@@ -28,7 +30,7 @@ def sheets(
             rows.append((facts, images[row], panels, f"{_capital(nearest)}.\n{_capital(case.reason)}."))
         first, last = ("nearest to a kind", "farthest") if kind == "undetermined" else ("most typical", "least sure")
         number = f" ({len(chosen)} of {len(queue)}, the {first} first, the {last} last; maps are for the answer given)"
-        title = f"{_capital(kind)}{number if rows else ''}\nIt needs: {taxonomy.NEEDS[kind]}"
+        title = f"{_capital(kind)}{number}\nIt needs: {taxonomy.NEEDS[kind]}"
         yield kind.replace(" ", "_"), pictures.case_sheet(rows, title=title)
 
 

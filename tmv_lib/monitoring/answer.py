@@ -132,7 +132,8 @@ def _inputs(
     first = first[first[SIGNALS].notna().all(axis=1)]
     if len(known) < FEWEST_REFERENCE or first.empty:
         why = f"signals of {FEWEST_REFERENCE} or more patients calibrated on are needed, and of one new patient"
-        return {"status": "not_compared", "reason": why}, _curve("inputs", np.array([]), np.array([]), visits)
+        nothing = _curve("inputs", np.array([]), np.array([]), visits)
+        return {"status": "not_compared", "absent": why}, nothing
     rng, every = np.random.default_rng(params.seed), _every(len(first))
     each = []
     for name in SIGNALS:

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -117,6 +118,7 @@ def fit(
     parts: dict[str, Any] = {"model": model, "optimiser": optimiser, "schedule": schedule}
     history, best = _resume(checkpoint, parts, device)
     together = processes.trained_together(model)
+    ticks = iter(progress(range((params.epochs - len(history)) * steps)))
 
     for epoch in range(len(history), params.epochs):
         if _exhausted(history, params.patience):
@@ -127,7 +129,7 @@ def fit(
         generator = torch.Generator().manual_seed(seed * 10_000 + epoch)
         batches = _batches(train, params, model.normalise, generator=generator, device=device)
         model.train()
-        losses = [_step(together, parts, aim, *next(batches)) for _ in progress(range(steps))]
+        losses = [_step(together, parts, aim, *next(batches)) for _ in islice(ticks, steps)]
         processes.as_the_first(model)
         logit = predict(model, val[0], batch_size=params.batch_size).logit
         if not np.isfinite(logit).all():

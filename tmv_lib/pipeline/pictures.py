@@ -1,6 +1,6 @@
 """Pictures. They draw what they are given and compute nothing that a metric reports."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from textwrap import fill
 
@@ -25,6 +25,13 @@ def save(figure: Figure, path: str | Path) -> None:
     with whole(path) as temporary:
         figure.savefig(temporary, dpi=100, metadata={"Software": None})
     plt.close(figure)
+
+
+def save_all(figures: Iterable[tuple[str, Figure]], folder: str | Path) -> None:
+    """Write named pictures into a folder, which is there even where there is none to show."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for name, figure in figures:
+        save(figure, Path(folder) / f"{name}.png")
 
 
 def montage(images: np.ndarray, titles: Sequence[str], *, columns: int, title: str) -> Figure:
@@ -72,8 +79,6 @@ def case_rows(
     rows: Sequence[tuple[str, np.ndarray, Sequence[tuple[str, np.ndarray, np.ndarray]]]], *, title: str
 ) -> Figure:
     """One row a case: its facts and plain image, then panels of (title, image, map), under one colour bar."""
-    if not rows:
-        return _no_case(title)
     rows = [
         (_wrapped(facts), image, [(_wrapped(name), seen, attribution) for name, seen, attribution in panels])
         for facts, image, panels in rows
@@ -91,8 +96,6 @@ def case_columns(
     facts: Sequence[str], rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray, np.ndarray]]]], *, title: str
 ) -> Figure:
     """One column a case under its facts, one named row a view of them: panels of (title, image, map)."""
-    if not facts:
-        return _no_case(title)
     figure, axes = _grid(len(rows), len(facts), [name for _, panels in rows for name, _, _ in panels])
     for (view, panels), line in zip(rows, axes, strict=True):
         for axis, (name, seen, attribution) in zip(line, panels, strict=True):
@@ -106,12 +109,6 @@ def case_columns(
 def _wrapped(words: str) -> str:
     """Lines no wider than a panel: an id may be longer than its image is wide."""
     return "\n".join(fill(line, 28) for line in words.split("\n"))
-
-
-def _no_case(title: str) -> Figure:
-    figure = plt.figure(figsize=(7, 1))
-    figure.text(0.02, 0.45, f"{title}\nno such case", fontsize=10)
-    return figure
 
 
 def _grid(rows: int, columns: int, words: Sequence[str]) -> tuple[Figure, np.ndarray]:
@@ -144,8 +141,6 @@ def case_sheet(
     rows: Sequence[tuple[str, np.ndarray, Sequence[tuple[str, np.ndarray, np.ndarray]], str]], *, title: str
 ) -> Figure:
     """Case studies: facts and plain image, maps as in `case_rows`, and beside them sentences, one a line of words."""
-    if not rows:
-        return _no_case(title)
     columns = 1 + max(len(panels) for _, _, panels, _ in rows)
     height = 2.12 + 0.17 * max(facts.count("\n") for facts, _, _, _ in rows)
     figure, axes = plt.subplots(

@@ -15,7 +15,7 @@ import pandas as pd
 from safetensors import safe_open
 
 from tmv_lib.pipeline.files import AS_WRITTEN, Rows, join, read_csv, read_rows
-from tmv_lib.pipeline.metrics import SUFFIXES
+from tmv_lib.pipeline.metrics import SUFFIXES, with_reasons
 from tmv_lib.pipeline.question import Question, output_columns, read_labels, read_task
 from tmv_lib.pipeline.question import read_question as read_asked
 from tmv_lib.statistics.estimate import Estimate
@@ -73,7 +73,7 @@ def read_outputs(member: str, *, root: str | Path = ".") -> pd.DataFrame:
 
 
 def count_asked(*, root: str | Path = ".") -> dict[str, Any]:
-    """The question in words and numbers: what yes means, and by split the cases that are not labelled for it.
+    """The question: what yes means, and by split the number of cases that are not labelled for it.
 
     Empty where the task is binary: there is no other question then.
     """
@@ -84,7 +84,7 @@ def count_asked(*, root: str | Path = ".") -> dict[str, Any]:
     left_out = labels[~labels["image_id"].isin(question.of(labels)["image_id"])]
     counted = left_out["split"].value_counts(sort=False).to_dict()
     asked = ", ".join(question.names[k] for k in question.positive)
-    return {"question": {"positive": asked, "of": ", ".join(question.names), "not_labelled": counted}}
+    return {"question": {"positive": asked, "not_labelled": counted}}
 
 
 def read_predictions(member: str, *, root: str | Path = ".") -> pd.DataFrame:
@@ -341,6 +341,6 @@ def read_metrics(stage: str, *, root: str | Path = ".") -> Figures | None:
     if not path.is_file():
         return None
     try:
-        return Figures(json.loads(path.read_text(encoding="utf-8")), str(path))
+        return Figures(with_reasons(json.loads(path.read_text(encoding="utf-8")), stage, root=root), str(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not a metrics file ({error}); `dvc repro {stage}` makes it") from None

@@ -55,9 +55,8 @@ def performance(cases: pd.DataFrame, params: ReadingParams) -> dict[str, Any]:
     cases: as `of_member` gives them. Ranking by the score; decisions at calibrated p > 0.5, and at the operating point
     whose sensitivity on val is the one wanted, for images and patients each its own. Every figure with its interval.
     """
-    rng = np.random.default_rng(params.seed)
     val, test = (cases[cases["split"] == split] for split in ("val", "test"))
-    images, patients = _read(val, test, params, rng), _read(by_patient(val), by_patient(test), params, rng)
+    images, patients = _read(val, test, params), _read(by_patient(val), by_patient(test), params)
     return images | {"per_patient": patients}
 
 
@@ -67,9 +66,9 @@ def by_patient(cases: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({**of_logit._asdict(), "score": of_score.logit})
 
 
-def _read(val: pd.DataFrame, test: pd.DataFrame, params: ReadingParams, rng: np.random.Generator) -> dict[str, Any]:
+def _read(val: pd.DataFrame, test: pd.DataFrame, params: ReadingParams) -> dict[str, Any]:
     y_true, score, logit = (test[name].to_numpy() for name in ("y_true", "score", "logit"))
-    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, rng)
+    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, params.seed)
     figures: dict[str, Any] = resampler.counts(y_true) | {
         "auroc": resampler.estimate(auroc, y_true, score, stratify=y_true),
         "average_precision": resampler.estimate(average_precision, y_true, score),
@@ -113,7 +112,7 @@ def shared_errors(test: Pair, params: ReadingParams) -> dict[str, Any]:
     wrong = [decision != y_true for decision in decisions]
     both_right, only_second, only_first, double_fault = confusion_counts(*wrong)
     differ = decisions[0] != decisions[1]
-    resampler = Resampler(rows["patient_id"].to_numpy(), params.resamples, np.random.default_rng(params.seed))
+    resampler = Resampler(rows["patient_id"].to_numpy(), params.resamples, params.seed)
     figures: dict[str, Any] = {
         "disagreement": int(differ.sum()),
         "both_right": both_right,
@@ -177,13 +176,10 @@ def _compare(
     stratify: bool = False,
     **options: Any,
 ) -> Estimate:
-    """One difference over these rows, or those of one class only, with its interval and p-value.
-
-    Each starts from the same seed: all differences over the same rows see the same resamples.
-    """
+    """One difference over these rows, or those of one class only, with its interval and p-value."""
     here = np.ones(len(rows), dtype=bool) if only is None else rows["y_true"].to_numpy() == only
     y_true, groups = (rows[column].to_numpy()[here] for column in ("y_true", "patient_id"))
-    resampler = Resampler(groups, params.resamples, np.random.default_rng(params.seed))
+    resampler = Resampler(groups, params.resamples, params.seed)
     values = (values[here] for values in pair)
     options = {"null": 0.0, "stratify": y_true if stratify else None, **options}
     return resampler.estimate(partial(difference, metric), y_true, *values, **options)

@@ -11,6 +11,7 @@ from tmv_lib.pipeline.question import CLASS, output_columns
 from tmv_lib.reading.answer import ReadingParams
 from tmv_lib.statistics.estimate import Resampler, mean
 from tmv_lib.statistics.ranking import auroc
+from tmv_lib.statistics.resampling import generator
 
 
 def of_classes(test: pd.DataFrame, names: list[str], params: ReadingParams) -> dict[str, Any]:
@@ -23,15 +24,15 @@ def of_classes(test: pd.DataFrame, names: list[str], params: ReadingParams) -> d
     """
     probs = softmax(test[output_columns(names)].to_numpy(dtype=float), axis=1)
     true, called = np.searchsorted(names, test[CLASS]), probs.argmax(axis=1)
-    right, rng = (true == called).astype(float), np.random.default_rng(params.seed)
-    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, rng)
+    right = (true == called).astype(float)
+    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, params.seed)
     confidence = probs.max(axis=1)
     figures: dict[str, Any] = {
         "n": len(test),
         "accuracy": resampler.estimate(mean, right),
         "top_label": {
             "overconfidence": resampler.estimate(mean, confidence - right, null=0.0),
-            **calibration_test(right, confidence, rng=rng)._asdict(),
+            **calibration_test(right, confidence, rng=generator(params.seed, "top_label"))._asdict(),
         },
     }
     for k, name in enumerate(names):

@@ -28,6 +28,7 @@ from tmv_lib.site.shift import (
 from tmv_lib.site.triage import accepted, certify_sides, one_image_each
 from tmv_lib.statistics.classification import negative_log_likelihood
 from tmv_lib.statistics.estimate import Resampler, adjust, curve, mean
+from tmv_lib.statistics.resampling import generator
 
 CLASSES = {"negative": 0, "positive": 1}
 LOOKS_DIFFERENT = {"negative_class": ("y_true_0",), "positive_class": ("y_true_1",), "none": ()}  # else both
@@ -78,7 +79,7 @@ def add_components(cases: pd.DataFrame, train: np.ndarray, own: np.ndarray, para
     return cases.join(pd.DataFrame(components).add_prefix("pc_"))
 
 
-def compare_looks(places: Places, members: list[str], params: SiteParams, rng: np.random.Generator) -> dict[str, Any]:
+def compare_looks(places: Places, members: list[str], params: SiteParams) -> dict[str, Any]:
     """Every test of source against site, by Holm one family, and the `name` of what they show.
 
     The cases' first features are the columns `pc_...`. `control` compares two parts of the source itself: it must stay
@@ -87,21 +88,25 @@ def compare_looks(places: Places, members: list[str], params: SiteParams, rng: n
     source, site = places.source, places.local
     both = pd.concat([source.assign(site=0), site.assign(site=1)])
     both["patient_id"] = pd.factorize(both["patient_id"], sort=True)[0]  # names are sorted once, not for each test
-    options: dict[str, Any] = {"n_permutations": params.permutations, "rng": rng}
-    folded = {**options, "n_folds": params.folds, "n_foldings": params.foldings}
+    folds: dict[str, Any] = {"n_folds": params.folds, "n_foldings": params.foldings}
+
+    def options(name: str) -> dict[str, Any]:
+        return {"n_permutations": params.permutations, "rng": generator(params.seed, name)}
+
     figures: dict[str, Any] = {
-        name: Resampler(part["patient_id"].to_numpy(), params.resamples, rng).counts(part["y_true"].to_numpy())
+        name: Resampler(part["patient_id"].to_numpy(), params.resamples, params.seed).counts(part["y_true"].to_numpy())
         for name, part in (("source", source), ("site", site))
     }
     parts = {"pooled": both, **{name: both[both["y_true"] == label] for name, label in CLASSES.items()}}
     for name, part in parts.items():
         who = (part["site"], part["patient_id"])
-        figures[name] = {"features": or_absent(domain_test, part.filter(like="pc_").to_numpy(), *who, **folded)}
+        looks = part.filter(like="pc_").to_numpy()
+        figures[name] = {"features": or_absent(domain_test, looks, *who, **options("features"), **folds)}
         for member in members:
             logit = part[f"logit_{member}"]
-            figures[name][f"logit_{member}"] = or_absent(kolmogorov_smirnov, logit, *who, **options)
+            figures[name][f"logit_{member}"] = or_absent(kolmogorov_smirnov, logit, *who, **options("logit"))
     who = (both["site"], both["patient_id"])
-    figures["prevalence"] = or_absent(share_distance, both["y_true"], *who, **options)
+    figures["prevalence"] = or_absent(share_distance, both["y_true"], *who, **options("prevalence"))
     adjust(figures, distinct=True)
     p_values = {
         name: [test["p_value_holm"] for test in figures[name].values() if "p_value_holm" in test] or [1.0]
@@ -109,8 +114,8 @@ def compare_looks(places: Places, members: list[str], params: SiteParams, rng: n
     }
     name = name_shift(**p_values, prevalence=figures["prevalence"].get("p_value_holm", 1.0))
     inside = source.assign(site=(source["split"] == "cal").astype(int))
-    control = domain_test, inside.filter(like="pc_").to_numpy(), inside["site"], inside["patient_id"]
-    return figures | {"control": or_absent(*control, **folded), "name": name}
+    control = inside.filter(like="pc_").to_numpy(), inside["site"], inside["patient_id"]
+    return figures | {"control": or_absent(domain_test, *control, **options("control"), **folds), "name": name}
 
 
 def known_patients(places: Places, table: pd.DataFrame) -> int:
@@ -128,7 +133,7 @@ def file_numbers(table: pd.DataFrame, name: str) -> dict[str, Any]:
     return {"explain_the_shift": any(classes[y]["is_block"] for y in classes if y in different), **classes}
 
 
-def prevalence(places: Places, member: str, name: str, params: SiteParams, rng: np.random.Generator) -> dict[str, Any]:
+def prevalence(places: Places, member: str, name: str, params: SiteParams) -> dict[str, Any]:
     """Shares of positives, counted and as estimated without labels, and whether correcting for them is allowed.
 
     `correction`: `allowed` where nothing but the prevalence looks different, `not_made` where nothing does, else
@@ -138,7 +143,7 @@ def prevalence(places: Places, member: str, name: str, params: SiteParams, rng: 
     logit, shipped = test[f"logit_{member}"].to_numpy(), float(source.loc[source["split"] == "val", "y_true"].mean())
     both = pd.concat([source[source["split"] == "cal"].assign(site=0), test.assign(site=1)])
     of_local, of_test, of_both = (
-        Resampler(rows["patient_id"].to_numpy(), params.resamples, rng) for rows in (local, test, both)
+        Resampler(rows["patient_id"].to_numpy(), params.resamples, params.seed) for rows in (local, test, both)
     )
     counted = of_local.estimate(mean, local["y_true"].to_numpy())
     confused = (both[column].to_numpy() for column in ("y_true", f"logit_{member}", "site"))
@@ -157,7 +162,7 @@ def prevalence(places: Places, member: str, name: str, params: SiteParams, rng: 
 
 
 def calibrate(
-    places: Places, cases: pd.DataFrame, members: list[str], params: SiteParams, rng: np.random.Generator
+    places: Places, cases: pd.DataFrame, members: list[str], params: SiteParams
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Figures of every member and of their mean, and a table of `site_logit_m` and `ceiling_logit_m` by `image_id`.
 
@@ -165,13 +170,13 @@ def calibrate(
     """
     source, local, test, _ = places
     logits, metrics = cases.set_index("image_id")[[]], dict[str, Any]()
-    for member in tqdm(members, desc="calibrated at the site"):
-        figures, updated = calibrate_at_site(local, test, member, params, rng)
+    for member in tqdm(members, desc="calibrated at the site", leave=False):
+        figures, updated = calibrate_at_site(local, test, member, params)
         for kind, values in updated.items():
             logits[f"{kind}_{member}"] = cases.set_index("image_id")[f"logit_{member}"]
             logits.loc[values.index, f"{kind}_{member}"] = values
         held = source[source["split"] == "cal"]
-        metrics[member] = figures | {"interaction": compare_calibration(held, local, member, params, rng)}
+        metrics[member] = figures | {"interaction": compare_calibration(held, local, member, params)}
     interactions = {member: metrics[member]["interaction"] for member in members}
     adjust(interactions, distinct=True)
     for member, interaction in interactions.items():
@@ -185,9 +190,7 @@ def calibrate(
     return metrics | {"ensemble": combined(test, calibrations)}, logits
 
 
-def learn(
-    places: Places, member: str, params: SiteParams, rng: np.random.Generator
-) -> tuple[dict[str, Any], pd.DataFrame]:
+def learn(places: Places, member: str, params: SiteParams) -> tuple[dict[str, Any], pd.DataFrame]:
     """What the labels of n patients make of the model, judged by the test cases that did not teach.
 
     Medians as shipped, and by measure and number of patients what labels change, median and band; and rows to draw.
@@ -201,7 +204,7 @@ def learn(
             n_draws=params.draws,
             risk=params.risk,
             delta=params.delta,
-            rng=rng,
+            rng=generator(params.seed, "learning curve"),
         )
     except ValueError as error:
         return {"absent": str(error)}, pd.DataFrame(columns=["measure", "n", "median", "low", "high"])
@@ -212,13 +215,13 @@ def learn(
     return {"as_shipped": shipped, "change": change}, banded
 
 
-def certify(places: Places, member: str, params: SiteParams, rng: np.random.Generator) -> dict[str, Any]:
+def certify(places: Places, member: str, params: SiteParams) -> dict[str, Any]:
     """What one labelled image of each local patient guarantees of the model as shipped, a side at a time.
 
     Of patients to come at this site, drawn like these: at most `risk` of the decisions on a certified side are wrong,
     with probability 1 - delta for both sides together.
     """
-    single = places.local.iloc[one_image_each(places.local["patient_id"], rng=rng)]
+    single = places.local.iloc[one_image_each(places.local["patient_id"], rng=generator(params.seed, "certificate"))]
     y_true, logit, _ = labelled(single, member)
     shipped = places.source[f"logit_{member}"]
     sides = certify_sides(y_true, logit, source_logit=shipped, risk=params.risk, delta=params.delta)

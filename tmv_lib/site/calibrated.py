@@ -23,6 +23,7 @@ from tmv_lib.site.updating import (
 from tmv_lib.statistics.classification import accuracy, brier_score, confusion_counts, negative_log_likelihood
 from tmv_lib.statistics.estimate import Estimate, Resampler
 from tmv_lib.statistics.ranking import auroc_with_upper_bound
+from tmv_lib.statistics.resampling import generator
 
 # Patients up to which the update is fitted again in every resample. Two fitted numbers vary the mean loss by about
 # 1 / n, the patients drawn by 1 / sqrt(n): of 600 and 1,000 patients whose logits were 1 to 2 times too large, the
@@ -57,7 +58,7 @@ def require_ranking(local: pd.DataFrame, member: str) -> None:
 
 
 def calibrate_at_site(
-    local: pd.DataFrame, test: pd.DataFrame, member: str, params: Any, rng: np.random.Generator
+    local: pd.DataFrame, test: pd.DataFrame, member: str, params: Any
 ) -> tuple[dict[str, Any], dict[str, pd.Series]]:
     """One member on the test cases as shipped, site-calibrated and at its ceiling.
 
@@ -71,17 +72,17 @@ def calibrate_at_site(
     update: dict[str, Any] = {"name": UPDATES[int(chosen.choice[0])]} | {
         name: float(values[0]) for name, values in chosen._asdict().items() if name != "choice"
     }
-    measured = partial(measure, y_true, resampler=Resampler(groups, params.resamples, rng))
+    measured = partial(measure, y_true, resampler=Resampler(groups, params.resamples, params.seed))
     metrics: dict[str, Any] = {"update": update, "as_shipped": measured(shipped)}
     if local is test:
-        calibrated, update["times_chosen_cross_fitted"], intervals = cross_fit(taught, params, rng)
+        calibrated, update["times_chosen_cross_fitted"], intervals = cross_fit(taught, params)
         refitted = len(set(groups)) <= REFITTED
         metrics["site_calibrated"] = measured(calibrated, intervals=not refitted) | (intervals if refitted else {})
         site_logit = pd.Series(calibrated, test["image_id"])
     else:
         calibrated = chosen.intercept[0] + chosen.slope[0] * shipped
         metrics["site_calibrated"] = measured(calibrated)
-        of_local = pd.Series(cross_fit(taught, params, rng)[0], local["image_id"])
+        of_local = pd.Series(cross_fit(taught, params)[0], local["image_id"])
         site_logit = pd.concat([pd.Series(calibrated, test["image_id"]), of_local])
     best = closed_test(y_true, shipped, groups=groups)
     ceiling = best.intercept[0] + best.slope[0] * np.asarray(shipped)
@@ -89,9 +90,7 @@ def calibrate_at_site(
     return metrics, {"site_logit": site_logit, "ceiling_logit": pd.Series(ceiling, test["image_id"])}
 
 
-def cross_fit(
-    taught: Labelled, params: Any, rng: np.random.Generator
-) -> tuple[np.ndarray, dict[str, int], dict[str, Estimate]]:
+def cross_fit(taught: Labelled, params: Any) -> tuple[np.ndarray, dict[str, int], dict[str, Estimate]]:
     """Logits (n,) updated by other patients, how often each update was chosen, and figures of the whole procedure.
 
     As shipped where the patients are fewer than the folds. The figures are refitted in every resample, up to `REFITTED`
@@ -103,8 +102,8 @@ def cross_fit(
         reason = f"{n_patients} patients are fewer than the {params.folds} folds: the logits stay as shipped"
         return shipped, {}, {"intervals": Estimate(absent=reason)}
     n_foldings, n_resamples = (params.foldings, params.resamples) if n_patients <= REFITTED else (1, 0)
-    folds = site_folds(groups, n_folds=params.folds, n_foldings=n_foldings, rng=rng)
-    weights = patient_counts(groups, n_resamples=n_resamples, rng=rng)
+    folds = site_folds(groups, n_folds=params.folds, n_foldings=n_foldings, rng=generator(params.seed, "folds"))
+    weights = patient_counts(groups, n_resamples=n_resamples, rng=generator(params.seed, "resamples"))
     rows = np.vstack([np.ones(len(shipped)), weights])
     (logit, *resampled), choices = cross_fitted_update(y_true, shipped, groups=groups, folds=folds, weights=rows)
     times = np.bincount(choices[0].ravel(), minlength=len(UPDATES)).tolist()
@@ -138,7 +137,8 @@ def measure(y_true: np.ndarray, logit: np.ndarray, *, resampler: Resampler, inte
         figures[name] = resampler.estimate(metric, y_true, logit, interval=intervals)
     if intervals:
         figures |= resampler.by_class(y_true, y_pred)
-    return figures | {"ece": calibration_test(y_true, expit(logit), rng=resampler.rng)._asdict()}
+    rng = generator(resampler.seed, "noise floor")
+    return figures | {"ece": calibration_test(y_true, expit(logit), rng=rng)._asdict()}
 
 
 def _wrong(y_true: np.ndarray, y_pred: np.ndarray) -> dict[str, int]:
@@ -160,18 +160,16 @@ def combined(test: pd.DataFrame, logits: dict[str, pd.DataFrame]) -> dict[str, A
     return figures
 
 
-def compare_calibration(
-    held: pd.DataFrame, local: pd.DataFrame, member: str, params: Any, rng: np.random.Generator
-) -> dict[str, Any]:
+def compare_calibration(held: pd.DataFrame, local: pd.DataFrame, member: str, params: Any) -> dict[str, Any]:
     """Whether the logit as shipped is calibrated otherwise at the site than on `held`, patients that fitted nothing."""
     at_home = closed_test(*labelled(held, member)[:2], groups=held["patient_id"])
     figures: dict[str, Any] = {"update_at_source": UPDATES[int(at_home.choice[0])]}
     both = pd.concat([held.assign(site=0), local.assign(site=1)])
     y_true, logit, groups = labelled(both, member)
     try:
-        return figures | calibration_interaction(
-            y_true, logit, both["site"], groups=groups, n_resamples=params.resamples, rng=rng
-        )
+        rng = generator(params.seed, "interaction")
+        options: dict[str, Any] = {"groups": groups, "n_resamples": params.resamples, "rng": rng}
+        return figures | calibration_interaction(y_true, logit, both["site"], **options)
     except ValueError as error:
         return figures | {"absent": str(error)}
 

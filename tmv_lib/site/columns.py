@@ -8,12 +8,13 @@ import pandas as pd
 from tmv_lib.data.cases import COLUMNS
 from tmv_lib.site.shift import kolmogorov_smirnov, or_absent, share_distance
 from tmv_lib.statistics.estimate import adjust
+from tmv_lib.statistics.resampling import generator
 
 MOST_WORDS = 20  # of one column, the rest together are one more
 
 
 def compare_columns(
-    table: pd.DataFrame, source: pd.Series, site: pd.Series, *, n_permutations: int, rng: np.random.Generator
+    table: pd.DataFrame, source: pd.Series, site: pd.Series, *, n_permutations: int, seed: int
 ) -> dict[str, Any]:
     """A test of each column that varies, by Holm one family, with what it is at source and site.
 
@@ -27,7 +28,7 @@ def compare_columns(
         both = both.assign(at_site=np.repeat([0, 1], [len(source), len(site)]))
         of_phantom = "phantom" in set(both["source"].unique())
         tests = {
-            name: _test(both, name, n_permutations=n_permutations, rng=rng)
+            name: _test(both, name, n_permutations=n_permutations, rng=generator(seed, name))
             for name in further
             if not of_phantom and len(both[name].unique()) > 1
         }

@@ -75,7 +75,6 @@ def compare(
     calibrator: Calibrator,
     changes: dict[str, Perturbation],
     params: StabilityParams,
-    rng: np.random.Generator,
 ) -> Answer:
     """One member's maps of uint8 images (n, side, side) under each change, and whether instability finds errors.
 
@@ -96,16 +95,17 @@ def compare(
         threshold=calibrator.boundary(),
         original=original,
         batch_size=params.batch_size,
-        progress=partial(tqdm, desc=f"{name}: perturbed"),
+        progress=partial(tqdm, desc=f"{name}: perturbed", leave=False),
     )
     explained = {AS_IS: original, UNTRAINED: untrained} | by_change(compared, maps, changes)
     cases = cases.join(per_case(compared))
     cases["instability"] = 1 - cases["rank_correlation"]
     test = cases[cases["split"] == "test"]
-    metrics: dict[str, Any] = Resampler(test["patient_id"].to_numpy(), params.resamples, rng).counts(test["y_true"])
-    metrics["perturbations"], similarity = per_perturbation(compared, cases, params, rng)
-    metrics["flipped_and_moved"], crossed = flipped_and_moved(cases, params, rng)
-    metrics["errors"], detectors = find_errors(cases, params, rng)
+    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, params.seed)
+    metrics: dict[str, Any] = resampler.counts(test["y_true"].to_numpy())
+    metrics["perturbations"], similarity = per_perturbation(compared, cases, params)
+    metrics["flipped_and_moved"], crossed = flipped_and_moved(cases, params)
+    metrics["errors"], detectors = find_errors(cases, params)
     rows = {
         "similarity": [row | {"series": f"{name}{row['series']}"} for row in similarity],
         "flipped_and_moved": [row | {"series": name} for row in crossed],
@@ -131,7 +131,7 @@ def instability(explain: Explain, images: np.ndarray, own: Explained, changes: d
 
 
 def per_perturbation(
-    compared: pd.DataFrame, cases: pd.DataFrame, params: StabilityParams, rng: np.random.Generator
+    compared: pd.DataFrame, cases: pd.DataFrame, params: StabilityParams
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Mean similarities on the test split per change, with intervals, the floor, and how often the answer flips."""
     compared = compared.join(cases[["split", "patient_id"]], on="case")
@@ -143,7 +143,7 @@ def per_perturbation(
         floors = [f"{measure}_floor" for measure in MEASURES if part[f"{measure}_floor"].notna().any()]
         for measure in (*MEASURES, *floors, "flipped"):
             there = part[part[measure].notna()]
-            resampler = Resampler(there["patient_id"].to_numpy(), params.resamples, rng)
+            resampler = Resampler(there["patient_id"].to_numpy(), params.resamples, params.seed)
             entry[measure] = resampler.estimate(mean, there[measure].to_numpy(dtype=float))
         figures[str(name)] = entry
         for measure, series in (("rank_correlation", ""), ("rank_correlation_floor", ", interpolation alone")):
@@ -152,9 +152,7 @@ def per_perturbation(
     return figures, rows
 
 
-def flipped_and_moved(
-    cases: pd.DataFrame, params: StabilityParams, rng: np.random.Generator
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def flipped_and_moved(cases: pd.DataFrame, params: StabilityParams) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Answer flipped x reason moved on the test split: how many, and how many of them wrong, before any change.
 
     A reason has moved when it is less stable than `moved_quantile` of validation.
@@ -168,7 +166,7 @@ def flipped_and_moved(
     figures["moved_above"] = float(val["instability"].quantile(params.moved_quantile))
     moved = (test["instability"] > figures["moved_above"]).to_numpy()
     flipped, error = test["flipped"].to_numpy(dtype=bool), test["error"].to_numpy()
-    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, rng)
+    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, params.seed)
 
     def rate(here: np.ndarray, of: np.ndarray) -> Estimate:
         return resampler.among(here).estimate(mean, of[here].astype(float))
@@ -193,14 +191,12 @@ def rate_difference(here: np.ndarray, what: np.ndarray, *, weights: np.ndarray |
     return sensitivity(here, what, weights=weights) + specificity(here, what, weights=weights) - 1
 
 
-def find_errors(
-    cases: pd.DataFrame, params: StabilityParams, rng: np.random.Generator
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def find_errors(cases: pd.DataFrame, params: StabilityParams) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Do unstable explanations go with errors among cases called alike: by each measure, and against the margin?"""
     val, test = ((cases["split"] == split).to_numpy() for split in ("val", "test"))
     error, called = cases["error"].to_numpy(), (cases["target"] == 1).to_numpy(dtype=float)
     signals = {key: 1 - cases[key] for key in SIMILARITIES} | {"centre_shift": cases["centre_shift"]}
-    resampler = Resampler(cases["patient_id"].to_numpy(), params.resamples, rng)
+    resampler = Resampler(cases["patient_id"].to_numpy(), params.resamples, params.seed)
     # What is added to the confidence is learned on validation, whose own labels have fitted its calibrated logits.
     figures = detection.detectors(
         error, cases["cross_fitted_logit"], signals, called=called, fit=val, test=test, resampler=resampler
@@ -223,6 +219,4 @@ def claim(figures: dict[str, Any], *, measure: str = "rank_correlation") -> dict
     """ "Unstable explanations often precede errors", answered by the measure that was named before any result."""
     entry = figures[measure]
     answers = {"answer": "finds_errors", "over_margin": "over_margin", "given_confidence": "adds_to_confidence"}
-    reasons = {"reason": "adjusted_error_auroc", "given_confidence_reason": "given_confidence"}
-    absent = {name: entry[key].absent for name, key in reasons.items() if key in entry and entry[key].absent}
-    return {"measure": measure, **{name: entry[key] for name, key in answers.items()}, **absent}
+    return {"measure": measure, **{name: entry[key] for name, key in answers.items()}}

@@ -12,15 +12,12 @@ from tmv_lib.stability.perturbations import Perturbation
 def gallery(name: str, images: Images, answer: Answer, changes: dict[str, Perturbation]) -> dict[str, pictures.Figure]:
     """The most and the least stable right and wrong test cases: beside an untrained network, and under each change.
 
-    images: uint8 (n, side, side) of the answer's cases.
+    images: uint8 (n, side, side) of the answer's cases. No picture where every map is constant.
     """
     titles = f"{name}: the most and the least stable maps", f"{name}: the same images and maps under each mild change"
     chosen, compared = most_and_least_stable(answer.cases), answer.compared
     if chosen.empty:
-        return {
-            "cases": pictures.case_rows([], title=titles[0]),
-            "changes": pictures.case_columns([], [], title=titles[1]),
-        }
+        return {}
     levels = images[chosen.index].astype(np.float32) / 255.0
     flips = set(compared.loc[compared["flipped"], ["perturbation", "case"]].itertuples(index=False, name=None))
     panels: dict[str, list[tuple[str, np.ndarray, np.ndarray]]] = {}
@@ -40,8 +37,8 @@ def gallery(name: str, images: Images, answer: Answer, changes: dict[str, Pertur
     first = [place for place, again in enumerate(chosen["kind"].duplicated()) if not again]
     columns = [(label, [row[place] for place in first]) for label, row in panels.items()]
     return {
-        "cases": pictures.case_rows(rows, title=titles[0]),
-        "changes": pictures.case_columns(list(chosen["facts"].iloc[first]), columns, title=titles[1]),
+        f"{name}_cases": pictures.case_rows(rows, title=titles[0]),
+        f"{name}_changes": pictures.case_columns(list(chosen["facts"].iloc[first]), columns, title=titles[1]),
     }
 
 

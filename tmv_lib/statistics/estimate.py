@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from tmv_lib.statistics.classification import accuracy, negative_predictive_value, precision, sensitivity, specificity
 from tmv_lib.statistics.ranking import auroc
-from tmv_lib.statistics.resampling import bootstrap
+from tmv_lib.statistics.resampling import bootstrap, generator
 from tmv_lib.statistics.tests import holm_distinct, wilson_interval
 
 MOST_POINTS, POINTS = 5000, 2000  # of a curve, which no screen shows more of
@@ -45,12 +45,13 @@ class Resampler:
     """Whose cases a figure rests on, and how these patients are resampled for its interval.
 
     groups: the patient of each case, (n,), kept as whole numbers in the order of the names, which are sorted once.
-    n_resamples: at least 100. rng: drawn from in the order of the figures.
+    n_resamples: at least 100. Every figure draws anew from the seed: it moves with no other, and figures of the same
+    cases, and their difference, rest on the same resamples.
     """
 
     groups: np.ndarray
     n_resamples: int
-    rng: np.random.Generator
+    seed: int
 
     def __post_init__(self) -> None:
         if not np.issubdtype(np.asarray(self.groups).dtype, np.integer):
@@ -84,9 +85,9 @@ class Resampler:
         try:
             with np.errstate(divide="ignore", invalid="ignore"):
                 value = float(metric(*arrays))
-                resampled = bootstrap(
-                    metric, *arrays, groups=self.groups, n_resamples=self.n_resamples, rng=self.rng, stratify=stratify
-                )
+                rng = generator(self.seed, "resamples")
+                options: dict[str, Any] = {"groups": self.groups, "n_resamples": self.n_resamples, "rng": rng}
+                resampled = bootstrap(metric, *arrays, stratify=stratify, **options)
         except ValueError as error:
             return Estimate(absent=str(error))
         low, high = resampled.low, resampled.high

@@ -77,7 +77,6 @@ def doubt(
     network: Network | None,
     calibrator: Calibrator,
     params: UncertaintyParams,
-    rng: np.random.Generator,
 ) -> Answer:
     """Every uncertainty of one member's cases outside train, and what it finds on test. between: `between_members`."""
     disputed = [*between] if len(between.columns) > 1 else []
@@ -96,9 +95,9 @@ def doubt(
         plots["convergence"] = convergence(name, passes, network, params)
     decided = decide(cases, name, params).join([own, between])
     test = decided[decided["split"] == "test"]
-    metrics, plots["detectors"] = find_errors(test, ["margin", *own, *disputed], params, rng)
+    metrics, plots["detectors"] = find_errors(test, ["margin", *own, *disputed], params)
     metrics |= {"dropout": Estimate(absent=NO_NETWORK)} if network is None else {}
-    metrics["quadrants"] = quadrants(decided, params, rng)
+    metrics["quadrants"] = quadrants(decided, params)
     signals = own if network is not None else cases[[]].assign(mutual_information=np.nan, distance=np.nan)
     return Answer(metrics, signals, test, foreign, plots)
 
@@ -158,12 +157,12 @@ def margin(y_prob: Any) -> Any:
 
 
 def find_errors(
-    test: pd.DataFrame, signals: list[str], params: UncertaintyParams, rng: np.random.Generator
+    test: pd.DataFrame, signals: list[str], params: UncertaintyParams
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Each uncertainty as a detector of errors among cases called alike, and its gain over the plain margin."""
     error, rival = (test[column].to_numpy() for column in ("error", "margin"))
     called = (test["y_prob"] > 0.5).to_numpy(dtype=float)
-    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, rng)
+    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, params.seed)
     scores = {signal: test[signal].to_numpy() for signal in signals}
     figures = {
         name: detection.detector(
@@ -185,7 +184,7 @@ def find_errors(
     return counts | figures, pd.DataFrame(rows, columns=["signal", "auroc", "low", "high", "series"])
 
 
-def quadrants(cases: pd.DataFrame, params: UncertaintyParams, rng: np.random.Generator) -> dict[str, Any]:
+def quadrants(cases: pd.DataFrame, params: UncertaintyParams) -> dict[str, Any]:
     """Confidence against correctness on the test split: how many, and whose doubt it is, the image's or the model's."""
     val = (cases["split"] == "val").to_numpy()
     measured = "mutual_information" in cases
@@ -193,7 +192,7 @@ def quadrants(cases: pd.DataFrame, params: UncertaintyParams, rng: np.random.Gen
         information = cases["mutual_information"].to_numpy()
         cases = cases.assign(doubted=rank_among(information, information[val]) > DOUBTED)
     test = cases[cases["split"] == "test"]
-    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, rng)
+    resampler = Resampler(test["patient_id"].to_numpy(), params.resamples, params.seed)
     figures: dict[str, Any] = {}
     for quadrant in entropy.QUADRANTS:
         inside = (test["quadrant"] == quadrant).to_numpy()

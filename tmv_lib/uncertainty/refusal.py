@@ -116,7 +116,7 @@ def _of_foreign(spoiled: pd.DataFrame, judged: pd.DataFrame, params: Uncertainty
 
 def _share(rows: pd.DataFrame, params: UncertaintyParams) -> dict[str, Any]:
     """How many, the share refused with its interval, and the share that each detector alone would refuse."""
-    resampler = Resampler(rows["patient_id"].to_numpy(), params.resamples, np.random.default_rng(params.seed))
+    resampler = Resampler(rows["patient_id"].to_numpy(), params.resamples, params.seed)
     refused = resampler.estimate(mean, rows["out_of_distribution"].to_numpy(dtype=float))
     return {"n": len(rows), "refused": refused, **rows.filter(like="alone_").mean().to_dict()}
 
