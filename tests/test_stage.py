@@ -67,6 +67,26 @@ def test_a_stage_that_is_asked_to_end_leaves_no_part_of_a_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["stage.py"]
 
 
+def test_who_interrupts_is_told_what_is_kept(tmp_path):
+    text = (
+        "import time\nfrom tmv_lib.pipeline.stage import run\n"
+        "def main():\n    print('training', flush=True)\n    time.sleep(60)\nrun(main)\n"
+    )
+    (tmp_path / "stage.py").write_text(text)
+    (tmp_path / "dvc.yaml").write_text("stages: {train: {foreach: [a, b], do: {desc: 'Train ${key}.', cmd: x}}}\n")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DVC_STAGE": "train@a"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "stage.py"], cwd=tmp_path, env=environment, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"training\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert said.decode().startswith("train@a: Train a.\n")
+    assert "checkpoints/" in said.decode()
+    assert b"Traceback" not in said
+
+
 def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path):
     (tmp_path / "a.csv").write_text("old")
     with (

@@ -322,7 +322,7 @@ class Figures(Mapping[str, Any]):
         for name, value in self._values.items():
             if isinstance(value, Mapping):
                 yield from ((f"{name} {inner}".strip(), reason) for inner, reason in self[name].absences())
-            elif name == "absent" or name.endswith("_absent"):
+            elif (name == "absent" or name.endswith("_absent")) and isinstance(value, str):
                 yield name.removesuffix("absent").removesuffix("_"), value
 
     def estimate(self, name: str) -> Estimate:
