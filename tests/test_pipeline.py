@@ -34,6 +34,7 @@ TRACKED = [
     "dvc.yaml",
     "params.yaml",
     "card.yaml",
+    "pyproject.toml",
     ".gitignore",
     ".dvcignore",
     ".dvc/config",

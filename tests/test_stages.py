@@ -480,7 +480,7 @@ def test_prevalence_is_corrected_where_nothing_else_differs_and_nowhere_else(nam
     source = source.assign(patient_id=np.arange(len(source)))
     test = test.assign(patient_id=np.arange(len(test)) + len(source))
     knobs = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["site"] | {"resamples": 100}
-    found = prevalence(Places(source, test, test, 0), "net", name, SiteParams(**knobs), rng)
+    found = prevalence(Places(source, test, test, 0), "net", name, SiteParams(**knobs))
     assert found["correction"] == correction
     assert found["estimated_by_em"].value == pytest.approx(0.1, abs=0.03)
     assert found["estimated_by_confusion"].value == pytest.approx(0.1, abs=0.03)
