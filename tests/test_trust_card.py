@@ -15,10 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tmv_lib import __version__
 from tmv_lib.card.answers import ANSWERS, answer, answer_of, questions
 from tmv_lib.card.card import Card, Picture, Source, make, png, read_digests, read_sources, render
 from tmv_lib.card.facts import Facts
-from tmv_lib.card.identity import Identity, digest, identify, version
+from tmv_lib.card.identity import Identity, digest, identify
 from tmv_lib.card.policy import MOST_SUBGROUPS, of_hundred, when
 from tmv_lib.card.sections import CLINICIAN
 from tmv_lib.card.words import NOT_MEASURED, number, share
@@ -401,7 +402,7 @@ def test_a_card_names_the_commit_that_made_it_and_not_the_one_that_records_it(tm
     git(tmp_path, "commit", "--quiet", "--message", "Code")
     code = git(tmp_path, "rev-parse", "HEAD")[:10]
     made = identify(tmp_path, digests)
-    assert made == Identity(version(), code, "2026-01-02", False, {"images.npy": "0a" * 16}, "", {"a": "1b" * 16})
+    assert made == Identity(__version__, code, "2026-01-02", False, {"images.npy": "0a" * 16}, "", {"a": "1b" * 16})
     (tmp_path / "dvc.lock").write_text(f"md5: {'0a' * 16}\n", encoding="utf-8")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "--quiet", "--message", "Results", date="2026-01-03")

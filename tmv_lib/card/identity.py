@@ -6,13 +6,12 @@ it, and says so where the working tree held changes that no commit has.
 
 import hashlib
 import subprocess
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from tmv_lib import __version__
 from tmv_lib.card.words import NOT_MEASURED
-from tmv_lib.pipeline.stage import PROJECT
 
 MADE_BY = ("stages", "tmv_lib", "networks", "params.yaml", "card.yaml")  # a change of these makes another card
 DATA = "data/prepare/"
@@ -53,12 +52,7 @@ def identify(root: Path, digests: Mapping[str, str]) -> Identity:
     weights = {path.split("/")[2]: md5 for path, md5 in digests.items() if path.endswith("weights.safetensors")}
     commit, _, date = _git(root, "log", "-1", "--format=%H %cs", "--", *MADE_BY).partition(" ")
     changed = bool(commit and _git(root, "status", "--porcelain", "--", *MADE_BY))
-    return Identity(version(), commit[:10], date, changed, data, _recorded(root, list(data.values())), weights)
-
-
-def version() -> str:
-    """The version of this library."""
-    return str(tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+    return Identity(__version__, commit[:10], date, changed, data, _recorded(root, list(data.values())), weights)
 
 
 def digest(path: Path) -> str:
