@@ -473,7 +473,7 @@ def test_the_transcript_of_the_readme_can_be_typed_as_it_stands(scratch):
             assert not run(scratch, "git", "diff", "--name-only", "params.yaml")  # no price of before spoils the loop
     first, *_ = (text for command, text in printed.items() if command.startswith("dvc metrics diff"))
     (table,) = (text for command, text in printed.items() if command.startswith("dvc exp show"))
-    (coverage,) = re.findall(r"summary\.coverage +\S+ +(\S+)", first)
+    (coverage,) = re.findall(r"\.coverage +\S+ +(\S+)", first)
     rows = {name: line for line in table.splitlines() for name in re.findall(r"\[(t0\.\d)\]", line)}
     assert set(rows) == {"t0.3", "t0.5", "t0.9"}
     assert coverage in rows["t0.5"]

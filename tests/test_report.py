@@ -13,7 +13,7 @@ from test_evaluate import predictions
 
 from commands import evaluate
 from tmv_lib.card import findings
-from tmv_lib.pipeline.record import Figures
+from tmv_lib.pipeline.record import Figures, read_metrics
 from tmv_lib.report import diagrams, drawing
 from tmv_lib.report.report import Origin, unknown
 
@@ -70,8 +70,7 @@ class Reader(HTMLParser):
 
 
 def metrics(folder: Path) -> dict[str, Figures | None]:
-    files = {path.stem: path for path in sorted((folder / "metrics").iterdir())}
-    return {stage: Figures(json.loads(path.read_text(encoding="utf-8")), path.name) for stage, path in files.items()}
+    return {path.stem: read_metrics(path.stem, root=folder) for path in sorted((folder / "metrics").iterdir())}
 
 
 def test_it_is_one_file_that_asks_for_nothing(page):
