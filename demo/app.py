@@ -1,16 +1,21 @@
 """The case viewer, on what `dvc repro` left on disk: `make demo`."""
 
+import argparse
 import os
+import secrets
+import sys
 from pathlib import Path
+from typing import Literal
 
 import streamlit as st
 
-from demo import cases, evidence, maps, pictures, policy, tally, upload
+from demo import cases, evidence, film, maps, policy, upload
 from demo.disk import Disk
-from demo.page import NOT_CLINICAL, Overlay, Picture, Section
+from demo.page import NOT_CLINICAL, Picture, Section, looked
+from demo.tally import Readings, on_deferred, tally
+from tmv_lib.card.words import share
 
 DISK = Disk(Path(os.environ.get("TMV_ROOT", ".")).resolve())
-ANSWERS = ("yes", "no", "cannot tell")
 # Captions and the values of sliders in full ink: as Streamlit draws them they have too little contrast.
 STYLE = """<style>
 .stMainBlockContainer {padding-top: 4.5rem}
@@ -19,16 +24,17 @@ STYLE = """<style>
 h1 {font-size: 1.9rem !important}
 h2 {font-size: 1.35rem !important}
 </style>"""
+FILM = st.components.v2.component("film", css=film.STYLE, js=film.SCRIPT, isolate_styles=False)
 
 
 def main() -> None:
     st.set_page_config("Trustworthy Medical Vision", layout="wide")
-    shown = {"Cases": of_cases, "Policy": of_policy, "Evidence": of_evidence, "Upload": of_upload}
-    pages = [st.Page(show, title=title, url_path=title.lower()) for title, show in shown.items()]
-    page = st.navigation(pages, position="top")
+    shown = {"Start": start, "Cases": of_cases, "Policy": of_policy, "Evidence": of_evidence, "Upload": of_upload}
+    pages = {title: st.Page(show, title=title, url_path=title.lower()) for title, show in shown.items()}
+    st.session_state["pages"] = pages
+    page = st.navigation(list(pages.values()), position="top")
     st.html(STYLE)
-    note = cases.names(DISK).note
-    st.markdown(said(f"**{NOT_CLINICAL}** {note}"))
+    st.markdown(said(f"**{NOT_CLINICAL}** {cases.names(DISK).note}"))
     page.run()
 
 
@@ -49,143 +55,12 @@ def there() -> cases.Collection | None:
     return cases.collect(DISK)
 
 
-# --- Cases ------------------------------------------------------------------------------------------------------------
-
-
-def of_cases() -> None:
-    known = there()
-    number = None if known is None else chosen(known)
-    if known is None or number is None:
-        return
-    if words := evidence.judgement(DISK):
-        st.info(said(f"**{words[0]}** {words[1]}"))
-    st.title(f"Case {number}")
-    seen, asked = st.columns(2, gap="large")
-    with seen:
-        view = plain_image(known, number)
-    sections = []
-    with asked:
-        if question(known, number):
-            sections = maps.revealed(known, number)
-            with st.container(border=True):
-                section(sections[0])
-    for each in sections[1:]:
-        section(each, view)
-
-
-def chosen(known: cases.Collection) -> int | None:
-    """The case to look at: the queue, the place in it, and the buttons that move it."""
-    queues = cases.queues(known)
-    state = st.session_state
-    picked, searched = st.columns(2)
-    key = picked.selectbox(
-        "Which patients", list(queues), format_func=lambda key: f"{queues[key][0]} ({len(queues[key][1])})", key="queue"
-    )
-    if key != cases.RANDOM:
-        picked.caption("You chose what to see: these cases say something beforehand, and your tally is off.")
-    numbers = queues[key][1]
-    if not numbers:
-        st.info("There is no such case.")
-        return None
-    at = min(state.get(f"place {key}", 0), len(numbers) - 1)
-
-    def move(step: int) -> None:
-        state[f"place {key}"] = min(max(at + step, 0), len(numbers) - 1)
-
-    def search() -> None:
-        if state["search"] in numbers:
-            state[f"place {key}"] = numbers.index(state["search"])
-
-    searched.number_input(
-        "Case number", 1, len(known.table), value=None, key="search", on_change=search, placeholder="search"
-    )
-    if state.get("search") is not None and state["search"] not in numbers:
-        searched.caption(f"Case {state['search']} is not among these patients.")
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.button("Previous", key="previous", on_click=move, args=(-1,), shortcut="Left", disabled=at == 0)
-        st.button("Next", key="next", on_click=move, args=(1,), shortcut="Right", disabled=at == len(numbers) - 1)
-        st.markdown(f"{at + 1} of {len(numbers)}")
-    return numbers[at]
-
-
-def plain_image(known: cases.Collection, number: int) -> "View":
-    """The image with brightness and zoom; returns how it was looked at."""
-    spot = st.empty()
-    brightness = st.slider("Brightness", -50, 50, 0, 5, format="%d %%", key="brightness")
-    zoom = st.slider("Zoom", 1.0, 4.0, 1.0, 0.5, format="%g ×", key="zoom")
-    across = down = 50
-    if zoom > 1:
-        across = st.slider("Left to right", 0, 100, 50, 5, format="%d %%", key="across")
-        down = st.slider("Top to bottom", 0, 100, 50, 5, format="%d %%", key="down")
-    pixels, alt = pictures.view(cases.image(known, number)), cases.image_alt(known, number)
-    view = View(pixels, alt, brightness / 100, zoom=zoom, across=across / 100, down=down / 100)
-    image(Picture(pictures.png(view.plain()), alt, ""), spot)
-    return view
-
-
-class View:
-    """An image as it is looked at, and how maps are laid over it in the same way."""
-
-    def __init__(self, pixels, alt, brightness=0.0, **frame) -> None:
-        self.pixels, self.alt, self.brightness, self.frame = pixels, alt, brightness, frame
-
-    def framed(self, pixels):
-        return pictures.zoomed(pixels, **self.frame) if self.frame else pixels
-
-    def plain(self):
-        return self.framed(pictures.brightened(self.pixels, share=self.brightness))
-
-    def under(self, attribution, *, opacity: float):
-        return pictures.over(self.plain(), self.framed(pictures.coloured(attribution)), opacity=opacity)
-
-
-def image(picture: Picture, spot=st, *, width: int | str = "stretch") -> None:
-    spot.image(picture.image, picture.caption or None, width=width, alt=picture.alt, output_format="PNG")
-
-
-def question(known: cases.Collection, number: int) -> bool:
-    """The reader's own answer, then the reveal; returns whether the case is revealed."""
-    state = st.session_state
-    revealed, answers, known_before = (
-        state.setdefault(name, kind()) for name, kind in (("revealed", set), ("answers", dict), ("known before", set))
-    )
-    blind = state["queue"] == cases.RANDOM
-    if not blind:
-        known_before.add(number)
-    words = dict(zip(ANSWERS, (known.names.positive, known.names.negative, "I cannot tell"), strict=True))
-
-    def reveal() -> None:
-        revealed.add(number)
-        if reading is not None and number not in known_before:
-            answers[number] = reading
-
-    if number in revealed:
-        st.markdown(f"Your own reading: {said(words.get(answers.get(number), 'none that counts'))}.")
-    else:
-        reading = st.radio(
-            "Your own reading, before the system's",
-            ANSWERS,
-            index=None,
-            format_func=words.__getitem__,
-            key=f"reading {number}",
-        )
-        st.button("Reveal what the system says", type="primary", key="reveal", on_click=reveal)
-        st.caption("You need not: go on to the next case, or reveal without an answer, which counts for nobody.")
-    if blind:
-        st.markdown(tally.tally(known, answers.items()))
-    return number in revealed
-
-
-def section(each: Section, view: View | None = None) -> None:
-    """A section of a page; its maps are laid over the view."""
+def section(each: Section) -> None:
+    """A section of a page."""
     if each.title:
         st.header(each.title)
     for line in each.lines:
         st.markdown(said(line))
-    if each.overlays and view:
-        opacity = st.slider("Opacity of the maps", 0, 100, 0, 5, format="%d %%", key="opacity") / 100
-        for overlay in each.overlays:
-            laid(overlay, view, opacity)
     if each.pictures:
         with st.container(horizontal=True):
             for picture in each.pictures:
@@ -194,18 +69,151 @@ def section(each: Section, view: View | None = None) -> None:
         st.table(each.table.set_index(each.table.columns[0]))
 
 
-def laid(overlay: Overlay, view: View, opacity: float) -> None:
-    """One member's maps over an image, beside the image alone."""
-    st.markdown(said(overlay.line))
-    shown = [Picture(pictures.png(view.plain()), view.alt, "the image alone")]
-    for attribution, words, caption in overlay.panels:
-        if attribution is None:
-            st.markdown(said(words))
-            continue
-        shown.append(Picture(pictures.png(view.under(attribution, opacity=opacity)), words, caption))
-    for place, picture in zip(st.columns(3), shown):
-        image(picture, place)
-    st.caption(overlay.sizes)
+def image(picture: Picture, *, width: int | Literal["stretch", "content"] = "stretch") -> None:
+    st.image(picture.image, picture.caption or None, width=width, alt=picture.alt, output_format="PNG")
+
+
+# --- Start ------------------------------------------------------------------------------------------------------------
+
+
+def start() -> None:
+    """The verdict first."""
+    if there() is None:
+        return
+    verdict, *others = evidence.first_page(DISK)
+    st.title(verdict.title)
+    head, *lines = verdict.lines
+    with st.container(border=True):
+        st.header(said(head))
+        section(Section("", [f"**{line}**" if place == 0 else line for place, line in enumerate(lines)]))
+    st.page_link(st.session_state["pages"]["Cases"], label="Read cases: your own reading first, then the system's")
+    for each in others:
+        bullets = [f"- {line}" for line in each.lines]
+        section(Section(each.title, ["\n".join(bullets)]))
+
+
+# --- Cases ------------------------------------------------------------------------------------------------------------
+
+
+def of_cases() -> None:
+    known = there()
+    number = None if known is None else chosen(known)
+    if known is None or number is None:
+        return
+    own = readings()
+    case = known.table.loc[number]
+    revealed = case["image_id"] in own.by_case
+    overlays = maps.overlays(known, number) if revealed and not case["deferred"] else []
+    seen, asked = st.columns(2, gap="large")
+    with seen:
+        st.title(f"Case {number}")
+        FILM(key="film", data=film.of_case(known, number, maps.first(overlays) if overlays else None))
+    with asked:
+        question(known, number, own)
+        if revealed:
+            with st.container(border=True):
+                section(cases.reveal(known, number))
+            if case["deferred"] and own.by_case[case["image_id"]].answer != "none":
+                with st.expander("What it would have said, and what it was"):
+                    section(cases.withheld(known, number))
+        if st.session_state["queue"] == cases.RANDOM:
+            st.markdown(tally(known, own))
+    if overlays:
+        section(looked(maps.first(overlays)))
+        more = {"Maps of every network, and under mild changes": maps.further, "How sure, and why": cases.details}
+        for words, tell in more.items():
+            if st.toggle(words, key=words):
+                for each in tell(known, number):
+                    section(each)
+
+
+def readings() -> Readings:
+    """The reader's own: in the file that the command line names, or as long as the address has the same session."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--readings", type=Path)
+    path = parser.parse_known_args(sys.argv[1:])[0].readings
+    if path is None:
+        state = st.session_state
+        session = state.setdefault("session", st.query_params.get("session") or secrets.token_hex(8))
+        st.query_params["session"] = session
+        return kept(None, session)
+    return kept(path.resolve(), "")
+
+
+@st.cache_resource(max_entries=100, show_spinner=False)
+def kept(path: Path | None, session: str) -> Readings:
+    return Readings(path)
+
+
+def chosen(known: cases.Collection) -> int | None:
+    """The case to look at, which the address names too: the queue, the place in it, and what moves it."""
+    queues, state, address = cases.queues(known), st.session_state, st.query_params
+    for name, kind in (("queue", str), ("case", int)):  # gone from the state of widgets after another page
+        if name not in state and name in address and str(address[name]).strip():
+            state[name] = kind(address[name]) if kind is str or address[name].isdecimal() else None
+    if state.get("queue") not in queues:
+        state["queue"] = cases.RANDOM
+
+    def move(step: int) -> None:
+        state["case"] = numbers[min(max(at + step, 0), len(numbers) - 1)]
+
+    def search() -> None:
+        if state["search"] in numbers:
+            state["case"] = state["search"]
+
+    with st.container(horizontal=True, vertical_alignment="center"):
+        with st.popover("Which patients"):
+            key = st.selectbox(
+                "Which patients",
+                list(queues),
+                format_func=lambda key: f"{queues[key][0]} ({len(queues[key][1])})",
+                key="queue",
+            )
+            numbers = queues[key][1]
+            st.number_input(
+                "Case number", 1, len(known.table), value=None, key="search", on_change=search, placeholder="search"
+            )
+            if state.get("search") is not None and state["search"] not in numbers:
+                st.caption(f"Case {state['search']} is not among these patients.")
+        if not numbers:
+            st.info("There is no such case.")
+            return None
+        at = numbers.index(state["case"]) if state.get("case") in numbers else 0
+        st.button("Previous", key="previous", on_click=move, args=(-1,), shortcut="Left", disabled=at == 0)
+        st.button("Next", key="next", on_click=move, args=(1,), shortcut="Right", disabled=at == len(numbers) - 1)
+        st.markdown(f"{at + 1} of {len(numbers)}")
+    if key != cases.RANDOM:
+        st.caption("You chose what to see: these cases say something beforehand, and your tally is off.")
+    state["case"] = numbers[at]
+    address["queue"], address["case"] = key, str(numbers[at])
+    return numbers[at]
+
+
+def question(known: cases.Collection, number: int, own: Readings) -> None:
+    """The reader's own answer, which reveals the case."""
+    image_id, blind = known.table["image_id"][number], st.session_state["queue"] == cases.RANDOM
+    if not blind:
+        own.known.add(image_id)
+    words = {"yes": known.names.positive, "no": known.names.negative, "cannot tell": "I cannot tell"}
+
+    def commit(answer: str) -> None:
+        own.commit(image_id, answer, blind=image_id not in own.known)
+
+    if image_id in own.by_case:
+        reading = own.by_case[image_id]
+        told = (
+            words.get(reading.answer, "none")
+            if reading.counts or reading.answer == "none"
+            else (f"{words[reading.answer]}, which does not count")
+        )
+        st.markdown(f"Your own reading: {said(told)}.")
+    else:
+        st.markdown("**Your own reading**, which reveals the system's and stays:")
+        with st.container(horizontal=True):
+            for key, (answer, word) in enumerate(words.items(), start=1):
+                label = word[0].upper() + word[1:]
+                st.button(label, key=f"answer {answer}", on_click=commit, args=(answer,), shortcut=str(key))
+            st.button("Reveal without a reading", key="reveal", type="tertiary", on_click=commit, args=("none",))
 
 
 # --- Policy -----------------------------------------------------------------------------------------------------------
@@ -233,7 +241,18 @@ def of_policy() -> None:
         if note := policy.prevalence_note(known, at):
             st.caption(note)
         st.caption(said(policy.measured(known)))
+        if own := own_reading(known):
+            st.caption(own)
         st.caption("Chosen by looking at test images, a threshold is fitted to them: choose it on validation.")
+
+
+def own_reading(known: cases.Collection) -> str:
+    """What the reader's own readings say of the doctor that the policy assumes, or nothing."""
+    found = on_deferred(known, readings())
+    if not any(estimate.value is not None for estimate in found.values()):
+        return ""
+    words = ", ".join(f"{name} {share(estimate)}" for name, estimate in found.items())
+    return f"Your own readings of the cases that it hands on: {words}. This is what the doctor's knobs assume."
 
 
 # --- Evidence ---------------------------------------------------------------------------------------------------------
@@ -294,19 +313,25 @@ def of_upload() -> None:
         return
     try:
         with st.spinner("Reading the networks and the image"):
-            pixels, sections = upload.judge(system(known.disk.state("data/ensemble/policy.json")), known, levels)
+            pixels, sections, overlays = upload.judge(
+                system(known.disk.state("data/ensemble/policy.json")), known, levels
+            )
     except ValueError as error:
         st.warning(said(str(error)))
         return
+    shown = film.of_images(
+        "upload",
+        [(pixels, "The uploaded image, as the networks see it. Not for clinical use.")],
+        maps.first(overlays) if overlays else None,
+    )
     seen, told = st.columns(2, gap="large")
-    view = View(pictures.view(pixels), "The uploaded image alone.")
     with seen:
-        alt = "The uploaded image. Not for clinical use."
-        image(Picture(pictures.png(view.plain()), alt, "as the networks see it"))
+        FILM(key="film", data=shown)
     with told, st.container(border=True):
-        section(sections[0])
-    for each in sections[1:]:
-        section(each, view)
+        for each in sections:
+            section(each)
+    for overlay in overlays:
+        st.markdown(said(overlay.line))
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)

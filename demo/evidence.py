@@ -9,12 +9,16 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from demo.disk import NOT_MEASURED, Disk, figure
-from demo.page import Picture
-from tmv_lib.card.answers import answer
+from demo.page import Picture, Section
+from tmv_lib.card.answers import ANSWERS, answer
 from tmv_lib.card.answers import questions as asked
-from tmv_lib.deferral import guarantee, verdict
+from tmv_lib.card.facts import Facts
+from tmv_lib.card.policy import Run
+from tmv_lib.card.sections import section
+from tmv_lib.deferral import guarantee
 from tmv_lib.pipeline import diagrams
-from tmv_lib.pipeline.record import read_metrics
+from tmv_lib.pipeline.params import read
+from tmv_lib.pipeline.record import CASES, read_metrics
 
 # By which figures two revisions are compared: what each is called, and where it stands in the metrics; {} is a member.
 FIGURES = {
@@ -63,10 +67,16 @@ class Evidence(NamedTuple):
     limit: str
 
 
-def judgement(disk: Disk) -> list[str]:
-    """The verdict on the policy and what is promised of it, in sentences; empty where `ensemble` has not run."""
-    found = read_metrics("ensemble", root=disk.root)
-    return [] if found is None else [*verdict.sentences(found["verdict"]), *guarantee.sentences(found["guarantee"])]
+def first_page(disk: Disk) -> list[Section]:
+    """What the trust card says first, in its words: when to use the system, when not, and what happens to 100 cases."""
+    try:
+        source = ", ".join(sorted(disk.read(CASES)["source"].unique()))
+        facts = read(disk.root / "card.yaml", "card", Facts).about(source)
+        run = Run({stage: read_metrics(stage, root=disk.root) for stage in ANSWERS}, facts, {})
+        made = [section(key, run) for key in ("verdict", "use", "do_not_use", "happens")]
+    except ValueError as error:
+        return [Section("When should I use this?", [f"The answer cannot be given. {error}"])]
+    return [Section(each.title, each.words) for each in made]
 
 
 def questions(disk: Disk) -> list[Evidence]:
@@ -93,7 +103,8 @@ def _answer(disk: Disk, stage: str) -> str:
     except ValueError as error:
         return f"The answer cannot be given. {error}"
     if stage == "ensemble":
-        words = " ".join([words, *judgement(disk)[1:]])
+        found = read_metrics("ensemble", root=disk.root)
+        words = " ".join([words, *([] if found is None else guarantee.sentences(found["guarantee"]))])
     return words[0].upper() + words[1:]
 
 

@@ -1,11 +1,8 @@
-// Sliders turn the image; the arrow keys go to the case before and after.
-for (const input of document.querySelectorAll("[data-turns]")) {
-  const unit = ["across", "down"].includes(input.dataset.turns) ? "%" : "";
-  input.addEventListener("input", () =>
-    document.body.style.setProperty("--" + input.dataset.turns, input.value + unit));
-}
+// Every film of the page is looked at; the arrow keys go to the case before and after.
+for (const still of document.querySelectorAll("[data-film]"))
+  film({ parentElement: still, data: JSON.parse(still.dataset.film) });
 document.addEventListener("keydown", (event) => {
-  const rel = {ArrowLeft: "prev", ArrowRight: "next"}[event.key];
-  if (rel && event.target.tagName !== "INPUT" && !event.altKey && !event.ctrlKey && !event.metaKey)
-    document.querySelector(`a[rel=${rel}]`)?.click();
+  const rel = { ArrowLeft: "prev", ArrowRight: "next" }[event.key];
+  const other = event.shiftKey || event.altKey || event.ctrlKey || event.metaKey;
+  if (rel && !other && event.target.tagName !== "INPUT") document.querySelector(`a[rel=${rel}]`)?.click();
 });

@@ -3,18 +3,19 @@
 Each page holds all that it shows and asks for nothing else; what the system says of a case is on a page of its own.
 """
 
+import json
 import re
 import sys
-from base64 import b64encode
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from demo import cases, evidence, maps, pictures, policy
+from demo import cases, evidence, film, maps, policy
 from demo.disk import Disk
-from demo.page import NOT_CLINICAL, Overlay, Picture, Section
+from demo.page import NOT_CLINICAL, Picture, Section, looked
 from tmv_lib.pipeline.files import whole
 
 OUT = Path("demo_export")
@@ -47,7 +48,7 @@ def written(known: cases.Collection) -> dict[str, str]:
     numbers = sorted({*first, *(number for some in chosen.values() for number in some)})
     kinds = [f"<h2>{escape(queues[key][0])}</h2>{links(some)}" for key, some in chosen.items()]
     pages = {
-        "index.html": page("Cases", f"<h1>Cases</h1>{judgement(known)}{INTRODUCTION}{links(first)}{KINDS}", known),
+        "index.html": page("Start", of_start(known, first), known),
         "kinds.html": page("Kinds of patients", "<h1>Kinds of patients</h1>" + "".join(kinds), known),
         "policy.html": page("Policy", of_policy(known), known),
         "evidence.html": page("Evidence", of_evidence(known.disk), known),
@@ -59,10 +60,17 @@ def written(known: cases.Collection) -> dict[str, str]:
     return pages
 
 
-def judgement(known: cases.Collection) -> str:
-    """The verdict on the policy, in a paragraph, or nothing where there is none."""
-    words = evidence.judgement(known.disk)
-    return f"<p><strong>{escape(words[0])}</strong> {escape(words[1])}</p>" if words else ""
+def of_start(known: cases.Collection, first: list[int]) -> str:
+    """The verdict first, then the cases."""
+    verdict, *others = evidence.first_page(known.disk)
+    head, when, *why = [*verdict.lines, ""]
+    lines = "".join(f"<p>{marked(line)}</p>" for line in why if line)
+    told = f'<div class="verdict"><h2>{escape(head)}</h2><p><strong>{escape(when)}</strong></p>{lines}</div>'
+    lists = [
+        f"<h2>{escape(each.title)}</h2><ul>{''.join(f'<li>{marked(line)}</li>' for line in each.lines)}</ul>"
+        for each in others
+    ]
+    return f"<h1>{escape(verdict.title)}</h1>{told}{''.join(lists)}<h2>Cases</h2>{INTRODUCTION}{links(first)}{KINDS}"
 
 
 INTRODUCTION = (
@@ -77,16 +85,17 @@ KINDS = (
 
 def page(title: str, body: str, known: cases.Collection) -> str:
     """A whole page: what it says, and the ways to the others."""
-    ways = {"index.html": "Cases", "policy.html": "Policy", "evidence.html": "Evidence"}
+    ways = {"index.html": "Start", "policy.html": "Policy", "evidence.html": "Evidence"}
     menu = "".join(f'<a href="{path}">{name}</a>' for path, name in ways.items())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:;'
         " style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{STYLE.read_text(encoding='utf-8')}</style></head><body>"
+        f"<title>{escape(title)}</title><style>{STYLE.read_text(encoding='utf-8')}{film.STYLE}</style></head><body>"
         f'<header><nav aria-label="Pages">{menu}</nav><p><strong>{NOT_CLINICAL}</strong> {escape(known.names.note)}</p>'
-        f"</header><main>{body}</main><script>{RUN.read_text(encoding='utf-8')}</script></body></html>\n"
+        f'</header><main>{body}</main><script type="module">{film.SCRIPT}{RUN.read_text(encoding="utf-8")}</script>'
+        "</body></html>\n"
     )
 
 
@@ -108,16 +117,10 @@ def links(numbers: list[int]) -> str:
     return f'<ul class="cases">{entries}</ul>'
 
 
-def source(picture: bytes | str) -> str:
-    """A picture within the page."""
-    kind, data = ("svg+xml", picture.encode()) if isinstance(picture, str) else ("png", picture)
-    return f"data:image/{kind};base64,{b64encode(data).decode()}"
-
-
 def drawn(picture: Picture) -> str:
     """A picture with its caption; a diagram stays legible, and is scrolled, where the screen is narrower."""
     caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
-    held = f'<img src="{source(picture.image)}" alt="{escape(picture.alt)}">'
+    held = f'<img src="{film.source(picture.image)}" alt="{escape(picture.alt)}">'
     if isinstance(picture.image, str):
         held = f'<div class="diagram" tabindex="0">{held}</div>'
     return f"<figure>{held}{caption}</figure>"
@@ -133,13 +136,10 @@ def tabulated(table: pd.DataFrame) -> str:
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
-def section(each: Section, image: str = "") -> str:
-    """A section of a page; its maps are laid over the image, as strong as the slider says."""
+def section(each: Section) -> str:
+    """A section of a page."""
     parts = [f"<h2>{escape(each.title)}</h2>" if each.title else ""]
     parts += [f"<p>{marked(line)}</p>" for line in each.lines]
-    if each.overlays:
-        parts.append(f'<div class="turned opacity">{slider("opacity", "Opacity of the maps", 0, 1, 0, 0.05)}</div>')
-        parts += [laid(overlay, image) for overlay in each.overlays]
     if each.pictures:
         row = "".join(map(drawn, each.pictures))
         parts.append(f'<div class="row">{row}</div>' if isinstance(each.pictures[0].image, bytes) else row)
@@ -147,25 +147,11 @@ def section(each: Section, image: str = "") -> str:
     return f"<section>{''.join(parts)}</section>"
 
 
-def laid(overlay: Overlay, image: str) -> str:
-    """One member's maps over an image, beside the image alone."""
-    row = [f'<figure><div class="frame">{image}</div><figcaption>the image alone</figcaption></figure>']
-    for attribution, words, caption in overlay.panels:
-        if attribution is None:
-            row.append(f"<p>{escape(words)}</p>")
-            continue
-        colours = pictures.png(pictures.coloured(attribution, side=pictures.THUMBNAIL))
-        held = f'{image}<img class="map" src="{source(colours)}" alt="{escape(words)}">'
-        row.append(f'<figure><div class="frame">{held}</div><figcaption>{escape(caption)}</figcaption></figure>')
-    return f'<p>{marked(overlay.line)}</p><div class="row maps">{"".join(row)}</div><p>{escape(overlay.sizes)}</p>'
-
-
-def slider(name: str, words: str, low: float, high: float, value: float, step: float) -> str:
-    """A slider that the page's script reads."""
-    return (
-        f'<label>{escape(words)} <input type="range" data-turns="{name}" min="{low:g}" max="{high:g}"'
-        f' value="{value:g}" step="{step:g}"></label>'
-    )
+def projected(data: dict[str, Any]) -> str:
+    """A film: the image alone where no script runs."""
+    own = data["images"][0]
+    still = f'<img src="{own["src"]}" alt="{escape(own["alt"])}">'
+    return f'<div class="still" data-film="{escape(json.dumps(data))}">{still}</div>'
 
 
 def of_case(known: cases.Collection, number: int, turns: str) -> str:
@@ -173,19 +159,10 @@ def of_case(known: cases.Collection, number: int, turns: str) -> str:
     words = (known.names.positive, known.names.negative, "I cannot tell")
     answers = "".join(f'<label><input type="radio" name="own">{escape(word)}</label>' for word in words)
     return (
-        f'<h1>Case {number}</h1>{turns}<div class="frame">{plain(known, number)}</div>'
-        f'<div class="turned">{slider("brightness", "Brightness", 0.5, 1.5, 1, 0.05)}'
-        f"{slider('zoom', 'Zoom', 1, 4, 1, 0.5)}{slider('across', 'Left to right', 0, 100, 50, 5)}"
-        f"{slider('down', 'Top to bottom', 0, 100, 50, 5)}</div>"
+        f"<h1>Case {number}</h1>{turns}{projected(film.of_case(known, number))}"
         f"<fieldset><legend>Your own reading, before the system's</legend>{answers}</fieldset>"
         f'<p><a class="reveal" href="answer-{number}.html">Reveal what the system says</a></p>'
     )
-
-
-def plain(known: cases.Collection, number: int) -> str:
-    """The image in its own resolution."""
-    pixels = pictures.png(cases.image(known, number))
-    return f'<img src="{source(pixels)}" alt="{escape(cases.image_alt(known, number))}">'
 
 
 def turn(number: int, first: list[int]) -> str:
@@ -204,8 +181,15 @@ def of_answer(known: cases.Collection, number: int, turns: str) -> str:
     """What is known of a case."""
     head = f"<h1>Answer to case {number}</h1>{turns}"
     back = f'<p><a href="case-{number}.html">Back to the image alone</a></p>'
-    image = plain(known, number)
-    return head + back + "".join(section(each, image) for each in maps.revealed(known, number))
+    parts = [head, back, section(cases.reveal(known, number))]
+    if not known.table["deferred"][number]:
+        overlay = maps.first(maps.overlays(known, number))
+        parts += [projected(film.of_case(known, number, overlay)), section(looked(overlay))]
+        more = {"Maps of every network, and under mild changes": maps.further, "How sure, and why": cases.details}
+        for words, tell in more.items():
+            body = "".join(map(section, tell(known, number)))
+            parts.append(f"<details><summary>{words}</summary>{body}</details>")
+    return "".join(parts)
 
 
 def of_policy(known: cases.Collection) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from demo import page, pictures
-from demo.cases import Collection, image, reveal
+from demo.cases import Collection, image
 from demo.disk import NOT_MEASURED, Disk, figure
 from demo.page import Overlay, Picture, Section
 from tmv_lib.calibration.calibrators import read_calibrators
@@ -13,16 +13,17 @@ from tmv_lib.explanations import map_verdict
 from tmv_lib.pipeline.record import CALIBRATORS
 from tmv_lib.stability import perturbations
 
-OPACITY = 0.65  # of the maps under each change, which nobody turns
+
+def first(found: list[Overlay]) -> Overlay:
+    """The map that is laid over the film: the first member's whose maps deserve a look, else the first member's."""
+    return next((overlay for overlay in found if overlay.usable), found[0])
 
 
-def revealed(cases: Collection, number: int) -> list[Section]:
-    """All that is shown after the reader's own answer: what is said of the case, and its maps after the doubts."""
-    found = reveal(cases, number)
-    if cases.table["deferred"][number]:
-        return found
+def further(cases: Collection, number: int) -> list[Section]:
+    """Every member's map beside an untrained network's, and under each change. Raises ValueError where deferred."""
+    own = [overlay.side_by_side(image(cases, number)) for overlay in overlays(cases, number)]
     changes = changed(cases, number) or [Section("", [f"The same image under mild changes: {NOT_MEASURED}."])]
-    return [*found[:3], page.looked(overlays(cases, number)), *changes, *found[3:]]
+    return [*own, *changes]
 
 
 def overlays(cases: Collection, number: int) -> list[Overlay]:
@@ -34,14 +35,16 @@ def overlays(cases: Collection, number: int) -> list[Overlay]:
         logit = case.get(f"untrained_logit_{name}")
         path = f"data/explanations/untrained_{name}.npy"
         fresh = None if logit is None else _map(cases, path, case, 1 if logit > 0 else -1)
-        found.append(Overlay(name, cases.names.called(target > 0), own, fresh, verdict(cases.disk, name)))
+        found.append(Overlay(name, cases.names.called(target > 0), own, fresh, *verdict(cases.disk, name)))
     return found
 
 
-def verdict(disk: Disk, name: str) -> str:
-    """Whether the maps of a member deserve a look, in a sentence."""
+def verdict(disk: Disk, name: str) -> tuple[str, bool]:
+    """Whether the maps of a member deserve a look, in a sentence, and whether they do."""
     judged = figure(disk.mapping("metrics/explanations.json"), f"explanations.{name}.verdict")
-    return map_verdict.sentence(judged) if judged else f"Whether these maps deserve a look: {NOT_MEASURED}."
+    if not judged:
+        return f"Whether these maps deserve a look: {NOT_MEASURED}.", False
+    return map_verdict.sentence(judged), judged["usable"]
 
 
 def _decided(cases: Collection, number: int) -> tuple[Any, int]:
@@ -80,13 +83,13 @@ def changed(cases: Collection, number: int) -> list[Section]:
         flipped = (own["logit"] > _boundary(cases, name)) != said
         scale, shown = pictures.scale_of(seen), []
         for change, attribution in zip(own.index, seen, strict=True):
-            pixels = pictures.view((255 * views[change]).round().astype(np.uint8), side=pictures.THUMBNAIL)
-            colours = pictures.coloured(attribution, scale=scale, side=pictures.THUMBNAIL)
+            pixels = pictures.view((255 * views[change]).round().astype(np.uint8))
+            colours = pictures.coloured(attribution, scale=scale)
             alike = own["rank_correlation"][change]
             caption = f"{change}: " + ("no map to compare" if np.isnan(alike) else f"likeness {alike:.2f}")
             caption += ", answer flips" if flipped[change] else ""
             alt = page.strongest(f"Case {number} under {change}, {name}", attribution)
-            shown.append(Picture(pictures.png(pictures.over(pixels, colours, opacity=OPACITY)), alt, caption))
+            shown.append(Picture(pictures.png(pictures.over(pixels, colours, opacity=pictures.OPACITY)), alt, caption))
         words = f"{name}: its answer flips under {flipped.sum()} of {len(flipped)} changes that should not matter."
         found.append(Section("", [words], shown))
     return found

@@ -20,13 +20,17 @@ class Picture(NamedTuple):
 
 
 class Overlay(NamedTuple):
-    """One member's map of the answer that is given, and that of an untrained network, each (h, w) or None."""
+    """One member's map of the answer that is given, and that of an untrained network, each (h, w) or None.
+
+    verdict: whether the maps of this member deserve a look, in a sentence; usable: whether they do.
+    """
 
     member: str
     names: str
     own: np.ndarray | None
     untrained: np.ndarray | None
     verdict: str
+    usable: bool
 
     @property
     def line(self) -> str:
@@ -34,24 +38,24 @@ class Overlay(NamedTuple):
         return f"**{self.member}**, for {self.names}. {self.verdict}"
 
     @property
-    def panels(self) -> list[tuple[np.ndarray | None, str, str]]:
-        """Each map with what it says, for those who do not see it, and its caption."""
-        untrained = f"untrained {self.member}"
-        return [
-            (self.own, strongest(f"Map of {self.member} for {self.names}", self.own), self.member),
-            (self.untrained, strongest(f"Map of an {untrained}", self.untrained), f"{untrained}, same scale"),
-        ]
+    def alt(self) -> str:
+        """What the map says, for those who do not see it."""
+        return strongest(f"Map of {self.member} for {self.names}", self.own)
 
-    @property
-    def sizes(self) -> str:
-        """What the one scale of both maps, shares of a map's own maximum, leaves out."""
-        if self.own is None or self.untrained is None:
-            return "Colours are shares of the map's own maximum."
-        own, untrained = (pictures.scale_of(each) for each in (self.own, self.untrained))
-        return (
-            "Colours are shares of each map's own maximum, on one scale from 0 to 1:"
-            f" {own:.2g} here and {untrained:.2g} in the untrained network."
-        )
+    def side_by_side(self, image: np.ndarray) -> "Section":
+        """The map and the untrained network's over a uint8 image (side, side[, 3]), each scaled to its own maximum."""
+        alt = strongest(f"Map of an untrained {self.member}", self.untrained)
+        captions = (self.member, f"untrained {self.member}")
+        shown, lines = [], [self.line]
+        for attribution, caption, words in zip((self.own, self.untrained), captions, (self.alt, alt), strict=True):
+            if attribution is None:
+                lines.append(words)
+                continue
+            under = pictures.view(image)
+            laid = pictures.over(under, pictures.coloured(attribution), opacity=pictures.OPACITY)
+            size = f"{caption}, maximum {pictures.scale_of(attribution):.2g}"
+            shown.append(Picture(pictures.png(laid), words, size))
+        return Section("", lines, shown)
 
 
 def strongest(what: str, attribution: np.ndarray | None) -> str:
@@ -62,15 +66,14 @@ def strongest(what: str, attribution: np.ndarray | None) -> str:
 
 
 class Section(NamedTuple):
-    """A heading, or none, and what stands below it, in this order: sentences (Markdown), maps, pictures, a table."""
+    """A heading, or none, and what stands below it, in this order: sentences (Markdown), pictures, a table."""
 
     title: str
     lines: list[str]
     pictures: list[Picture] = []  # noqa: RUF012
     table: pd.DataFrame | None = None
-    overlays: list[Overlay] = []  # noqa: RUF012
 
 
-def looked(overlays: list[Overlay]) -> Section:
-    """The section of the maps."""
-    return Section("Where the networks looked", [pictures.MAP_NOTE], overlays=overlays)
+def looked(overlay: Overlay) -> Section:
+    """What is said of the one map that is laid over a film."""
+    return Section("Where the network looked", [f"{overlay.line} {pictures.MAP_NOTE}"])

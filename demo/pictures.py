@@ -1,4 +1,4 @@
-"""Images and maps as PNG bytes. Maps are drawn in cividis: even in lightness, safe for the colour-blind and in grey."""
+"""Images and maps as PNG bytes. Maps have the colours that the galleries of the stages draw them in."""
 
 from io import BytesIO
 
@@ -7,10 +7,11 @@ from matplotlib import colormaps
 from PIL import Image
 
 from tmv_lib.pipeline.grey import luminance
+from tmv_lib.pipeline.pictures import ATTRIBUTION
 
-COLOURS = (colormaps["cividis"](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
-SIDE = 448  # pixels of a picture that is looked at
-THUMBNAIL = 192
+COLOURS = (colormaps[ATTRIBUTION](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
+THUMBNAIL = 192  # pixels of a picture that is drawn here; films are drawn in the browser
+OPACITY = 0.65  # of maps that nobody turns
 MAP_NOTE = "A map shows where the model looked, not where disease is."
 
 
@@ -21,26 +22,12 @@ def png(pixels: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def view(image: np.ndarray, *, side: int = SIDE) -> np.ndarray:
+def view(image: np.ndarray, *, side: int = THUMBNAIL) -> np.ndarray:
     """A uint8 image (h, w[, 3]) brought to (side, side)."""
     return np.asarray(Image.fromarray(np.asarray(image)).resize((side, side), Image.Resampling.BICUBIC))
 
 
-def zoomed(pixels: np.ndarray, *, zoom: float, across: float, down: float) -> np.ndarray:
-    """The part 1 / zoom of pixels (side, side, ...) whose place is given by `across` and `down` in [0, 1], enlarged."""
-    side = pixels.shape[0]
-    part = max(1, round(side / zoom))
-    left, top = round(across * (side - part)), round(down * (side - part))
-    cut = Image.fromarray(pixels[top : top + part, left : left + part])
-    return np.asarray(cut.resize((side, side), Image.Resampling.BICUBIC))
-
-
-def brightened(pixels: np.ndarray, *, share: float) -> np.ndarray:
-    """Pixels with a share of the full range added, -1 to 1."""
-    return np.clip(pixels.astype(np.float32) + 255 * share, 0, 255).astype(np.uint8)
-
-
-def coloured(attribution: np.ndarray, *, scale: float | None = None, side: int = SIDE) -> np.ndarray:
+def coloured(attribution: np.ndarray, *, scale: float | None = None, side: int = THUMBNAIL) -> np.ndarray:
     """The positive part of a map (any grid) as uint8 RGBA (side, side, 4): colour and opacity are value / scale.
 
     scale: the map's own maximum where it is left out.

@@ -8,10 +8,10 @@ import pandas as pd
 import pydicom
 from PIL import Image
 
-from demo.cases import DEFERRED, Collection, answer, of_hundred, this_unsure
+from demo.cases import DEFERRED, Collection, answer, chance, next_step, similar, this_unsure
 from demo.disk import Disk, figure
 from demo.maps import verdict
-from demo.page import Overlay, Section, looked
+from demo.page import Overlay, Section
 from tmv_lib.data.dicom import DEFLATED, DEFLATED_WITHIN
 from tmv_lib.data.images import Channels, read_image, square
 from tmv_lib.data.levels import MOST_PIXELS
@@ -83,10 +83,10 @@ def load(disk: Disk) -> Any:
     return prediction.load(disk.root)
 
 
-def judge(system: Any, cases: Collection, image: np.ndarray) -> tuple[np.ndarray, list[Section]]:
+def judge(system: Any, cases: Collection, image: np.ndarray) -> tuple[np.ndarray, list[Section], list[Overlay]]:
     """Ask the system about an image as `read` gives it; it refuses what is unlike the images it was trained on.
 
-    Returns the pixels (size, size) as it sees them, and what it says: maps only where it gives an answer.
+    Returns the pixels (size, size) as it sees them, what it says, and every member's map where it gives an answer.
     """
     from tmv_lib.prediction import system as prediction
 
@@ -95,18 +95,21 @@ def judge(system: Any, cases: Collection, image: np.ndarray) -> tuple[np.ndarray
     title = "The system gives no answer"
     if said["out_of_distribution"]:
         as_odd = f"Of the images of the validation split, {said['oddity']:.1%} or fewer are as odd."
-        return pixels, [Section(title, [f"**{REFUSED}**", as_odd])]
+        return pixels, [Section(title, [f"**{REFUSED}**", as_odd, next_step(cases, said)])], []
     if said["deferred"]:
-        return pixels, [Section(title, [f"**{DEFERRED}**", f"The reason: {said['reason']}."])]
-    decision, overlays = int(said["decision"]), []
+        lines = [f"**{DEFERRED}**", f"The reason: {said['reason']}.", next_step(cases, said)]
+        return pixels, [Section(title, lines)], []
+    y_prob, decision, overlays = float(said["y_prob"]), int(said["decision"]), []
     for name, network in system.networks.items():
         own = network.explain(pixels[None]).maps[0] * (1 if decision == 1 else -1)
-        overlays.append(Overlay(name, cases.names.called(decision), own, None, verdict(cases.disk, name)))
-    rows = [(name, f"{of_hundred(float(said[f'y_prob_{name}']))} of 100") for name in system.networks]
+        overlays.append(Overlay(name, cases.names.called(decision), own, None, *verdict(cases.disk, name)))
+    rows = [(name, chance(float(said[f"y_prob_{name}"]))) for name in system.networks]
     doubt = this_unsure(cases.table.assign(doubt=1 - cases.table["certainty"]), "doubt", 1 - float(said["certainty"]))
     lines = [
-        f"{answer(cases, float(said['y_prob']), decision)} Nobody has checked it.",
+        f"{answer(cases, y_prob, decision)} Nobody has checked it.",
+        similar(cases, y_prob),
         f"Certainty {said['certainty']:.2f} of 1: {doubt}",
+        next_step(cases, said),
     ]
     table = pd.DataFrame(rows, columns=["network", "calibrated"])
-    return pixels, [Section("The system's answer", lines, table=table), looked(overlays)]
+    return pixels, [Section("The system's answer", lines, table=table)], overlays

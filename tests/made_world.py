@@ -23,7 +23,7 @@ SIDE, GRID, FEATURES = 32, 7, 8
 def make(root: Path) -> Path:
     """Write the run below `root`; its metrics and diagrams are those of the repository."""
     rng = np.random.default_rng(0)
-    for name in ("params.yaml", "dvc.yaml"):
+    for name in ("params.yaml", "dvc.yaml", "card.yaml"):
         shutil.copy(ROOT / name, root / name)
     for name in ("metrics", "plots", ".dvc/plots"):
         shutil.copytree(ROOT / name, root / name)

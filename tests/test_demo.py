@@ -18,7 +18,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from demo import cases, evidence, export, maps, page, pictures, policy, tally, upload
+from demo import cases, evidence, export, film, maps, page, pictures, policy, tally, upload
 from demo.disk import NOT_MEASURED, Disk
 from tests.made_world import MEMBERS, ROOT, make
 from tmv_lib.card.answers import ANSWERS
@@ -46,7 +46,7 @@ def by_deferral(known, deferred):
     return int(known.table.index[known.table["deferred"] == deferred][0])
 
 
-@pytest.mark.parametrize("module", [cases, evidence, export, maps, page, pictures, policy, tally, upload])
+@pytest.mark.parametrize("module", [cases, evidence, export, film, maps, page, pictures, policy, tally, upload])
 def test_examples_in_docstrings(module):
     assert doctest.testmod(module).failed == 0
 
@@ -92,7 +92,7 @@ def test_what_is_said_before_the_reveal_gives_nothing_away(known):
 
 def test_a_deferred_case_shows_neither_prediction_nor_truth_nor_map(known):
     for number in known.table.index[known.table["deferred"]]:
-        (only,) = cases.reveal(known, number)
+        only = cases.reveal(known, number)
         assert only.lines[0] == f"**{cases.DEFERRED}**"
         assert not only.pictures
         assert only.table is None
@@ -105,11 +105,86 @@ def test_a_deferred_case_shows_neither_prediction_nor_truth_nor_map(known):
             maps.changed(known, number)
 
 
+def test_who_has_read_a_deferred_case_may_see_what_was_withheld(known):
+    number = by_deferral(known, True)
+    said = " ".join(cases.withheld(known, number).lines)
+    assert f"estimated chance {cases.chance(known.table['y_prob'][number])}" in said
+    assert f"Reference label: **{known.names.called(known.table['y_true'][number])}**" in said
+    with pytest.raises(ValueError, match="nothing was withheld"):
+        cases.withheld(known, by_deferral(known, False))
+
+
+def test_the_other_images_of_a_patient_are_the_patients_and_nobody_elses(known):
+    seen = set()
+    for number in known.table.index:
+        others = cases.others(known, number)
+        assert number not in others
+        assert {known.table["patient_id"][other] for other in others} <= {known.table["patient_id"][number]}
+        shown = film.of_case(known, number)
+        assert len(shown["images"]) == 1 + len(others)
+        assert not SAYS.search(" ".join(each["alt"] for each in shown["images"]))
+        assert shown["map"] is None
+        seen.add(len(others))
+    assert seen == {0, 1} or seen == {1}
+
+
+VERDICTS = {"use": "this answer may stand", "do_not_use": "not to use it", "cannot_tell": "was not shown"}
+
+
+@pytest.mark.parametrize("verdict", VERDICTS)
+def test_five_kinds_of_cases_each_say_one_next_step_that_contradicts_nothing(fresh, verdict):
+    """Right, wrong, deferred for doubt, deferred as unlike, and a finding that was never taught."""
+    path = fresh / "metrics/ensemble.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    found["verdict"]["answer"] = verdict
+    path.write_text(json.dumps(found), encoding="utf-8")
+    table = pd.read_csv(fresh / "data/ensemble/cases.csv")
+    table["out_of_distribution"] = table["deferred"] & (table.index % 2 == 0)
+    table.to_csv(fresh / "data/ensemble/cases.csv", index=False)
+    prepared = pd.read_csv(fresh / "data/prepare/cases.csv")
+    test = (prepared["split"] == "test") & (prepared["finding"] != "none")
+    prepared.loc[test, "finding"] = "retrocardiac"
+    prepared.to_csv(fresh / "data/prepare/cases.csv", index=False)
+    known = cases.collect(Disk(fresh))
+    met = set()
+    for number, case in known.table.iterrows():
+        lines = cases.reveal(known, number).lines
+        said = " ".join(lines)
+        assert sum(line.startswith("**Next**: ") for line in lines) == 1
+        (step,) = (line for line in lines if line.startswith("**Next**: "))
+        assert step == lines[-1]
+        if case["deferred"]:
+            assert ("kind of image" in step) == case["out_of_distribution"]
+            assert not any(words in step for words in VERDICTS.values())
+            met.add("unlike" if case["out_of_distribution"] else "doubt")
+        else:
+            assert [words in step for words in VERDICTS.values()] == [each == verdict for each in VERDICTS]
+            assert ("cannot rule out" in step) == (case["decision"] == 0)
+            assert ("and wrong, as on" in said) == case["wrong"]
+            assert ("nobody taught it that" in said) == (case["finding"] == "retrocardiac")
+            met |= {"wrong" if case["wrong"] else "right"} | ({"rare"} if "nobody taught" in said else set())
+        flagged = re.search(r"\*\*(Pneumonia|Flagged as possible pneumonia)\*\*", said)
+        assert bool(flagged) == (not case["deferred"] and case["decision"] == 1)
+    assert met == {"right", "wrong", "doubt", "unlike", "rare"}
+
+
+def test_the_first_page_says_what_the_card_says(known, fresh):
+    verdict, *others = evidence.first_page(known.disk)
+    assert verdict.title == "When should I use this?"
+    assert [each.title for each in others] == ["Use it when", "Do not use it when", "What happens"]
+    card = (ROOT / "plots/ensemble/trust_card.md").read_text(encoding="utf-8")
+    assert verdict.lines[0] in card
+    (fresh / "metrics/ensemble.json").unlink()
+    assert NOT_MEASURED in evidence.first_page(Disk(fresh))[0].lines[0]
+    (fresh / "card.yaml").unlink()
+    assert "cannot be given" in evidence.first_page(Disk(fresh))[0].lines[0]
+
+
 def test_a_decided_case_says_its_probability_its_truth_and_its_doubt(known):
     number = by_deferral(known, False)
-    case, said = known.table.loc[number], cases.reveal(known, number)
-    answer = " ".join(said[0].lines)
-    assert f"estimated chance {cases.of_hundred(case['y_prob'])} of 100" in answer
+    case, said = known.table.loc[number], cases.details(known, number)
+    answer = " ".join(cases.reveal(known, number).lines)
+    assert f"estimated chance {cases.chance(case['y_prob'])}" in answer
     assert f"Reference label: **{known.names.called(case['y_true'])}**" in answer
     doubt = next(each for each in said if each.title == "Doubt")
     assert all(re.search(r"among cases this unsure the model was wrong \d+ of \d+", line) for line in doubt.lines)
@@ -153,27 +228,91 @@ def test_nearest_training_cases_are_those_of_the_mean_cosine(known):
     assert found[0].distance == pytest.approx(total[nearest[0]], abs=1e-6)
 
 
+def told(known, path=None, **answers):
+    """Readings of cases by number, all blind."""
+    readings = tally.Readings(path)
+    for number, answer in answers.items():
+        readings.commit(known.table["image_id"][int(number.removeprefix("n"))], answer, blind=True)
+    return readings
+
+
 def test_the_tally_counts_what_was_answered_and_scores_no_deferred_case(known):
     decided, deferred = by_deferral(known, False), by_deferral(known, True)
-    truth = "yes" if known.table["y_true"][decided] else "no"
+    truth = {number: "yes" if known.table["y_true"][number] else "no" for number in (decided, deferred)}
     model = int(not known.table["wrong"][decided])
-    assert tally.tally(known, [(decided, truth), (deferred, "yes")]) == (
-        f"You against the model: you were right in 1 of 1, it in {model} of 1. It left 1 to you, which nobody scores."
+    both = told(known, **{f"n{number}": answer for number, answer in truth.items()})
+    assert tally.tally(known, both) == (
+        f"You against the model: you were right in 1 of 1, it in {model} of 1; it left 1 to you, of which you were"
+        " right in 1."
     )
-    assert tally.tally(known, [(decided, "cannot tell")]) == (
-        "You against the model: you were right in 0 of 0, it in 0 of 0. You could not tell in 1 more."
+    assert tally.tally(known, told(known, **{f"n{decided}": "cannot tell"})) == (
+        "You against the model: you could not tell in 1."
     )
+    assert "nothing answered" in tally.tally(known, told(known, **{f"n{decided}": "none"}))
+
+
+def test_readings_survive_in_a_file_and_the_first_of_a_case_stays(known, tmp_path):
+    path = tmp_path / "readings.csv"
+    readings = told(known, path, n1="yes", n2="no")
+    readings.commit(known.table["image_id"][1], "no", blind=True)
+    readings.commit(known.table["image_id"][3], "none", blind=False)
+    again = tally.Readings(path)
+    assert again.by_case == readings.by_case
+    assert [one.answer for one in again.by_case.values()] == ["yes", "no", "none"]
+    assert tally.tally(known, again) == tally.tally(known, readings)
+    told(known, path, n4="cannot tell")  # another session goes on where this one ended
+    assert len(pd.read_csv(path)) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("image_id,answer\nx,yes\n", "the columns are image_id, answer"),
+        ("image_id,answer,blind\nx,maybe,yes\n", "row 2 has answer 'maybe'"),
+        ("", "no CSV file of readings"),
+    ],
+)
+def test_a_file_that_holds_no_readings_is_refused_by_name(tmp_path, text, match):
+    path = tmp_path / "other.csv"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"other.csv: {match}"):
+        tally.Readings(path)
+    assert path.read_text(encoding="utf-8") == text
+
+
+def test_the_readers_figures_on_the_deferred_are_counts_with_wilsons_intervals(known):
+    positive, negative = (
+        known.table.index[known.table["deferred"] & (known.table["y_true"] == label)] for label in (1, 0)
+    )
+    answers = {f"n{positive[0]}": "yes", f"n{positive[1]}": "cannot tell", f"n{by_deferral(known, False)}": "no"}
+    found = tally.on_deferred(known, told(known, **answers))
+    assert found["sensitivity"].value == 0.5
+    # (p + z^2/2n +- z sqrt(p q/n + z^2/4n^2)) / (1 + z^2/n) with p = 1/2, n = 2
+    assert (found["sensitivity"].low, found["sensitivity"].high) == pytest.approx((0.0945, 0.9055), abs=1e-4)
+    assert found["specificity"].value is None
+    assert len(negative)
 
 
 def test_maps_say_how_large_they_are_and_where(known):
     number = by_deferral(known, False)
     for overlay in maps.overlays(known, number):
-        assert f"{overlay.own.max():.2g}" in overlay.sizes
-        assert f"{overlay.untrained.max():.2g}" in overlay.sizes
-        for _, words, _ in overlay.panels:
-            assert re.search(r"strongest in the .* of the image", words)
-            assert pictures.MAP_NOTE in words
+        shown = overlay.side_by_side(cases.image(known, number)).pictures
+        assert f"{overlay.own.max():.2g}" in shown[0].caption
+        assert f"{overlay.untrained.max():.2g}" in shown[1].caption
+        for picture in shown:
+            assert re.search(r"strongest in the .* of the image", picture.alt)
+            assert pictures.MAP_NOTE in picture.alt
     assert all(len(change.pictures) == 8 for change in maps.changed(known, number))
+
+
+def test_the_map_over_the_film_is_one_that_deserves_a_look_and_else_is_off(known):
+    found = maps.overlays(known, by_deferral(known, False))
+    good = found[1]._replace(usable=True)
+    assert maps.first([found[0]._replace(usable=False), good]) is good
+    assert maps.first(found[:1]) is found[0]
+    for usable in (False, True):
+        shown = film.of_images("a", [(np.zeros((8, 8), np.uint8), "x")], found[0]._replace(usable=usable))
+        assert shown["map"]["on"] == usable
 
 
 @pytest.mark.parametrize(
@@ -202,7 +341,6 @@ def test_opacity_0_is_the_plain_image(known):
     plain = pictures.view(cases.image(known, 1))
     colours = pictures.coloured(np.random.default_rng(0).normal(size=(7, 7)), scale=1.0)
     assert (pictures.over(plain, colours, opacity=0) == plain[..., None]).all()
-    assert (pictures.zoomed(plain, zoom=1, across=0.5, down=0.5) == plain).all()
 
 
 def test_the_policy_at_the_point_of_the_run_is_what_lies_on_disk(known):
@@ -301,14 +439,14 @@ def test_tables_that_are_missing_or_change_are_followed(fresh):
         (fresh / path).unlink()
     (fresh / "data/train/resnet50/features.npy").unlink()
     known = cases.collect(disk)
-    said = {each.title: " ".join(each.lines) for each in cases.reveal(known, number)}
+    said = {each.title: " ".join(each.lines) for each in cases.details(known, number)}
     assert NOT_MEASURED in said["Doubt"]
     assert NOT_MEASURED in said["Nearest training cases"]
     assert maps.overlays(known, number)[0].own is None
     assert maps.changed(known, number) == []
     table = pd.read_csv(fresh / "data/ensemble/cases.csv").assign(y_prob=0.5, deferred=False)
     table.to_csv(fresh / "data/ensemble/cases.csv", index=False)
-    assert "estimated chance 50 of 100" in cases.reveal(cases.collect(disk), number)[0].lines[0]
+    assert "estimated chance 50 %" in cases.reveal(cases.collect(disk), number).lines[0]
     (fresh / "data/ensemble/cases.csv").unlink()
     assert cases.missing(disk) == ["data/ensemble/cases.csv"]
     with pytest.raises(ValueError, match=r"data/ensemble/cases\.csv: no such file"):
@@ -363,7 +501,7 @@ def test_the_export_asks_nothing_of_the_network_and_links_only_what_is_there(kno
         assert set(re.findall(r'href="([^"]+)"', text)) <= set(pages), name
         assert "person" not in text
         assert "NORMAL" not in text
-    blind = [text for name, text in pages.items() if name.startswith("case-") or name == "index.html"]
+    blind = [text for name, text in pages.items() if name.startswith("case-")]
     assert blind
     for text in blind:
         assert not SAYS.search(re.sub(r'base64,[^"]*', "", text))
@@ -464,11 +602,28 @@ def test_nothing_on_disk_is_said_by_name(tmp_path):
     assert cases.missing(Disk(Path(tmp_path))) == list(cases.NEEDED)
 
 
-def test_an_answer_never_contradicts_its_probability(known):
-    low, high = cases.answer(known, 0.19, 1), cases.answer(known, 0.93, 1)
-    assert low == (
-        "**Flagged as possible pneumonia**: estimated chance 19 of 100. It flags from 17 of 100 on: a missed case is"
-        " priced at 5, a false alarm at 1."
+def test_an_answer_never_contradicts_its_probability(known, fresh):
+    assert cases.answer(known, 0.19, 1) == (
+        "**Flagged as possible pneumonia**: estimated chance 19 %. It flags from 17 % because a miss is priced at five"
+        " false alarms."
     )
-    assert high == "**Pneumonia**: estimated chance 93 of 100."
-    assert cases.answer(known, 0.02, 0) == "**No pneumonia**: estimated chance 2 of 100."
+    assert cases.answer(known, 0.93, 1) == "**Pneumonia**: estimated chance 93 %."
+    assert cases.answer(known, 0.02, 0) == "**No pneumonia**: estimated chance 2 %."
+    path = fresh / "params.yaml"
+    text = path.read_text(encoding="utf-8").replace("false_negative: 5.0", "false_negative: 0.25")
+    path.write_text(text, encoding="utf-8")
+    assert cases.answer(cases.collect(Disk(fresh)), 0.7, 0) == (
+        "**Not flagged as pneumonia**: estimated chance 70 %. It flags only from 80 % because a false alarm is priced"
+        " at four misses."
+    )
+
+
+def test_viewer_and_galleries_draw_maps_in_the_same_colours():
+    from matplotlib import colormaps
+
+    from tmv_lib.pipeline.pictures import ATTRIBUTION
+
+    assert (pictures.COLOURS == (colormaps[ATTRIBUTION](np.arange(256))[:, :3] * 255).round()).all()
+    for path in [*(ROOT / "demo").glob("*.py"), *(ROOT / "tmv_lib").rglob("*.py"), *(ROOT / "stages").glob("*.py")]:
+        named = re.findall(r"viridis|cividis|magma|inferno|jet\b", path.read_text(encoding="utf-8"))
+        assert named == (["viridis"] if path.match("tmv_lib/pipeline/pictures.py") else []), path

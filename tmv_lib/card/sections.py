@@ -30,13 +30,17 @@ class Section(NamedTuple):
 
 def sections(run: Run, identity: Identity) -> list[Section]:
     """All sections, in the order of the card. Raises ValueError naming file and key of a figure that is not there."""
-    made = []
-    for key, (title, stages, needs, body) in SECTIONS.items():
-        answered, read = not needs or run.metrics[needs] is not None, Read()
-        words, tables = body(run.traced(read)) if answered else ([f"{not_run(needs)}."], [])
-        made.append(Section(key, title, stages, words, tables, answered, read))
+    made = [section(key, run) for key in SECTIONS]
     known = bool(identity.commit and identity.recorded)
     return [*made, Section("identity", "Which run this is", "git, dvc.lock", identity.words(), [], known, {})]
+
+
+def section(key: str, run: Run) -> Section:
+    """The section of this key."""
+    title, stages, needs, body = SECTIONS[key]
+    answered, read = not needs or run.metrics[needs] is not None, Read()
+    words, tables = body(run.traced(read)) if answered else ([f"{not_run(needs)}."], [])
+    return Section(key, title, stages, words, tables, answered, read)
 
 
 def _reading(run: Run) -> Body:
