@@ -68,8 +68,8 @@ lint: $(BIN)/.installed-dev  ## style and types
 fresh: $(BIN)/.installed  ## do the committed results belong to the committed code and parameters?
 	dvc repro --dry --allow-missing | tee /dev/stderr | grep -q "up to date"
 
-demo: $(BIN)/.installed-demo  ## one patient at a time, in the browser: the viewer on what `make repro` left
-	python -m streamlit run demo/app.py
+demo: $(BIN)/.installed-demo  ## one patient at a time, in the browser, on what `make repro` left; keep what you read: READINGS=<file>.csv
+	python -m streamlit run demo/app.py $(if $(READINGS),-- --readings "$(READINGS)")
 
 demo-export: $(BIN)/.installed  ## the same pages without a server: demo_export/index.html
 	python -m demo.export

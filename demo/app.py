@@ -35,6 +35,11 @@ def main() -> None:
     page = st.navigation(list(pages.values()), position="top")
     st.html(STYLE)
     st.markdown(said(f"**{NOT_CLINICAL}** {cases.names(DISK).note}"))
+    try:
+        readings()
+    except ValueError as error:
+        st.error(said(str(error)))
+        return
     page.run()
 
 
@@ -340,4 +345,5 @@ def system(state):
     return upload.load(DISK)
 
 
-main()
+if __name__ == "__main__":
+    main()
