@@ -4,6 +4,7 @@ import argparse
 import os
 import secrets
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ import streamlit as st
 
 from demo import cases, evidence, film, maps, policy, upload
 from demo.disk import Disk
-from demo.page import NOT_CLINICAL, Picture, Section, looked
+from demo.page import NOT_CLINICAL, Picture, Section, figure, looked
 from demo.tally import Readings, on_deferred, tally
 from tmv_lib.card.words import share
 
@@ -21,6 +22,9 @@ STYLE = """<style>
 .stMainBlockContainer {padding-top: 4.5rem}
 [data-testid="stCaptionContainer"] {opacity: 1}
 [data-testid="stSliderThumbValue"], [data-testid="stSliderThumbValue"] p {color: inherit}
+.row {display: flex; flex-wrap: wrap; gap: .8rem}
+.row figure {margin: 0; width: 9rem; font-size: .85rem}
+.row img {width: 100%}
 h1 {font-size: 1.9rem !important}
 h2 {font-size: 1.35rem !important}
 </style>"""
@@ -67,9 +71,7 @@ def section(each: Section) -> None:
     for line in each.lines:
         st.markdown(said(line))
     if each.pictures:
-        with st.container(horizontal=True):
-            for picture in each.pictures:
-                image(picture, width="stretch" if isinstance(picture.image, str) else 120)
+        st.html(f'<div class="row">{"".join(map(figure, each.pictures))}</div>')
     if each.table is not None:
         st.table(each.table.set_index(each.table.columns[0]))
 
@@ -125,11 +127,16 @@ def of_cases() -> None:
             st.markdown(tally(known, own))
     if overlays:
         section(looked(maps.first(overlays)))
-        more = {"Maps of every network, and under mild changes": maps.further, "How sure, and why": cases.details}
-        for words, tell in more.items():
-            if st.toggle(words, key=words):
-                for each in tell(known, number):
-                    section(each)
+        on_demand("Maps of every network, and under mild changes", maps.further, known, number)
+        on_demand("How sure, and why", cases.details, known, number)
+
+
+@st.fragment
+def on_demand(words: str, tell: Callable[[cases.Collection, int], list[Section]], known, number: int) -> None:
+    """What is made only for who asks for it, and without making the rest of the page again."""
+    if st.toggle(words, key=words):
+        for each in tell(known, number):
+            section(each)
 
 
 def readings() -> Readings:
@@ -241,6 +248,7 @@ def of_policy() -> None:
     at = policy.Knobs(**turns, prevalence=run.prevalence if of_hundred == percent else of_hundred / 100)
     with told:
         section(policy.answer(known, at))
+        drawn = st.empty()
         st.markdown("This point, with intervals, from the command line:")
         st.code(policy.command(known, at), language=None, wrap_lines=True)
         if note := policy.prevalence_note(known, at):
@@ -249,6 +257,8 @@ def of_policy() -> None:
         if own := own_reading(known):
             st.caption(own)
         st.caption("Chosen by looking at test images, a threshold is fitted to them: choose it on validation.")
+        with drawn:  # last, since it takes longest
+            image(policy.curve(known, at))
 
 
 def own_reading(known: cases.Collection) -> str:

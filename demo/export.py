@@ -15,7 +15,7 @@ import pandas as pd
 
 from demo import cases, evidence, film, maps, policy
 from demo.disk import Disk
-from demo.page import NOT_CLINICAL, Picture, Section, looked
+from demo.page import NOT_CLINICAL, Picture, Section, figure, looked
 from tmv_lib.pipeline.files import whole
 
 OUT = Path("demo_export")
@@ -119,11 +119,9 @@ def links(numbers: list[int]) -> str:
 
 def drawn(picture: Picture) -> str:
     """A picture with its caption; a diagram stays legible, and is scrolled, where the screen is narrower."""
-    caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
-    held = f'<img src="{film.source(picture.image)}" alt="{escape(picture.alt)}">'
-    if isinstance(picture.image, str):
-        held = f'<div class="diagram" tabindex="0">{held}</div>'
-    return f"<figure>{held}{caption}</figure>"
+    if isinstance(picture.image, bytes):
+        return figure(picture)
+    return f'<div class="diagram" tabindex="0">{figure(picture)}</div>'
 
 
 def tabulated(table: pd.DataFrame) -> str:
@@ -200,7 +198,8 @@ def of_policy(known: cases.Collection) -> str:
     command = policy.command(known, run._replace(threshold=0.5))
     others = f"Other costs, prevalences and readers: `make demo`, or with intervals `{command}`."
     measured = f"<p>{escape(policy.measured(known))}</p>"
-    return f"<h1>Policy</h1>{section(policy.answer(known, run))}{measured}{section(along)}<p>{marked(others)}</p>"
+    told = f"{section(policy.answer(known, run))}{drawn(policy.curve(known, run))}"
+    return f"<h1>Policy</h1>{told}{measured}{section(along)}<p>{marked(others)}</p>"
 
 
 def of_evidence(disk: Disk) -> str:

@@ -113,7 +113,7 @@ export default function film({ parentElement, data }) {
   if (slider) {
     slider.oninput = () => show({ opacity: slider.value / 100 });
     slider.onpointerup = () => slider.blur(); // or the arrow keys, which turn pages, would move it
-    slider.onkeydown = (event) => event.stopPropagation();
+    slider.onkeydown = (event) => event.key.startsWith("Arrow") && !event.shiftKey && event.stopPropagation();
   }
   const keys = {
     i: does.invert, "+": does.closer, "=": does.closer, "-": does.farther, 0: does.reset, p: does.pans,
@@ -126,7 +126,7 @@ export default function film({ parentElement, data }) {
   };
   const press = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.target.closest?.("input, textarea, select, [role=combobox]")) return;
+    if (event.target.closest?.("input:not([type=range]), textarea, select, [role=combobox]")) return;
     const act = keys[(event.key.startsWith("Arrow") && event.shiftKey ? "Shift+" : "") + event.key.replace(/^[A-Z]$/, (c) => c.toLowerCase())];
     if (!act) return;
     event.preventDefault();

@@ -1,6 +1,5 @@
 """What the film in the browser is given (film.js draws it): the images of one patient, and the map of an answer."""
 
-from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 
 from demo import pictures
 from demo.cases import Collection, image, image_alt, others
-from demo.page import Overlay
+from demo.page import Overlay, source
 
 SCRIPT, STYLE = (Path(__file__).with_name(f"film.{ending}").read_text(encoding="utf-8") for ending in ("js", "css"))
 
@@ -30,9 +29,3 @@ def of_images(key: str, images: list[tuple[np.ndarray, str]], overlay: Overlay |
         colours = pictures.png(pictures.coloured(overlay.own, side=pictures.THUMBNAIL))
         found["map"] = {"src": source(colours), "alt": overlay.alt, "on": overlay.usable}
     return found
-
-
-def source(picture: bytes | str) -> str:
-    """A picture, the bytes of a PNG or SVG text, within the page."""
-    kind, data = ("svg+xml", picture.encode()) if isinstance(picture, str) else ("png", picture)
-    return f"data:image/{kind};base64,{b64encode(data).decode()}"

@@ -1,5 +1,7 @@
 """What a page says, before anybody decides how it is drawn: the app and the static export show the same."""
 
+from base64 import b64encode
+from html import escape
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +19,18 @@ class Picture(NamedTuple):
     image: bytes | str
     alt: str
     caption: str
+
+
+def source(picture: bytes | str) -> str:
+    """A picture, the bytes of a PNG or SVG text, within the page."""
+    kind, data = ("svg+xml", picture.encode()) if isinstance(picture, str) else ("png", picture)
+    return f"data:image/{kind};base64,{b64encode(data).decode()}"
+
+
+def figure(picture: Picture) -> str:
+    """A picture with its caption, as HTML that fetches nothing."""
+    caption = f"<figcaption>{escape(picture.caption)}</figcaption>" if picture.caption else ""
+    return f'<figure><img src="{source(picture.image)}" alt="{escape(picture.alt)}">{caption}</figure>'
 
 
 class Overlay(NamedTuple):

@@ -10,7 +10,7 @@ from tmv_lib.pipeline.grey import luminance
 from tmv_lib.pipeline.pictures import ATTRIBUTION
 
 COLOURS = (colormaps[ATTRIBUTION](np.arange(256))[:, :3] * 255).round().astype(np.uint8)
-THUMBNAIL = 192  # pixels of a picture that is drawn here; films are drawn in the browser
+THUMBNAIL = 144  # pixels of a picture that is drawn here; films are drawn in the browser
 OPACITY = 0.65  # of maps that nobody turns
 MAP_NOTE = "A map shows where the model looked, not where disease is."
 
@@ -18,7 +18,7 @@ MAP_NOTE = "A map shows where the model looked, not where disease is."
 def png(pixels: np.ndarray) -> bytes:
     """The PNG of uint8 pixels (h, w), (h, w, 3) or (h, w, 4)."""
     buffer = BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 

@@ -131,21 +131,24 @@ def point(cases: Collection, at: Knobs) -> Point:
     )
 
 
-def answer(cases: Collection, at: Knobs) -> Section:
-    """What the policy does, in words, and where that lies on its risk-coverage curve."""
-    found, run = point(cases, at), knobs(cases)
-    of_hundred = 100 / found.n
-    rates = (
+def _rates(found: Point) -> str:
+    return (
         f"Coverage {found.coverage:.1%}; wrong among the decided "
         + ("(nobody is decided)" if found.risk is None else f"{found.risk:.1%}")
         + f"; errors left {found.missed + found.alarmed:.0f} of {found.n:.0f} test images."
     )
+
+
+def answer(cases: Collection, at: Knobs) -> Section:
+    """What the policy does, in words."""
+    found, run = point(cases, at), knobs(cases)
+    of_hundred = 100 / found.n
     lines = [
         f"**Of 100 patients like these** it decides {of_hundred * found.decided:.0f} and hands"
         f" {of_hundred * (found.n - found.decided):.0f} to a doctor. Among the decided it misses"
         f" {of_hundred * found.missed:.1f} with {cases.names.positive} and raises"
         f" {of_hundred * found.alarmed:.1f} false alarms.",
-        rates,
+        _rates(found),
         f"Failure cost per case {found.cost:.3f}; deciding every case {found.cost_deciding_all:.3f}.",
         f"The policy's price: {can_pay(at.prices)}.",
     ]
@@ -159,12 +162,12 @@ def answer(cases: Collection, at: Knobs) -> Section:
             "The run's certainty was learned at its own prices; here the plain one stands in. The command below learns"
             " it anew."
         )
-    alt = f"Risk-coverage curve with a ring at the chosen point: {rates}"
-    return Section("", lines, [Picture(_curve(cases, found), alt, "Risk and coverage; the ring is the chosen point")])
+    return Section("", lines)
 
 
-def _curve(cases: Collection, found: Point) -> str:
+def curve(cases: Collection, at: Knobs) -> Picture:
     """The risk-coverage curve as `dvc plots` draws it, with a ring at the point."""
+    found = point(cases, at)
     drawn = diagrams.filled(
         found.curve.assign(series="this policy"),
         name="policy",
@@ -178,9 +181,10 @@ def _curve(cases: Collection, found: Point) -> str:
     if found.risk is not None:
         axes = {axis: {"field": axis, "type": "quantitative"} for axis in ("x", "y")}
         ring = {"type": "point", "size": 140, "strokeWidth": 2.5, "color": "#222"}
-        at = {"values": [{"x": found.coverage, "y": found.risk}]}
-        drawn["layer"].append({"data": at, "mark": ring, "encoding": axes})
-    return diagrams.svg(drawn)
+        place = {"values": [{"x": found.coverage, "y": found.risk}]}
+        drawn["layer"].append({"data": place, "mark": ring, "encoding": axes})
+    alt = f"Risk-coverage curve with a ring at the chosen point: {_rates(found)}"
+    return Picture(diagrams.svg(drawn), alt, "Risk and coverage; the ring is the chosen point")
 
 
 def measured(cases: Collection) -> str:

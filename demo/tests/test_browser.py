@@ -1,5 +1,6 @@
 """The viewer in a real browser: what is seen, heard and asked for, by whom, how wide, and how fast."""
 
+import os
 import re
 import statistics
 import time
@@ -443,8 +444,14 @@ def seconds(act, done):
     return time.perf_counter() - start
 
 
+def wants_an_idle_machine():
+    if os.getloadavg()[0] > os.cpu_count():
+        pytest.skip(f"wants an idle machine: the load is {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+
+
 def test_every_interaction_is_fast_on_the_run_of_this_repository(run_app, opened):
     """Median of several; what the film does is drawn in the browser, an upload may take longer."""
+    wants_an_idle_machine()
     known = cases.collect(Disk(ROOT))
     decided = [int(n) for n in known.table.index[~known.table["deferred"]][:8]]
     page = open_case(opened, run_app, 1)
@@ -490,12 +497,12 @@ def test_every_interaction_is_fast_on_the_run_of_this_repository(run_app, opened
     page.goto(f"{run_app.url}/policy")
     settled(page)
     threshold, said = page.get_by_role("slider", name="Certainty"), page.get_by_text(re.compile(r"^Coverage"))
-    for _ in range(5):
+    for key in ("End", "Home") * 3:
         threshold.focus()
         before = said.inner_text()
         measure(
             "policy knob",
-            lambda: [page.keyboard.press("ArrowLeft") for _ in range(10)],
+            lambda key=key: page.keyboard.press(key),
             lambda before=before: expect(said).not_to_have_text(before),
         )
     medians = {name: round(statistics.median(times), 3) for name, times in took.items()}
@@ -504,17 +511,15 @@ def test_every_interaction_is_fast_on_the_run_of_this_repository(run_app, opened
 
 
 def test_a_first_upload_takes_less_than_ten_seconds(run_app, opened):
+    wants_an_idle_machine()
     known = cases.collect(Disk(ROOT))
     page = opened(f"{run_app.url}/upload")
     settled(page)
     given = {"name": "a.png", "mimeType": "image/png", "buffer": png(cases.image(known, 3))}
-    took = seconds(
-        lambda: page.locator("input[type=file]").set_input_files(given),
-        page.get_by_text(re.compile("The system's answer|The system gives no answer")).wait_for,
-    )
+    took = seconds(lambda: page.locator("input[type=file]").set_input_files(given), film(page).wait_for)
     print(f"first upload: {took:.1f} s")
     assert took < 10
-    assert film(page).is_visible()
+    assert page.get_by_role("heading", name=re.compile("The system's answer|The system gives no answer")).is_visible()
     assert serious(page) == []
 
 
