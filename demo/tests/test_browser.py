@@ -529,9 +529,10 @@ def vignettes(known):
     strange = table["out_of_distribution"].astype(bool)
     train = known.everything[known.everything["split"] == "train"]["finding"].value_counts(normalize=True)
     rare = table["finding"].map(train).fillna(0) < cases.RARE
+    flipped = table["cause"] == "mislabelled"
     return {
         "right": table.index[decided & ~table["wrong"] & (table["y_true"] == 1)][0],
-        "wrong": table["certainty"].where(decided & table["wrong"] & (table["y_clean"] == table["y_true"])).idxmax(),
+        "wrong": table["certainty"].where(decided & table["wrong"] & ~rare & ~flipped).idxmax(),
         "doubt": table.index[~decided & ~strange][0],
         "unlike": table.index[~decided & strange][0],
         "rare": table.index[decided & rare & (table["finding"] != "none")][0],
