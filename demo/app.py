@@ -10,7 +10,7 @@ from typing import Literal
 
 import streamlit as st
 
-from demo import cases, evidence, film, maps, policy, upload
+from demo import answers, cases, evidence, film, maps, policy, upload
 from demo.disk import Disk
 from demo.page import NOT_CLINICAL, Picture, Section, figure, looked
 from demo.tally import Readings, on_deferred, tally
@@ -119,10 +119,10 @@ def of_cases() -> None:
         question(known, number, own)
         if revealed:
             with st.container(border=True):
-                section(cases.reveal(known, number))
+                section(answers.reveal(known, number))
             if case["deferred"] and own.by_case[case["image_id"]].answer != "none":
                 with st.expander("What it would have said, and what it was"):
-                    section(cases.withheld(known, number))
+                    section(answers.withheld(known, number))
         if st.session_state["queue"] == cases.RANDOM:
             st.markdown(tally(known, own))
     if overlays:

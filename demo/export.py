@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from demo import cases, evidence, film, maps, policy
+from demo import answers, cases, evidence, film, maps, policy
 from demo.disk import Disk
 from demo.page import NOT_CLINICAL, Picture, Section, figure, looked
 from tmv_lib.pipeline.files import whole
@@ -179,7 +179,7 @@ def of_answer(known: cases.Collection, number: int, turns: str) -> str:
     """What is known of a case."""
     head = f"<h1>Answer to case {number}</h1>{turns}"
     back = f'<p><a href="case-{number}.html">Back to the image alone</a></p>'
-    parts = [head, back, section(cases.reveal(known, number))]
+    parts = [head, back, section(answers.reveal(known, number))]
     if not known.table["deferred"][number]:
         overlay = maps.first(maps.overlays(known, number))
         parts += [projected(film.of_case(known, number, overlay)), section(looked(overlay))]

@@ -8,7 +8,8 @@ import pandas as pd
 import pydicom
 from PIL import Image
 
-from demo.cases import DEFERRED, Collection, answer, chance, next_step, similar, this_unsure
+from demo.answers import DEFERRED, answer, next_step, similar
+from demo.cases import Collection, chance, this_unsure
 from demo.disk import Disk, figure
 from demo.maps import verdict
 from demo.page import Overlay, Section

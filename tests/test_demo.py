@@ -18,7 +18,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from demo import cases, evidence, export, film, maps, page, pictures, policy, tally, upload
+from demo import answers, cases, evidence, export, film, maps, page, pictures, policy, tally, upload
 from demo.disk import NOT_MEASURED, Disk
 from tests.made_world import MEMBERS, ROOT, make
 from tmv_lib.card.answers import ANSWERS
@@ -46,7 +46,9 @@ def by_deferral(known, deferred):
     return int(known.table.index[known.table["deferred"] == deferred][0])
 
 
-@pytest.mark.parametrize("module", [cases, evidence, export, film, maps, page, pictures, policy, tally, upload])
+@pytest.mark.parametrize(
+    "module", [answers, cases, evidence, export, film, maps, page, pictures, policy, tally, upload]
+)
 def test_examples_in_docstrings(module):
     assert doctest.testmod(module).failed == 0
 
@@ -92,8 +94,8 @@ def test_what_is_said_before_the_reveal_gives_nothing_away(known):
 
 def test_a_deferred_case_shows_neither_prediction_nor_truth_nor_map(known):
     for number in known.table.index[known.table["deferred"]]:
-        only = cases.reveal(known, number)
-        assert only.lines[0] == f"**{cases.DEFERRED}**"
+        only = answers.reveal(known, number)
+        assert only.lines[0] == f"**{answers.DEFERRED}**"
         assert not only.pictures
         assert only.table is None
         assert not SAYS.search(" ".join(only.lines))
@@ -107,11 +109,11 @@ def test_a_deferred_case_shows_neither_prediction_nor_truth_nor_map(known):
 
 def test_who_has_read_a_deferred_case_may_see_what_was_withheld(known):
     number = by_deferral(known, True)
-    said = " ".join(cases.withheld(known, number).lines)
+    said = " ".join(answers.withheld(known, number).lines)
     assert f"estimated chance {cases.chance(known.table['y_prob'][number])}" in said
     assert f"Reference label: **{known.names.called(known.table['y_true'][number])}**" in said
     with pytest.raises(ValueError, match="nothing was withheld"):
-        cases.withheld(known, by_deferral(known, False))
+        answers.withheld(known, by_deferral(known, False))
 
 
 def test_the_other_images_of_a_patient_are_the_patients_and_nobody_elses(known):
@@ -148,7 +150,7 @@ def test_five_kinds_of_cases_each_say_one_next_step_that_contradicts_nothing(fre
     known = cases.collect(Disk(fresh))
     met = set()
     for number, case in known.table.iterrows():
-        lines = cases.reveal(known, number).lines
+        lines = answers.reveal(known, number).lines
         said = " ".join(lines)
         assert sum(line.startswith("**Next**: ") for line in lines) == 1
         (step,) = (line for line in lines if line.startswith("**Next**: "))
@@ -183,7 +185,7 @@ def test_the_first_page_says_what_the_card_says(known, fresh):
 def test_a_decided_case_says_its_probability_its_truth_and_its_doubt(known):
     number = by_deferral(known, False)
     case, said = known.table.loc[number], cases.details(known, number)
-    answer = " ".join(cases.reveal(known, number).lines)
+    answer = " ".join(answers.reveal(known, number).lines)
     assert f"estimated chance {cases.chance(case['y_prob'])}" in answer
     assert f"Reference label: **{known.names.called(case['y_true'])}**" in answer
     doubt = next(each for each in said if each.title == "Doubt")
@@ -228,10 +230,10 @@ def test_nearest_training_cases_are_those_of_the_mean_cosine(known):
     assert found[0].distance == pytest.approx(total[nearest[0]], abs=1e-6)
 
 
-def told(known, path=None, **answers):
+def told(known, path=None, **said):
     """Readings of cases by number, all blind."""
     readings = tally.Readings(path)
-    for number, answer in answers.items():
+    for number, answer in said.items():
         readings.commit(known.table["image_id"][int(number.removeprefix("n"))], answer, blind=True)
     return readings
 
@@ -284,8 +286,8 @@ def test_the_readers_figures_on_the_deferred_are_counts_with_wilsons_intervals(k
     positive, negative = (
         known.table.index[known.table["deferred"] & (known.table["y_true"] == label)] for label in (1, 0)
     )
-    answers = {f"n{positive[0]}": "yes", f"n{positive[1]}": "cannot tell", f"n{by_deferral(known, False)}": "no"}
-    found = tally.on_deferred(known, told(known, **answers))
+    read = {f"n{positive[0]}": "yes", f"n{positive[1]}": "cannot tell", f"n{by_deferral(known, False)}": "no"}
+    found = tally.on_deferred(known, told(known, **read))
     assert found["sensitivity"].value == 0.5
     # (p + z^2/2n +- z sqrt(p q/n + z^2/4n^2)) / (1 + z^2/n) with p = 1/2, n = 2
     assert (found["sensitivity"].low, found["sensitivity"].high) == pytest.approx((0.0945, 0.9055), abs=1e-4)
@@ -446,7 +448,7 @@ def test_tables_that_are_missing_or_change_are_followed(fresh):
     assert maps.changed(known, number) == []
     table = pd.read_csv(fresh / "data/ensemble/cases.csv").assign(y_prob=0.5, deferred=False)
     table.to_csv(fresh / "data/ensemble/cases.csv", index=False)
-    assert "estimated chance 50 %" in cases.reveal(cases.collect(disk), number).lines[0]
+    assert "estimated chance 50 %" in answers.reveal(cases.collect(disk), number).lines[0]
     (fresh / "data/ensemble/cases.csv").unlink()
     assert cases.missing(disk) == ["data/ensemble/cases.csv"]
     with pytest.raises(ValueError, match=r"data/ensemble/cases\.csv: no such file"):
@@ -603,16 +605,16 @@ def test_nothing_on_disk_is_said_by_name(tmp_path):
 
 
 def test_an_answer_never_contradicts_its_probability(known, fresh):
-    assert cases.answer(known, 0.19, 1) == (
+    assert answers.answer(known, 0.19, 1) == (
         "**Flagged as possible pneumonia**: estimated chance 19 %. It flags from 17 % because a miss is priced at five"
         " false alarms."
     )
-    assert cases.answer(known, 0.93, 1) == "**Pneumonia**: estimated chance 93 %."
-    assert cases.answer(known, 0.02, 0) == "**No pneumonia**: estimated chance 2 %."
+    assert answers.answer(known, 0.93, 1) == "**Pneumonia**: estimated chance 93 %."
+    assert answers.answer(known, 0.02, 0) == "**No pneumonia**: estimated chance 2 %."
     path = fresh / "params.yaml"
     text = path.read_text(encoding="utf-8").replace("false_negative: 5.0", "false_negative: 0.25")
     path.write_text(text, encoding="utf-8")
-    assert cases.answer(cases.collect(Disk(fresh)), 0.7, 0) == (
+    assert answers.answer(cases.collect(Disk(fresh)), 0.7, 0) == (
         "**Not flagged as pneumonia**: estimated chance 70 %. It flags only from 80 % because a false alarm is priced"
         " at four misses."
     )
@@ -623,7 +625,7 @@ def test_viewer_and_galleries_draw_maps_in_the_same_colours():
 
     from tmv_lib.pipeline.pictures import ATTRIBUTION
 
-    assert (pictures.COLOURS == (colormaps[ATTRIBUTION](np.arange(256))[:, :3] * 255).round()).all()
+    assert ((colormaps[ATTRIBUTION](np.arange(256))[:, :3] * 255).round() == pictures.COLOURS).all()
     for path in [*(ROOT / "demo").glob("*.py"), *(ROOT / "tmv_lib").rglob("*.py"), *(ROOT / "stages").glob("*.py")]:
         named = re.findall(r"viridis|cividis|magma|inferno|jet\b", path.read_text(encoding="utf-8"))
         assert named == (["viridis"] if path.match("tmv_lib/pipeline/pictures.py") else []), path

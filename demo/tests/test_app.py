@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from demo import cases
+from demo import answers, cases
 from demo.disk import Disk
 from demo.tally import Readings
 from tests.made_world import ROOT, make
@@ -87,7 +87,7 @@ def test_a_reveal_without_an_answer_counts_for_nobody(app, world):
 def test_a_deferred_case_says_nothing_to_who_has_not_read_it(app, world):
     go_to(app, first(world, deferred=True))
     app.button(key="reveal").click().run()
-    assert cases.DEFERRED in words(app)
+    assert answers.DEFERRED in words(app)
     assert not SAYS.search(words(app))
     assert not app.toggle
 
@@ -95,7 +95,7 @@ def test_a_deferred_case_says_nothing_to_who_has_not_read_it(app, world):
 def test_a_deferred_case_says_what_was_withheld_to_who_has_read_it(app, world):
     go_to(app, first(world, deferred=True))
     app.button(key="answer no").click().run()
-    assert cases.DEFERRED in words(app)
+    assert answers.DEFERRED in words(app)
     assert "Had it decided: " in words(app)
     assert "it left 1 to you" in words(app)
 

@@ -16,7 +16,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 from skimage import data
 
-from demo import cases, export, maps, upload
+from demo import answers, cases, export, maps, upload
 from demo.disk import Disk
 from demo.page import NOT_CLINICAL
 from tests.made_world import ROOT
@@ -130,7 +130,7 @@ def test_before_the_reveal_nothing_gives_a_case_away(app, opened):
 def test_a_deferred_case_gives_nothing_away_to_who_has_not_read_it(app, opened):
     page = open_case(opened, app, case(app, deferred=True))
     reveal(page)
-    assert page.get_by_text(cases.DEFERRED).is_visible()
+    assert page.get_by_text(answers.DEFERRED).is_visible()
     assert not SAYS.search(told(page))
     assert page.locator(".film .opacity").count() == 0
 
@@ -138,7 +138,7 @@ def test_a_deferred_case_gives_nothing_away_to_who_has_not_read_it(app, opened):
 def test_who_has_read_a_deferred_case_learns_what_was_withheld_on_demand(app, opened):
     page = open_case(opened, app, case(app, deferred=True))
     reveal(page, "No pneumonia")
-    assert page.get_by_text(cases.DEFERRED).is_visible()
+    assert page.get_by_text(answers.DEFERRED).is_visible()
     page.get_by_text("What it would have said").click()
     page.get_by_text("Had it decided: ").wait_for()
     assert page.get_by_text("Reference label").is_visible()
@@ -430,7 +430,7 @@ def test_a_photograph_of_a_cat_is_not_diagnosed_and_a_radiograph_is_read():
         if case["out_of_distribution"]:
             assert upload.REFUSED in said
         elif case["deferred"]:
-            assert cases.DEFERRED in said
+            assert answers.DEFERRED in said
         else:
             assert f"estimated chance {cases.chance(case['y_prob'])}" in said
             assert [overlay.member for overlay in overlays] == known.members
@@ -528,7 +528,7 @@ def vignettes(known):
     table, decided = known.table, ~known.table["deferred"]
     strange = table["out_of_distribution"].astype(bool)
     train = known.everything[known.everything["split"] == "train"]["finding"].value_counts(normalize=True)
-    rare = table["finding"].map(train).fillna(0) < cases.RARE
+    rare = table["finding"].map(train).fillna(0) < answers.RARE
     flipped = table["cause"] == "mislabelled"
     return {
         "right": table.index[decided & ~table["wrong"] & (table["y_true"] == 1)][0],
