@@ -3,10 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro plots test lint fresh demo demo-export test-demo bench shuffled-labels planted-marker seeds intervals sites \
-	architecture foreign fuzz label log monitor plan accept rehearse monitoring rehearsals local-acceptance test-faults scaling \
-	validate-taxonomy predict evaluate findings answers verify promises fresh-phantoms public-predictions referral-rates \
-	first-sight
+.PHONY: help repro plots test lint audit fresh docs pr-report demo demo-export test-demo bench shuffled-labels planted-marker \
+	seeds intervals sites architecture foreign fuzz label log monitor plan accept rehearse monitoring rehearsals \
+	local-acceptance test-faults scaling validate-taxonomy predict evaluate findings answers verify promises fresh-phantoms \
+	public-predictions referral-rates first-sight
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,13 +60,25 @@ verify: $(BIN)/.installed  ## is what lies on disk whole? says what is damaged, 
 test: $(BIN)/.installed-dev .git  ## every test but those of the viewer in a browser
 	OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-lint: $(BIN)/.installed-dev  ## style and types
+lint: $(BIN)/.installed-dev audit  ## style, types, and `make audit`
 	ruff check
 	ruff format --check
 	mypy
 
+audit: $(BIN)/.installed-dev  ## known vulnerabilities of the pins, where the index that serves them tells
+	@found=$$(pip-audit --strict --progress-spinner off --disable-pip --require-hashes \
+		$(addprefix --requirement ,$(wildcard requirements*.txt)) 2> /dev/null) && echo "pip-audit: no known vulnerability" || \
+		if test -n "$$found"; then echo "$$found"; exit 1; else echo "pip-audit: its data cannot be reached, nothing was audited"; fi
+
 fresh: $(BIN)/.installed  ## do the committed results belong to the committed code and parameters?
 	dvc repro --dry --allow-missing | tee /dev/stderr | grep -q "up to date"
+
+pr-report: $(BIN)/.installed .git  ## what changes among the figures: make pr-report BASE=origin/main; pr_report/report.md
+	@test -n "$(BASE)" || { echo "make pr-report BASE=<branch or commit>" >&2; exit 2; }
+	python -m commands.pr_report "$(BASE)"
+
+docs: $(BIN)/.installed-docs  ## the documentation site, its notebook run anew: site/index.html
+	PYTHONPATH="$(CURDIR)" OMP_NUM_THREADS=1 mkdocs build --strict
 
 demo: $(BIN)/.installed-demo  ## one patient at a time, in the browser, on what `make repro` left; keep what you read: READINGS=<file>.csv
 	python -m streamlit run demo/app.py $(if $(READINGS),-- --readings "$(READINGS)")
@@ -152,6 +164,10 @@ $(BIN)/.installed: requirements.txt
 
 $(BIN)/.installed-dev: requirements-dev.txt $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet --requirement requirements-dev.txt
+	touch $@
+
+$(BIN)/.installed-docs: requirements-docs.txt $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --requirement requirements-docs.txt
 	touch $@
 
 $(BIN)/.installed-demo: requirements-demo.txt $(BIN)/.installed

@@ -29,8 +29,12 @@ def specification(plot: str, *, root: str | Path = ".") -> dict[str, Any]:
 
 
 def filled(table: pd.DataFrame, *, name: str, root: str | Path = ".", **options: str) -> dict[str, Any]:
-    """The rows of a table in a template. options: `template`, `x`, `y`, `x_label`, `y_label`, `title` of `dvc.yaml`."""
-    rows = json.loads(table.assign(rev=REVISION).to_json(orient="records", double_precision=15))
+    """The rows of a table in a template, of several revisions where it has a column `rev`.
+
+    options: `template`, `x`, `y`, `x_label`, `y_label`, `title` of `dvc.yaml`.
+    """
+    table = table if "rev" in table else table.assign(rev=REVISION)
+    rows = json.loads(table.to_json(orient="records", double_precision=15))
     renderer = VegaRenderer(rows, name, template_dir=str(Path(root, ".dvc", "plots")), **options)
     content = renderer.get_filled_template()
     return json.loads(content) if isinstance(content, str) else content
@@ -47,9 +51,18 @@ def described(*, root: str | Path = ".") -> dict[str, dict[str, str]]:
 
 def svg(specification: dict[str, Any]) -> str:
     """The specification drawn, without a browser or a network. Raises ValueError where Vega cannot draw it."""
+    return vl_convert.vegalite_to_svg(_still(specification), allowed_base_urls=[])
+
+
+def png(specification: dict[str, Any]) -> bytes:
+    """The same at twice the pixels."""
+    return vl_convert.vegalite_to_png(_still(specification), scale=2, allowed_base_urls=[])
+
+
+def _still(specification: dict[str, Any]) -> dict[str, Any]:
+    """The specification without its unseen marks, which only carry tooltips."""
     layers = [layer for layer in specification.get("layer", []) if layer["mark"].get("opacity") != 0]
-    still = {**specification, "layer": layers} if layers else specification  # unseen marks only carry tooltips
-    return vl_convert.vegalite_to_svg(still, allowed_base_urls=[])
+    return {**specification, "layer": layers} if layers else specification
 
 
 def _entries(stages: dict[str, Any], root: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
