@@ -1,4 +1,4 @@
-"""What the site has beyond the pages of docs/: README in front, files that pages link to, and the API, a page per wing."""
+"""What the site has beyond the pages of docs/: README in front, files that pages link to, the API, a page per wing."""
 
 import re
 from pathlib import Path
