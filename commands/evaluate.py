@@ -134,6 +134,7 @@ def answer_each(folder: Path, questions: Questions, asked: Asked, origin: Origin
     if twice := sorted({one for one in folders if folders.count(one) > 1}):
         raise ValueError(f"two findings would share the folder {twice[0]}; rename one")
     rows, waiting = [], {}
+    os.environ["TQDM_DISABLE"] = "1"  # of these processes, whose bars would write over the one below
     with ProcessPoolExecutor(min(PROCESSES, os.cpu_count() or 1), mp_context=get_context("spawn")) as processes:
         for name, members in questions.members.items():
             role = findings.PRIMARY if name in asked.primary else findings.EXPLORATORY

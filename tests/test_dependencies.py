@@ -1,7 +1,9 @@
 """DVC does not follow imports: what a stage declares must be what its script really imports."""
 
 import ast
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -96,3 +98,21 @@ def test_every_pin_has_hashes_and_stands_for_what_is_asked(path):
     asked = path.with_suffix(".in").read_text(encoding="utf-8").splitlines()
     names = {re.split(r"[<=> \[]", line)[0].lower().replace(".", "-") for line in asked if line and line[0] not in "#-"}
     assert names <= {re.split(r"==|\[", pin)[0].lower().replace(".", "-") for pin in pins}
+
+
+@pytest.mark.parametrize(
+    ("does", "code", "told"),
+    [
+        ("exit 0", 0, "pip-audit: no known vulnerability"),
+        ("echo 'torch 1.0 CVE-1'; exit 1", 2, "torch 1.0 CVE-1"),
+        ("echo 'no network' >&2; exit 1", 0, "pip-audit: its data cannot be reached, nothing was audited"),
+    ],
+)
+def test_a_known_vulnerability_fails_and_no_network_does_not(tmp_path, does, code, told):
+    for name in (".installed", ".installed-dev"):
+        (tmp_path / name).touch()
+    (tmp_path / "pip-audit").write_text(f"#!/bin/sh\n{does}\n", encoding="utf-8")
+    (tmp_path / "pip-audit").chmod(0o755)
+    command = ["make", "--no-print-directory", "audit", f"BIN={os.path.relpath(tmp_path, ROOT)}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (code, f"{told}\n")

@@ -451,6 +451,28 @@ def test_what_predict_says_is_monitored(project, tmp_path):
     assert "is earlier than" in run(folder, *command, fails=True)
 
 
+def test_somebody_else_takes_the_run_from_a_folder_and_reports_a_change(scratch, tmp_path):
+    remote = ("dvc", "remote", "add", "--quiet", "--local", "--default", "team", str(tmp_path / "remote"))
+    run(scratch, *remote)
+    run(scratch, "dvc", "push", "--run-cache")
+    clone = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "--quiet", str(scratch), str(clone))
+    run(clone, *remote)
+    run(clone, "dvc", "pull", "--run-cache")
+    assert "Data and pipelines are up to date." in run(clone, "dvc", "repro", "--dry")
+    for artifact in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["artifacts"].values():
+        assert (clone / artifact["path"]).read_bytes() == (scratch / artifact["path"]).read_bytes()
+
+    changed(clone, "deferral", threshold=0.2)
+    run(clone, "dvc", "repro", "ensemble")
+    printed = run(clone, sys.executable, "-m", "commands.pr_report", "HEAD")
+    assert printed.startswith("### What this does to the figures, against ")
+    assert (clone / "pr_report/report.md").read_text(encoding="utf-8") in printed
+    pictures = re.findall(r"!\[.+\]\((.+)\)", printed)
+    assert "ensemble_net_benefit.png" in pictures
+    assert {(clone / "pr_report" / picture).read_bytes()[:8] for picture in pictures} == {b"\x89PNG\r\n\x1a\n"}
+
+
 def test_predict_without_trained_members_says_which_command_makes_them(tmp_path):
     shutil.copy(ROOT / "params.yaml", tmp_path)
     for package in ("commands", "tmv_lib"):
