@@ -1,6 +1,7 @@
 """What the site has beyond the pages of docs/: README in front, files that pages link to, the API, a page per wing."""
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,11 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 WINGS = sorted(path.parent.name for path in ROOT.glob("tmv_lib/*/__init__.py"))
-PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PAGES = {  # of the site, by file outside docs/; README stands for docs/index.md
+    "README.md": "index.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
 LINK = re.compile(r'(\]\(|src="|href=")(?!\w+:|#)([^)"\s]+)')
 DOCTEST = re.compile(r"^>>> (?:.+\n?)+", re.MULTILINE)
 OUTSIDE = "outside"  # the folder of the site with what lies outside docs/
@@ -32,21 +37,25 @@ def on_config(config: MkDocsConfig) -> None:
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Every page with its links as they are from within the site, and what they lead to."""
-    texts = {page: (ROOT / source, ROOT) for source, page in PAGES.items()}
-    texts |= {file.src_uri: (Path(str(file.abs_src_path)), ROOT / "docs") for file in files.documentation_pages()}
+    sources = {file.src_uri: f"docs/{file.src_uri}" for file in files.documentation_pages()}
+    sources |= {page: source for source, page in PAGES.items()}
     linked: set[Path] = set()
-    for page, (source, folder) in texts.items():
-        if source.suffix == ".md":
-            text = LINK.sub(lambda link, folder=folder: link[1] + _inside(link[2], folder, linked), source.read_text())
-            _put(files, File.generated(config, page, content=text))
+    for page, source in sources.items():
+        if source.endswith(".md"):
+            links = partial(_inside, folder=(ROOT / source).parent, linked=linked)
+            _put(files, File.generated(config, page, content=LINK.sub(links, (ROOT / source).read_text("utf-8"))))
     for path in linked:
         _put(files, File.generated(config, _outside(path), abs_src_path=str(path)))
     for wing in WINGS:
         _put(files, File.generated(config, f"api/{wing}.md", content=f"# {wing}\n\n::: tmv_lib.{wing}\n"))
 
 
-def _inside(target: str, folder: Path, linked: set[Path]) -> str:
-    """A link of a page that lies in `folder`, as it is from within the site, where what is outside docs/ goes along."""
+def _inside(link: re.Match[str], folder: Path, linked: set[Path]) -> str:
+    """A link of a page that lies in `folder`, as it is from within the site; notes what it takes from outside docs/."""
+    return link[1] + _target(link[2], folder, linked)
+
+
+def _target(target: str, folder: Path, linked: set[Path]) -> str:
     path = (folder / target.split("#")[0]).resolve()
     place = str(path.relative_to(ROOT))
     if place in PAGES:
