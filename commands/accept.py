@@ -22,7 +22,7 @@ from tmv_lib.pipeline.files import whole, write_json
 from tmv_lib.pipeline.metrics import write_metrics
 from tmv_lib.pipeline.params import read
 from tmv_lib.pipeline.record import read_metrics
-from tmv_lib.pipeline.stage import run
+from tmv_lib.pipeline.stage import PROJECT, run
 
 PROTOCOL, FOLDER = Path("protocol.yaml"), Path("acceptance")
 RECORD = FOLDER / "record.json"
@@ -33,7 +33,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("predictions", type=Path, help="a CSV of decisions and labels")
     given = options.parse_args()
-    protocol, commit = read(PROTOCOL, "protocol", Protocol), committed(PROTOCOL)
+    protocol, commit = read_protocol(), committed(PROTOCOL)
     cases = read_decisions(given.predictions, ["image_id", "patient_id", "y_true", *protocol.subgroups])
     cases = in_order(given.predictions, cases)
     made = {"protocol": digest(PROTOCOL), "rows": len(cases), "digest": digest_of(cases)}
@@ -47,6 +47,13 @@ def main() -> None:
         origin = f"protocol.yaml at commit {commit[:10]}, SHA-256 {made['protocol']}; cases SHA-256 {made['digest']}."
         temporary.write_text(signed.judged(protocol, figures, origin), encoding="utf-8")
     print("\n".join(in_use.acceptance(figures)))
+
+
+def read_protocol() -> Protocol:
+    """What is to be shown. Raises ValueError where nobody has written it: it is no default's business."""
+    if not PROTOCOL.exists():
+        raise ValueError(f"{PROTOCOL}: no such file; begin with a copy of {PROJECT / PROTOCOL}")
+    return read(PROTOCOL, "protocol", Protocol)
 
 
 def committed(path: Path) -> str:

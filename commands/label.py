@@ -13,14 +13,14 @@ from tmv_lib.monitoring import answer, losses
 from tmv_lib.pipeline import log, monitored
 from tmv_lib.pipeline.files import for_spreadsheets
 from tmv_lib.pipeline.params import read
-from tmv_lib.pipeline.stage import run
+from tmv_lib.pipeline.stage import own_or_default, run
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("answers", type=Path, nargs="?", help="a CSV with the columns image_id and y_true")
     given = options.parse_args()
-    params = read("params.yaml", "monitor", answer.MonitorParams)
+    params = read(own_or_default("params.yaml"), "monitor", answer.MonitorParams)
     cases = log.read(monitored.LOG)
     if given.answers is not None:
         print(f"{log.append_labels(monitored.LABELS, cases, given.answers)} new labels", file=sys.stderr)

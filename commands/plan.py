@@ -8,17 +8,16 @@ import sys
 
 import numpy as np
 
-from commands.accept import FOLDER, PROTOCOL, digest
+from commands.accept import FOLDER, PROTOCOL, digest, read_protocol
 from tmv_lib.card import signed
 from tmv_lib.monitoring import betting
-from tmv_lib.monitoring.acceptance import Protocol, plan
+from tmv_lib.monitoring.acceptance import plan
 from tmv_lib.pipeline.files import whole
-from tmv_lib.pipeline.params import read
 from tmv_lib.pipeline.stage import run
 
 
 def main() -> None:
-    protocol = read(PROTOCOL, "protocol", Protocol)
+    protocol = read_protocol()
     for name, limit in protocol.promises.items():
         if (needed := betting.fewest(limit, protocol.alpha)) > protocol.most_patients:
             raise ValueError(

@@ -5,11 +5,11 @@ from tmv_lib.pipeline import log, monitored
 from tmv_lib.pipeline.files import naming, write_csv
 from tmv_lib.pipeline.metrics import write_metrics
 from tmv_lib.pipeline.params import read
-from tmv_lib.pipeline.stage import run
+from tmv_lib.pipeline.stage import own_or_default, run
 
 
 def main() -> None:
-    params = read("params.yaml", "monitor", answer.MonitorParams)
+    params = read(own_or_default("params.yaml"), "monitor", answer.MonitorParams)
     cases = log.read(monitored.LOG)
     labels = log.read_labels(monitored.LABELS, cases)
     with naming(monitored.LOG):

@@ -7,6 +7,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from test_dependencies import closure
@@ -84,10 +85,27 @@ def test_what_is_missing_is_one_line(installed):
     done = tmv(installed, "predict", "films", "--out", "said.csv")
     assert done.returncode == 1
     assert done.stderr.startswith("error: tmv predict needs the package dvc: pip install 'trustworthy-medical-vision[")
+    done = tmv(installed, "plan")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: protocol.yaml: no such file; begin with a copy of {installed}")
     done = tmv(installed, "evaluate", "none.csv", "--out", "report")
     assert done.returncode == 1
     assert done.stderr.startswith("error: none.csv: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_black_box_is_monitored_in_a_folder_without_dvc(installed):
+    folder = installed / "empty"
+    ids = [f"i{k}" for k in range(300)]
+    decisions = pd.DataFrame({"image_id": ids, "patient_id": ids, "time": "2026-01-01T00:00:00", "version": "v1"})
+    decisions.assign(decision=[k % 2 for k in range(300)]).to_csv(folder / "decisions.csv", index=False)
+    assert "300 rows appended" in tmv(installed, "log", "decisions.csv").stdout
+    (folder / "due.csv").write_text(tmv(installed, "label").stdout, encoding="utf-8")
+    due = pd.read_csv(folder / "due.csv")
+    wrong = due.assign(y_true=[1 - int(image[1:]) % 2 for image in due["image_id"]])
+    wrong.to_csv(folder / "answers.csv", index=False)
+    assert f"{len(due)} new labels" in tmv(installed, "label", "answers.csv").stderr
+    assert tmv(installed, "monitor").stdout.startswith("Stop using it")
 
 
 def test_what_evaluate_imports_is_what_the_package_asks_for():
