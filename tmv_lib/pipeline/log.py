@@ -48,6 +48,21 @@ def append(path: str | Path, rows: pd.DataFrame) -> None:
         _write(path, file, end, b"".join(lines))
 
 
+def append_row(path: str | Path, columns: list[str], row: tuple[Any, ...]) -> None:
+    """Append a row to any CSV of these columns, under a lock, and sync; the file is begun where it is not there.
+
+    What a killed writer left of a row is cut first. Raises ValueError where the file has other columns, and OSError
+    where the disk is full, with the file as it was.
+    """
+    header = (",".join(columns) + "\n").encode()
+    with _locked(path) as file:
+        content = Path(path).read_bytes()
+        end = content.rfind(b"\n") + 1
+        if end and not content.startswith(header):
+            raise ValueError(f"{path}: its first row is not {','.join(columns)}")
+        _write(path, file, end, (b"" if end else header) + _line(list(row)).encode() + b"\n")
+
+
 def read(path: str | Path) -> pd.DataFrame:
     """The whole rows of the log, in their order, less `chain`, with `deferred` boolean and ids as text.
 

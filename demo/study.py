@@ -1,0 +1,96 @@
+"""The page of a reader study: one case at a time, each reading on disk before the next: `make demo STUDY=plan.yaml`."""
+
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import streamlit as st
+
+from demo import cases, pictures, session
+from demo.disk import Disk
+from demo.page import NOT_CLINICAL
+from tmv_lib.readers.readings import ANSWERS
+
+DISK = Disk(Path(os.environ.get("TMV_ROOT", ".")).resolve())
+PLAN = Path(os.environ.get("TMV_STUDY", "plan.yaml"))
+SCALE = range(0, 101, 10)  # of the confidence
+
+
+def main() -> None:
+    st.set_page_config("Reader study", layout="centered")
+    st.markdown(NOT_CLINICAL)
+    try:
+        known = cases.collect(DISK)
+        study = session.plan(PLAN, known)
+        reader = st.selectbox("Who reads?", study.readers, index=None, key="reader")
+        if reader is None:
+            st.title("Reader study")
+            st.markdown(
+                "Choose your name. Each answer is saved as you give it: you may stop after any case, and go on later."
+            )
+            return
+        one = session.begin(known, study, reader)
+    except (OSError, ValueError) as error:
+        st.error(str(error))
+        return
+    at = session.place(one)
+    if at is None:
+        st.title("Thank you")
+        st.markdown(f"All {len(one.order)} cases are read, and every answer is saved.")
+        return
+    opens = session.opens(one, at)
+    if opens is not None and datetime.now(UTC) < opens:
+        st.title(f"Session {at.session - 1} is done")
+        st.markdown(f"Everything is saved. The next session opens on {opens:%d %B %Y, %H:%M} UTC.")
+        return
+    ask(one, at)
+
+
+def ask(one: session.Session, at: session.Place) -> None:
+    """A case, and what the reader says of it; at the second step what the system says as well."""
+    st.title(f"Case {at.position} of {len(one.order)}")
+    pixels = pictures.view(cases.image(one.known, at.number))
+    alt = f"{one.known.names.image} {at.position}, to be read. Not for clinical use."
+    st.image(pictures.png(pixels), width="stretch", alt=alt, output_format="PNG")
+    for line in session.said(one, at):
+        st.markdown(line)
+    n_done = len(one.done)
+    begun = st.session_state.setdefault(f"begun {one.reader} {n_done}", time.monotonic())
+    words = dict(zip(ANSWERS, (one.known.names.positive, one.known.names.negative), strict=False))
+    answer_before, confidence_before = at.before or (None, None)
+    with st.form(f"form {n_done}", border=False):
+        answer = st.radio(
+            "Your reading" if at.before is None else "Your reading, now that you know what the system says",
+            list(words),
+            index=None if answer_before is None else list(words).index(answer_before),
+            format_func=words.__getitem__,
+            key=f"answer {one.reader} {n_done}",
+        )
+        confidence = st.radio(
+            f"How sure are you that there is {one.known.names.positive}? 0: surely not, 100: surely",
+            SCALE,
+            index=None if confidence_before is None else SCALE.index(confidence_before),
+            horizontal=True,
+            key=f"confidence {one.reader} {n_done}",
+        )
+        saved = st.form_submit_button("Save", type="primary")
+    if not saved:
+        return
+    if answer is None or confidence is None:
+        st.warning("Answer both questions.")
+        return
+    try:
+        # a second window of the same reader may have gone on meanwhile
+        if len(session.begin(one.known, one.study, one.reader).done) == n_done:
+            seconds = time.monotonic() - begun
+            session.commit(
+                one, at, answer=answer, confidence=confidence, seconds=seconds, time=datetime.now(UTC)
+            )
+    except OSError as error:
+        st.error(str(error))
+        return
+    st.rerun()
+
+
+main()
