@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: help repro plots test lint audit fresh docs pr-report demo demo-export test-demo bench shuffled-labels planted-marker \
 	seeds intervals sites architecture foreign fuzz label log monitor plan accept rehearse monitoring rehearsals \
 	local-acceptance test-faults scaling validate-taxonomy predict evaluate findings answers verify promises fresh-phantoms \
-	public-predictions referral-rates first-sight
+	public-predictions referral-rates first-sight readers reader-studies
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -80,8 +80,12 @@ pr-report: $(BIN)/.installed .git  ## what changes among the figures: make pr-re
 docs: $(BIN)/.installed-docs  ## the documentation site, its notebook run anew: site/index.html
 	PYTHONPATH="$(CURDIR)" OMP_NUM_THREADS=1 mkdocs build --strict
 
-demo: $(BIN)/.installed-demo  ## one patient at a time, in the browser, on what `make repro` left; keep what you read: READINGS=<file>.csv
-	python -m streamlit run demo/app.py $(if $(READINGS),-- --readings "$(READINGS)")
+demo: $(BIN)/.installed-demo  ## one patient at a time, in the browser; keep what you read: READINGS=<file>.csv; a reader study: STUDY=<plan>.yaml
+	$(if $(STUDY),python -m demo.session "$(STUDY)",python -m streamlit run demo/app.py $(if $(READINGS),-- --readings "$(READINGS)"))
+
+readers: $(BIN)/.installed  ## what did the doctors make of it? make readers READINGS="<CSV or folder> ..."; docs/readers.md
+	@test -n "$(READINGS)" || { echo 'make readers READINGS="<CSV or folder> ..."' >&2; exit 2; }
+	OMP_NUM_THREADS=1 python -m commands.readers $(READINGS)
 
 demo-export: $(BIN)/.installed  ## the same pages without a server: demo_export/index.html
 	python -m demo.export
@@ -146,6 +150,9 @@ rehearsals: $(BIN)/.installed  ## is a planted shift noticed? docs/rehearsals.cs
 
 local-acceptance: $(BIN)/.installed  ## would it have been accepted at another site? make local-acceptance FOLDER=<images>; docs/local_acceptance.csv
 	python -m studies.local_acceptance "$(FOLDER)"
+
+reader-studies: $(BIN)/.installed  ## do the intervals of a reader study cover the truth? docs/readers.csv; some minutes
+	OMP_NUM_THREADS=1 python -m studies.readers
 
 foreign: $(BIN)/.installed-dev  ## what becomes of photographs, other organs, spoiled films? docs/foreign.csv; needs `make repro`; FOLDERS="<folder of images> ..."
 	python -m studies.foreign $(FOLDERS)

@@ -84,9 +84,7 @@ def ask(one: session.Session, at: session.Place) -> None:
         # a second window of the same reader may have gone on meanwhile
         if len(session.begin(one.known, one.study, one.reader).done) == n_done:
             seconds = time.monotonic() - begun
-            session.commit(
-                one, at, answer=answer, confidence=confidence, seconds=seconds, time=datetime.now(UTC)
-            )
+            session.commit(one, at, answer=answer, confidence=confidence, seconds=seconds, time=datetime.now(UTC))
     except OSError as error:
         st.error(str(error))
         return

@@ -1,1 +1,1 @@
-"""Reader studies: what doctors make of the cases alone, with the system, and with the system and its deferrals."""
+"""What do doctors make of the cases, with the system and without it?"""

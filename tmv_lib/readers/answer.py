@@ -54,14 +54,13 @@ def analyse(readings: pd.DataFrame) -> dict[str, Any]:
     """
     counted = prepare(readings)
     of = {arm: counted[counted["arm"] == arm] for arm in ARMS if (counted["arm"] == arm).any()}
-    arms = {arm: counts(rows) | {name: figure(name, rows) for name in KINDS} for arm, rows in of.items()}
-    for arm, rows in of.items():
-        arms[arm]["by_reader"] = {
-            str(reader): {name: figure(name, own).value for name in KINDS if figure(name, own).value is not None}
-            for reader, own in rows.groupby("reader")
-        }
+    arms = {
+        arm: counts(rows) | {name: figure(name, rows) for name in KINDS} | {"by_reader": by_reader(rows)}
+        for arm, rows in of.items()
+    }
     differences = {
-        f"{second}_minus_{first}": {name: figure(name, of[second], of[first]) for name in KINDS}
+        f"{second}_minus_{first}": {"arm": second, "minus": first, "n_readers": len(_in_both(of[second], of[first]))}
+        | {name: figure(name, of[second], of[first]) for name in KINDS}
         for first, second in combinations(of, 2)
     }
     return {"arms": arms, "differences": differences, "deferred": on_deferred(of)}
@@ -77,6 +76,15 @@ def on_deferred(of: dict[str, pd.DataFrame]) -> dict[str, Any]:
         if len(rows):
             return {"arm": arm} | counts(rows) | {name: figure(name, rows) for name in DECISIONS}
     return {"absent": "no deferred case was read alone, or with the system and its deferrals"}
+
+
+def by_reader(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """The figures of each reader of an arm, as far as there are any."""
+    found = {}
+    for reader, own in rows.groupby("reader"):
+        estimates = {name: figure(name, own).value for name in KINDS}
+        found[str(reader)] = {name: value for name, value in estimates.items() if value is not None}
+    return found
 
 
 def counts(rows: pd.DataFrame) -> dict[str, int]:
@@ -144,13 +152,17 @@ def estimate_difference(of: Jackknifed, trials: int) -> Estimate:
     return Estimate(found.value, found.value - reach, found.value + reach)
 
 
+def _in_both(rows: pd.DataFrame, others: pd.DataFrame) -> set[str]:
+    return set(rows["reader"]) & set(others["reader"])
+
+
 def _needed(kind: Kind, rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["y_true"].isin(kind.classes)] if kind.classes else rows
 
 
 def _readers(kind: Kind, rows: pd.DataFrame) -> set[str]:
     """Who has read two patients of each class, or any two."""
-    label = rows["y_true"] if kind.classes else pd.Series(0, rows.index)
-    patients = rows.groupby(["reader", label])["patient_id"].nunique().unstack(fill_value=0)
-    enough = (patients >= 2).all(axis=1) & (patients.shape[1] == max(len(kind.classes), 1))
-    return set(patients.index[enough])
+    classes = kind.classes or (None,)
+    of_class = [rows if label is None else rows[rows["y_true"] == label] for label in classes]
+    patients = [of.groupby("reader")["patient_id"].nunique() for of in of_class]
+    return set.intersection(*(set(of.index[of >= 2]) for of in patients))

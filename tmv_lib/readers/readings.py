@@ -1,4 +1,4 @@
-"""Readings: a row per answer that a doctor gave on a case, from a study, from the viewer, or from anybody's own list."""
+"""Readings, a row per answer of a doctor on a case: from a study, from the viewer, or from anybody's own list."""
 
 import io
 from collections.abc import Sequence
@@ -18,7 +18,15 @@ STEPS = ("first", "final")  # the reading before the system's answer is shown, w
 ANSWERS = ("yes", "no", "cannot tell")
 NEEDED = ["reader", "arm", "case", "y_true", "answer"]
 # What may be left out, with what stands in its place: the case's own id for its patient.
-OPTIONAL = {"step": "final", "patient_id": "", "deferred": "0", "position": "", "confidence": "", "seconds": "", "time": ""}
+OPTIONAL = {
+    "step": "final",
+    "patient_id": "",
+    "deferred": "0",
+    "position": "",
+    "confidence": "",
+    "seconds": "",
+    "time": "",
+}
 COLUMNS = ["reader", "arm", "step", "case", "patient_id", "y_true", "deferred", "position", "answer", "confidence"]
 COLUMNS += ["seconds", "time"]
 
@@ -100,5 +108,7 @@ def read_all(paths: Sequence[str | Path]) -> pd.DataFrame:
         for row, told in table[table[name] != first].iterrows():
             raise ValueError(f"{row}: {name} of case {told['case']!r} is {told[name]}, and {first[row]} in a row above")
     for row, told in table[table.duplicated(["reader", "arm", "step", "case"])].iterrows():
-        raise ValueError(f"{row}: reader {told['reader']!r} has read case {told['case']!r} in arm {told['arm']} already")
+        raise ValueError(
+            f"{row}: reader {told['reader']!r} has read case {told['case']!r} in arm {told['arm']} already"
+        )
     return table.reset_index(drop=True)
