@@ -1,22 +1,25 @@
 """What did the doctors make of it? Run by `make readers READINGS="<CSV or folder> ..."` after a study.
 
-The CSVs have a row per reading, as `make demo STUDY=plan.yaml` writes them; docs/readers.md has the columns. Writes
-readers/readers.json, readers.html and readers.png, and prints the answer with the lines for `params.yaml`.
+The CSVs have a row per reading, as `make demo STUDY=plan.yaml` writes them; docs/readers.md has the columns. One that
+the viewer saved tells neither truth nor deferral: these are read from the run in this folder, and its name is the
+reader's. Writes readers/readers.json, readers.html and readers.png, and prints the answer with the lines for
+`params.yaml`.
 """
 
 import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import pandas as pd
 
 from tmv_lib.card import readers
-from tmv_lib.pipeline.files import whole
+from tmv_lib.pipeline.files import join, read_csv, whole
 from tmv_lib.pipeline.metrics import plain, write_metrics
 from tmv_lib.pipeline.pictures import save
-from tmv_lib.pipeline.record import Figures
+from tmv_lib.pipeline.record import Figures, read_labelled
 from tmv_lib.pipeline.stage import run
 from tmv_lib.readers.answer import analyse
-from tmv_lib.readers.readings import ARMS, read_all
+from tmv_lib.readers.readings import ARMS, is_of_viewer, of_viewer, read_readings, together
 
 plt.switch_backend("agg")
 FOLDER = Path("readers")
@@ -27,7 +30,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("readings", type=Path, nargs="+", help="CSVs of readings, or folders of them")
     given = options.parse_args()
-    metrics = {"readers": analyse(read_all(files(given.readings)))}
+    metrics = {"readers": analyse(together({path: readings(path) for path in files(given.readings)}))}
     figures = Figures(plain(metrics)["readers"], str(FOLDER / "readers.json"))
     write_metrics(FOLDER / "readers.json", metrics)
     save(draw(figures), FOLDER / "readers.png")
@@ -48,6 +51,15 @@ def files(given: list[Path]) -> list[Path]:
             raise ValueError(f"{path}: holds no CSV of readings")
         found += inside
     return found
+
+
+def readings(path: Path) -> pd.DataFrame:
+    """The readings of a CSV, whoever saved it."""
+    if not is_of_viewer(path):
+        return read_readings(path)
+    decided = read_csv("data/ensemble/cases.csv", ["image_id", "deferred"])
+    cases = read_labelled()
+    return of_viewer(path, join(cases[cases["image_id"].isin(decided["image_id"])], decided))
 
 
 def draw(figures: Figures) -> plt.Figure:

@@ -18,17 +18,14 @@ SCALE = range(0, 101, 10)  # of the confidence
 
 
 def main() -> None:
-    st.set_page_config("Reader study", layout="centered")
+    st.set_page_config("Reader study", layout="wide")
     st.markdown(NOT_CLINICAL)
     try:
         known = cases.collect(DISK)
         study = session.plan(PLAN, known)
-        reader = st.selectbox("Who reads?", study.readers, index=None, key="reader")
-        if reader is None:
-            st.title("Reader study")
-            st.markdown(
-                "Choose your name. Each answer is saved as you give it: you may stop after any case, and go on later."
-            )
+        reader = st.query_params.get("reader")  # it survives a reload
+        if reader not in study.readers:
+            choose(study.readers)
             return
         one = session.begin(known, study, reader)
     except (OSError, ValueError) as error:
@@ -44,19 +41,32 @@ def main() -> None:
         st.title(f"Session {at.session - 1} is done")
         st.markdown(f"Everything is saved. The next session opens on {opens:%d %B %Y, %H:%M} UTC.")
         return
-    ask(one, at)
+    st.title(f"Case {at.position} of {len(one.order)}")
+    seen, asked = st.columns([3, 2], gap="large")
+    with seen:
+        pixels = pictures.view(cases.image(known, at.number))
+        alt = f"{known.names.image} {at.position}, to be read. Not for clinical use."
+        st.image(pictures.png(pixels), width="stretch", alt=alt, output_format="PNG")
+    with asked:
+        ask(one, at)
+
+
+def choose(readers: list[str]) -> None:
+    """The first page."""
+    st.title("Reader study")
+    st.markdown("Each answer is saved as you give it: you may stop after any case, and go on later.")
+    chosen = st.selectbox("Who reads?", readers, index=None, key="reader")
+    if chosen is not None:
+        st.query_params["reader"] = chosen
+        st.rerun()
 
 
 def ask(one: session.Session, at: session.Place) -> None:
-    """A case, and what the reader says of it; at the second step what the system says as well."""
-    st.title(f"Case {at.position} of {len(one.order)}")
-    pixels = pictures.view(cases.image(one.known, at.number))
-    alt = f"{one.known.names.image} {at.position}, to be read. Not for clinical use."
-    st.image(pictures.png(pixels), width="stretch", alt=alt, output_format="PNG")
+    """What the reader says of a case; at the second step what the system says as well."""
     for line in session.said(one, at):
         st.markdown(line)
     n_done = len(one.done)
-    begun = st.session_state.setdefault(f"begun {one.reader} {n_done}", time.monotonic())
+    begun = st.session_state.setdefault(f"begun {n_done}", time.monotonic())
     words = dict(zip(ANSWERS, (one.known.names.positive, one.known.names.negative), strict=False))
     answer_before, confidence_before = at.before or (None, None)
     with st.form(f"form {n_done}", border=False):
@@ -65,14 +75,14 @@ def ask(one: session.Session, at: session.Place) -> None:
             list(words),
             index=None if answer_before is None else list(words).index(answer_before),
             format_func=words.__getitem__,
-            key=f"answer {one.reader} {n_done}",
+            key=f"answer {n_done}",
         )
         confidence = st.radio(
             f"How sure are you that there is {one.known.names.positive}? 0: surely not, 100: surely",
             SCALE,
             index=None if confidence_before is None else SCALE.index(confidence_before),
             horizontal=True,
-            key=f"confidence {one.reader} {n_done}",
+            key=f"confidence {n_done}",
         )
         saved = st.form_submit_button("Save", type="primary")
     if not saved:

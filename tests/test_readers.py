@@ -12,11 +12,12 @@ from commands import readers as command
 from tmv_lib.card import readers as page
 from tmv_lib.pipeline import log
 from tmv_lib.pipeline.metrics import plain
+from tmv_lib.pipeline.params import read
 from tmv_lib.pipeline.record import Figures
 from tmv_lib.readers import answer
 from tmv_lib.readers.obuchowski_rockette import Jackknifed, jackknife, summarise
 from tmv_lib.readers.plan import StudyParams, draw_cases, order_of, readings_done, steps_of
-from tmv_lib.readers.readings import COLUMNS, Reading, read_all, read_readings
+from tmv_lib.readers.readings import COLUMNS, VIEWER, Reading, is_of_viewer, of_viewer, read_readings, together
 from tmv_lib.statistics.estimate import mean
 from tmv_lib.statistics.ranking import auroc
 from tmv_lib.statistics.tests import wilson_interval
@@ -99,8 +100,12 @@ def write(tmp_path):
     return written
 
 
+def read_one(path):
+    return together({path: read_readings(path)})
+
+
 def analysed(write, table):
-    return answer.analyse(read_all([write(table)]))
+    return answer.analyse(read_one(write(table)))
 
 
 def test_names_and_order_of_readers_and_rows_change_nothing(write):
@@ -314,12 +319,12 @@ def test_a_bad_reading_is_named_with_its_row(write, change, said):
     for name, value in change.items():
         table.loc[2, name] = value
     with pytest.raises(ValueError, match=said):
-        read_all([write(table)])
+        read_one(write(table))
 
 
 def test_a_missing_column_is_named(write):
     with pytest.raises(ValueError, match=r"readings.csv: column arm is missing; the columns are reader, case"):
-        read_all([write(study().drop(columns="arm"))])
+        read_one(write(study().drop(columns="arm")))
 
 
 def test_the_command_writes_figures_page_and_picture(tmp_path):
@@ -348,3 +353,23 @@ def test_the_command_writes_figures_page_and_picture(tmp_path):
 
 def test_one_reader_is_said_to_be_one(write):
     assert page.ONE_READER in page.answers(figures_of(analysed(write, study(readers=1))))
+
+
+def test_readings_of_the_viewer_are_of_the_run_and_of_those_who_knew_nothing(write):
+    known = pd.DataFrame({"image_id": ["i1", "i2", "i3"], "patient_id": ["p1", "p2", "p3"], "y_true": [1, 0, 1]})
+    known = known.assign(deferred=[True, False, True])
+    rows = [("i1", "yes", "yes"), ("i2", "none", "yes"), ("i3", "cannot tell", "no"), ("i3", "no", "yes")]
+    path = write(pd.DataFrame(rows, columns=VIEWER), "anna.csv")
+    assert is_of_viewer(path)
+    table = together({path: of_viewer(path, known)})
+    told = table[["reader", "arm", "step", "case", "patient_id", "y_true", "deferred", "answer"]]
+    assert told.to_numpy().tolist() == [
+        ["anna", "alone", "final", "i1", "p1", 1, 1, "yes"],
+        ["anna", "alone", "final", "i3", "p3", 1, 1, "no"],
+    ]
+    with pytest.raises(ValueError, match=r"anna.csv: row 4: image_id 'i3' is no case of the run"):
+        of_viewer(path, known[:2])
+
+
+def test_the_plan_that_comes_with_the_project_is_one():
+    assert read(ROOT / "plan.yaml", "study", StudyParams).arms == ["alone", "system", "deferral"]

@@ -20,16 +20,16 @@ PATIENCE = 60_000  # milliseconds, for machines that do other things too
 class Served:
     """The app in a process of its own, on the run below `root`."""
 
-    def __init__(self, root):
+    def __init__(self, root, page="demo/app.py", **environment):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             self.port = free.getsockname()[1]
         self.root, self.url = root, f"http://localhost:{self.port}"
-        command = [sys.executable, "-m", "streamlit", "run", "demo/app.py", "--server.headless", "true"]
+        command = [sys.executable, "-m", "streamlit", "run", page, "--server.headless", "true"]
         self.process = subprocess.Popen(
             [*command, "--server.port", str(self.port)],
             cwd=ROOT,
-            env=os.environ | {"TMV_ROOT": str(root)},
+            env=os.environ | {"TMV_ROOT": str(root)} | environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -52,8 +52,8 @@ class Served:
         return library in Path(f"/proc/{self.process.pid}/maps").read_text()
 
 
-def serve(root):
-    served = Served(root)
+def serve(root, *page, **environment):
+    served = Served(root, *page, **environment)
     yield served
     served.process.terminate()
     served.process.wait()

@@ -1,11 +1,13 @@
-"""The page of a reader study, by streamlit's AppTest, on a small made-up run."""
+"""The page of a reader study, by streamlit's AppTest and once in a real browser, on a small made-up run."""
 
 import re
 from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 import pytest
+from conftest import serve
 from streamlit.testing.v1 import AppTest
+from test_browser import overflows, serious, settled, told
 
 from demo import cases, session
 from demo.disk import Disk
@@ -39,7 +41,9 @@ def begin(world, tmp_path, monkeypatch):
         monkeypatch.setenv("TMV_ROOT", str(world))
         monkeypatch.setenv("TMV_STUDY", str(tmp_path / "plan.yaml"))
         app = AppTest.from_file(str(ROOT / "demo/study.py"), default_timeout=60).run()
-        return app.selectbox(key="reader").set_value(reader).run()
+        app.selectbox(key="reader").set_value(reader).run()
+        assert app.query_params["reader"] == reader  # a reload asks no more
+        return app
 
     return open_page
 
@@ -158,3 +162,31 @@ def test_a_plan_that_cannot_be_is_refused(world, tmp_path, change, said):
     with pytest.raises(ValueError, match=said) as error:
         session.plan(path, cases.collect(Disk(world)))
     assert str(error.value).startswith(str(path))
+
+
+@pytest.fixture
+def served(world, tmp_path):
+    text = PLAN.format(design="split", days=0).replace("readings", str(tmp_path / "readings"))
+    (tmp_path / "plan.yaml").write_text(text, encoding="utf-8")
+    yield from serve(world, "demo/study.py", TMV_STUDY=str(tmp_path / "plan.yaml"))
+
+
+@pytest.mark.parametrize(("width", "colours"), [(1280, "light"), (390, "dark")])
+def test_in_a_browser_nothing_is_sent_before_the_reading_is_on_disk(served, opened, tmp_path, width, colours):
+    page = opened(f"{served.url}?reader=anna", width=width, colours=colours)
+    while not (tmp_path / "readings/anna.csv").exists() or readings(tmp_path)["step"].iloc[-1] == "final":
+        settled(page)
+        assert not re.search(r"estimated chance|No answer: read|person|NORMAL", told(page))
+        assert overflows(page) == 0
+        assert serious(page) == []
+        page.get_by_text("no pneumonia", exact=True).click()
+        page.get_by_text("30", exact=True).click()
+        n = len(readings(tmp_path)) if (tmp_path / "readings/anna.csv").exists() else 0
+        page.get_by_role("button", name="Save").click()
+        for _ in range(600):
+            if (tmp_path / "readings/anna.csv").exists() and len(readings(tmp_path)) > n:
+                break
+            page.wait_for_timeout(100)
+    page.get_by_text("now that you know what the system says").wait_for()
+    assert re.search(r"estimated chance|No answer: read", told(page))
+    assert serious(page) == []

@@ -1,7 +1,7 @@
 """Readings, a row per answer of a doctor on a case: from a study, from the viewer, or from anybody's own list."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +29,7 @@ OPTIONAL = {
 }
 COLUMNS = ["reader", "arm", "step", "case", "patient_id", "y_true", "deferred", "position", "answer", "confidence"]
 COLUMNS += ["seconds", "time"]
+VIEWER = ["image_id", "answer", "blind"]  # of what the viewer saves; blind: nothing was known of the case
 
 
 class Reading(NamedTuple):
@@ -59,6 +60,15 @@ def read_readings(path: str | Path, *, unfinished: bool = False) -> pd.DataFrame
     The index is the row, the header being row 1. unfinished: of a study that goes on; a last row without its end, which
     a killed session left, is no row then. Raises ValueError naming file, row, column and what is allowed.
     """
+    table = _read_text(path, unfinished=unfinished)
+    for name in NEEDED:
+        if name not in table:
+            raise ValueError(f"{path}: column {name} is missing; the columns are {', '.join(table.columns)}")
+    return _typed(path, table.assign(**{name: value for name, value in OPTIONAL.items() if name not in table}))
+
+
+def _read_text(path: str | Path, *, unfinished: bool = False) -> pd.DataFrame:
+    """A CSV as text without blanks around it; the index is the row."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -73,11 +83,7 @@ def read_readings(path: str | Path, *, unfinished: bool = False) -> pd.DataFrame
         table = pd.read_csv(io.StringIO(whole), dtype=str, na_filter=False)
     except ValueError as error:
         raise ValueError(f"{path}: not a readable CSV ({error})") from error
-    for name in NEEDED:
-        if name not in table:
-            raise ValueError(f"{path}: column {name} is missing; the columns are {', '.join(table.columns)}")
-    table = table.set_axis(range(2, len(table) + 2)).apply(lambda column: column.str.strip())
-    return _typed(path, table.assign(**{name: value for name, value in OPTIONAL.items() if name not in table}))
+    return table.set_axis(range(2, len(table) + 2)).apply(lambda column: column.str.strip())
 
 
 def _typed(path: str | Path, table: pd.DataFrame) -> pd.DataFrame:
@@ -94,15 +100,37 @@ def _typed(path: str | Path, table: pd.DataFrame) -> pd.DataFrame:
     return table[COLUMNS].astype({"y_true": int, "deferred": int})
 
 
-def read_all(paths: Sequence[str | Path]) -> pd.DataFrame:
-    """The readings of several CSVs, one below the other.
+def of_viewer(path: str | Path, known: pd.DataFrame) -> pd.DataFrame:
+    """The readings that the viewer saved in a CSV (`VIEWER`), as `read_readings` gives them: the answers before a
+    reveal, of a reader who is called as the file is, in the arm `alone`.
 
-    Raises ValueError as `read_readings`, for a reading that is there twice, and for a case with two truths, patients or
-    deferrals.
+    known: `image_id`, `patient_id`, `y_true`, `deferred` of the cases. Raises ValueError naming the row of a case that
+    is not among them.
     """
-    tables = [read_readings(path) for path in paths]
-    where = [f"{path}: row {row}" for path, of in zip(paths, tables, strict=True) for row in of.index]
-    table = pd.concat(tables).set_axis(where)
+    table = _read_text(path)
+    own = known.set_index("image_id")
+    refuse(path, ~table["image_id"].isin(own.index), table["image_id"], "is no case of the run in this folder")
+    counted = table[(table["blind"] == "yes") & (table["answer"] != "none")]
+    of_case = own.loc[counted["image_id"], ["patient_id", "y_true", "deferred"]].astype(
+        {"y_true": int, "deferred": int}
+    )
+    told = {"reader": Path(path).stem, "arm": "alone", "case": counted["image_id"], "answer": counted["answer"]}
+    made = pd.DataFrame(told, index=counted.index).assign(**{name: of_case[name].to_numpy() for name in of_case})
+    return _typed(path, made.astype(str).assign(**{n: v for n, v in OPTIONAL.items() if n not in made}))
+
+
+def is_of_viewer(path: str | Path) -> bool:
+    """Whether a CSV has the columns of the viewer."""
+    return list(_read_text(path)) == VIEWER
+
+
+def together(tables: Mapping[Path, pd.DataFrame]) -> pd.DataFrame:
+    """The readings of several files, one below the other.
+
+    Raises ValueError for a reader that is there twice, and for a case with two truths, patients or deferrals.
+    """
+    where = [f"{path}: row {row}" for path, of in tables.items() for row in of.index]
+    table = pd.concat(list(tables.values())).set_axis(where)
     for name in ("y_true", "patient_id", "deferred"):
         first = table.groupby("case")[name].transform("first")
         for row, told in table[table[name] != first].iterrows():
