@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from tmv_lib.pipeline.files import write_csv
 from tmv_lib.readers.answer import estimate, estimate_difference
-from tmv_lib.readers.obuchowski_rockette import Jackknifed, jackknife
+from tmv_lib.readers.obuchowski_rockette import Jackknifed, jackknife, summarise
 from tmv_lib.statistics.arrays import FloatArray, IntArray
 from tmv_lib.statistics.estimate import mean
 from tmv_lib.statistics.ranking import auroc
@@ -106,27 +106,29 @@ def draw(design: Design, structure: Structure, mu: float, rng: np.random.Generat
 
 
 def coverage(design: str, structure: str, mu: float, *, rng: np.random.Generator, repeats: int = REPEATS) -> list[dict]:
-    """How often the intervals of each figure, and of its difference, cover: a row each."""
+    """How often the intervals of each figure, and of its difference, cover, and symmetric ones by t: a row each."""
     of, variances = DESIGNS[design], STRUCTURES[structure]
     spread = 1 + 2 * variances.reader
     thresholds = {f"sensitivity of {share:g}": mu - float(ndtri(share)) * np.sqrt(spread) for share in SENSITIVITIES}
-    found: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    found: dict[tuple[str, str], list[tuple[float, ...]]] = {}
     for _ in range(repeats):
         study = draw(of, variances, mu, rng)
         for name, threshold in [("auroc", None), *thresholds.items()]:
             truth = truths(study, mu, spread, threshold, own=of.readers == 1)
             arms = [figures(study, arm, threshold) for arm in range(2)]
-            for kind, estimated, true in (
-                ("arm", estimate(arms[0], of.per_class), truth[0]),
-                ("difference", estimate_difference(arms[1].minus(arms[0]), of.per_class), truth[1] - truth[0]),
+            difference = arms[1].minus(arms[0])
+            for kind, figure, estimated, true in (
+                ("arm", arms[0], estimate(arms[0], of.per_class), truth[0]),
+                ("difference", difference, estimate_difference(difference, of.per_class), truth[1] - truth[0]),
             ):
-                _, low, high = estimated.ends
-                found.setdefault((name, kind), []).append((low <= true <= high, high - low, true))
+                (_, low, high), plain = estimated.ends, summarise(figure)
+                by_t = abs(plain.value - true) <= plain.reach
+                found.setdefault((name, kind), []).append((low <= true <= high, by_t, high - low, true))
     rows = []
     for (name, kind), results in found.items():
-        covered, width, truth = np.mean(results, axis=0)
+        covered, by_t, width, truth = np.mean(results, axis=0)
         row = {"design": design, "structure": structure, "mu": mu, "figure": name, "of": kind, "truth": truth}
-        rows.append(row | {"coverage": covered, "width": width, "repeats": repeats})
+        rows.append(row | {"coverage": covered, "coverage_by_t": by_t, "width": width, "repeats": repeats})
     return rows
 
 
