@@ -82,9 +82,9 @@ def params_lines(figures: Figures) -> list[str]:
 
 
 def _cells(of: Figures, *, difference: bool) -> list[str]:
-    written = {"sensitivity": _points, "specificity": _points, "auroc": words.signed} if difference else {}
-    written = {"sensitivity": words.share, "specificity": words.share, "auroc": words.number} | written
-    return [written.get(name, _seconds)(of.estimate(name)) for name in HEADS]
+    alone = {"sensitivity": words.share, "specificity": words.share, "auroc": words.number, "seconds": _seconds}
+    differing = {"sensitivity": _points, "specificity": _points, "auroc": words.signed, "seconds": words.signed}
+    return [(differing if difference else alone)[name](of.estimate(name)) for name in HEADS]
 
 
 def _points(estimate: Estimate) -> str:
