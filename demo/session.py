@@ -82,8 +82,8 @@ def place(session: Session) -> Place | None:
 
 
 def opens(session: Session, at: Place) -> datetime | None:
-    """When the session of a place opens, where it is another one than that of the reading before."""
-    if at.position == 1 or session.order["session"][at.position - 2] == at.session:
+    """When the session of a place opens, where it is another one than that of the case before, and not begun yet."""
+    if at.before or at.position == 1 or session.order["session"][at.position - 2] == at.session:
         return None
     last = datetime.fromisoformat(str(session.done["time"].iloc[-1]))
     return last + timedelta(days=session.study.washout_days)

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from commands import readers as command
+from studies import readers as simulated
 from tmv_lib.card import readers as page
 from tmv_lib.pipeline import log
 from tmv_lib.pipeline.metrics import plain
@@ -373,3 +374,33 @@ def test_readings_of_the_viewer_are_of_the_run_and_of_those_who_knew_nothing(wri
 
 def test_the_plan_that_comes_with_the_project_is_one():
     assert read(ROOT / "plan.yaml", "study", StudyParams).arms == ["alone", "system", "deferral"]
+
+
+@pytest.mark.parametrize("structure", simulated.STRUCTURES)
+def test_the_truth_of_a_simulated_study_is_that_of_many_readers_and_cases(structure):
+    variances, mu, rng = simulated.STRUCTURES[structure], 1.5, np.random.default_rng(0)
+    spread = 1 + 2 * variances.reader
+    own = []
+    for _ in range(40):
+        study = simulated.draw(simulated.Design(20, 100, split=False), variances, mu, rng)
+        positive, negative = (study.score[:, :, study.y_true == label] for label in (1, 0))
+        pairs = (positive[:, :, :, None] > negative[:, :, None, :]).mean(axis=(1, 2, 3))
+        own.append([pairs, (positive > 1.0).mean(axis=(1, 2))])
+    for found, threshold in zip(np.mean(own, axis=0), (None, 1.0), strict=True):
+        assert found == pytest.approx(simulated.truths(study, mu, spread, threshold, own=False), abs=0.012)
+
+
+def test_a_split_study_shows_each_reader_a_case_once():
+    study = simulated.draw(
+        simulated.Design(3, 10, split=True), simulated.Structure(0.1, 0.3, 0.2, 0.2), 1, rng=np.random.default_rng(0)
+    )
+    assert (study.read.sum(axis=0) == 1).all()
+    assert (study.read[:, :, study.y_true == 1].sum(axis=2) == 5).all()
+
+
+def test_coverage_of_a_few_simulated_studies():
+    cell = ("5 readers, 30 cases, crossover", "cases correlated, readers differ", 1.5)
+    rows = pd.DataFrame(simulated.coverage(*cell, rng=np.random.default_rng(0), repeats=30))
+    assert len(rows) == 8
+    assert rows["coverage"].between(0.8, 1).all()
+    assert (rows["width"] > 0).all()

@@ -1,6 +1,7 @@
 """How well do doctors read alone, with the system, and with the system and its deferrals?"""
 
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -80,10 +81,12 @@ def on_deferred(of: dict[str, pd.DataFrame]) -> dict[str, Any]:
 
 def by_reader(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
     """The figures of each reader of an arm, as far as there are any."""
-    found = {}
-    for reader, own in rows.groupby("reader"):
-        estimates = {name: figure(name, own).value for name in KINDS}
-        found[str(reader)] = {name: value for name, value in estimates.items() if value is not None}
+    found: dict[str, dict[str, float]] = {str(reader): {} for reader in sorted(set(rows["reader"]))}
+    for name in KINDS:
+        with suppress(ValueError):
+            told = _jackknifed(name, [rows])
+            for reader, value in zip(told.readers, told.first.values, strict=True):
+                found[reader][name] = float(value)
     return found
 
 
@@ -99,28 +102,47 @@ def figure(name: str, rows: pd.DataFrame, minus: pd.DataFrame | None = None) -> 
 
     rows, minus: prepared readings. Readers count who have read two patients of each class that the figure needs.
     """
+    try:
+        told = _jackknifed(name, [rows] if minus is None else [rows, minus])
+    except ValueError as error:
+        return Estimate(absent=str(error))
+    if told.second is None:
+        return estimate(told.first, told.trials)
+    return estimate_difference(told.first.minus(told.second), told.trials)
+
+
+class _Jackknifed(NamedTuple):
+    """A figure of the readers of one arm or of two, and of a share the patients of the rarer class, else 0."""
+
+    readers: list[str]
+    first: Jackknifed
+    second: Jackknifed | None
+    trials: int
+
+
+def _jackknifed(name: str, arms: list[pd.DataFrame]) -> _Jackknifed:
+    """Raises ValueError with the reason where the figure cannot be computed."""
     kind = KINDS[name]
-    arms = [_needed(kind, arm) for arm in ([rows] if minus is None else [rows, minus])]
+    arms = [arm[arm["y_true"].isin(kind.classes)] if kind.classes else arm for arm in arms]
     if any(arm[list(kind.columns)].isna().any(axis=None) for arm in arms):
-        return Estimate(absent=f"some readings have no {kind.columns[-1]}")
+        raise ValueError(f"some readings have no {kind.columns[-1]}")
     who = sorted(set.intersection(*(_readers(kind, arm) for arm in arms)))
     if not who:
-        return Estimate(absent=TOO_FEW)
+        raise ValueError(TOO_FEW)
     arms = [arm[arm["reader"].isin(who)] for arm in arms]
-    patients = pd.unique(pd.concat(arms)["patient_id"])
+    patients = pd.concat(arms).drop_duplicates("patient_id").set_index("patient_id")["y_true"]
     first, *others = [
         obuchowski_rockette.jackknife(
             kind.metric,
             *(arm[column].to_numpy() for column in kind.columns),
             reader=pd.Index(who).get_indexer(arm["reader"]),
-            patient=pd.Index(patients).get_indexer(arm["patient_id"]),
+            patient=patients.index.get_indexer(arm["patient_id"]),
             shape=(len(patients), len(who)),
         )
         for arm in arms
     ]
-    labels = pd.concat(arms).drop_duplicates("patient_id")["y_true"]
-    trials = int(labels.value_counts().min()) if kind.share else 0
-    return estimate(first, trials) if not others else estimate_difference(first.minus(others[0]), trials)
+    trials = int(patients.value_counts().min()) if kind.share else 0
+    return _Jackknifed(who, first, others[0] if others else None, trials)
 
 
 def estimate(of: Jackknifed, trials: int) -> Estimate:
@@ -154,10 +176,6 @@ def estimate_difference(of: Jackknifed, trials: int) -> Estimate:
 
 def _in_both(rows: pd.DataFrame, others: pd.DataFrame) -> set[str]:
     return set(rows["reader"]) & set(others["reader"])
-
-
-def _needed(kind: Kind, rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[rows["y_true"].isin(kind.classes)] if kind.classes else rows
 
 
 def _readers(kind: Kind, rows: pd.DataFrame) -> set[str]:
