@@ -13,8 +13,8 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from tmv_lib.card import readers
-from tmv_lib.pipeline.files import join, read_csv, whole
-from tmv_lib.pipeline.metrics import plain, write_metrics
+from tmv_lib.pipeline.files import join, read_csv, whole, write_json
+from tmv_lib.pipeline.metrics import plain
 from tmv_lib.pipeline.pictures import save
 from tmv_lib.pipeline.record import Figures, read_labelled
 from tmv_lib.pipeline.stage import run
@@ -30,9 +30,9 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("readings", type=Path, nargs="+", help="CSVs of readings, or folders of them")
     given = options.parse_args()
-    metrics = {"readers": analyse(together({path: readings(path) for path in files(given.readings)}))}
-    figures = Figures(plain(metrics)["readers"], str(FOLDER / "readers.json"))
-    write_metrics(FOLDER / "readers.json", metrics)
+    found = plain(analyse(together({path: readings(path) for path in files(given.readings)})))
+    figures = Figures(found, str(FOLDER / "readers.json"))
+    write_json(FOLDER / "readers.json", found)
     save(draw(figures), FOLDER / "readers.png")
     with whole(FOLDER / "readers.html") as temporary:
         temporary.write_text(readers.reader_page(figures, "readers.png"), encoding="utf-8")

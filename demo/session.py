@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from demo import cases
+from demo import answers, cases
 from demo.disk import Disk
 from tmv_lib.pipeline.log import append_row
 from tmv_lib.pipeline.params import read
@@ -95,8 +95,8 @@ def said(session: Session, at: Place) -> list[str]:
         return []
     case = session.known.table.loc[at.number]
     if at.arm == "deferral" and case["deferred"]:
-        return [f"**{cases.DEFERRED}**", f"The reason: {case['reason']}."]
-    return [cases.answer(session.known, float(case["y_prob"]), int(case["decision"]))]
+        return [f"**{answers.DEFERRED}**", f"The reason: {case['reason']}."]
+    return [answers.answer(session.known, float(case["y_prob"]), int(case["decision"]))]
 
 
 def commit(session: Session, at: Place, *, answer: str, confidence: int, seconds: float, time: datetime) -> None:

@@ -9,7 +9,7 @@ from conftest import serve
 from streamlit.testing.v1 import AppTest
 from test_browser import overflows, serious, settled, told
 
-from demo import cases, session
+from demo import answers, cases, session
 from demo.disk import Disk
 from tests.made_world import ROOT, make
 
@@ -74,7 +74,7 @@ def test_nothing_is_told_before_the_reading_is_on_disk_nor_ever_alone(begin, tmp
             assert last["arm"] != "alone"
             assert f"Case {last['position']} of 6" in words(app)
             deferred = last["arm"] == "deferral" and last["deferred"] == 1
-            assert (cases.DEFERRED in words(app)) == deferred
+            assert (answers.DEFERRED in words(app)) == deferred
             assert ("estimated chance" in words(app)) != deferred
         read(app)
         n += 1
