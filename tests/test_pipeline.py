@@ -244,8 +244,8 @@ def test_a_whole_run_ends_with_verdict_and_card_and_says_nothing_of_dvc(scratch)
     changed(scratch, "deferral", threshold=0.5)
     printed = run(scratch, "python", "-m", "commands.repro")
     assert "ensemble: Which cases go to a doctor, and what does that buy?" in printed
-    assert printed.rstrip().endswith("plots/ensemble/trust_card.html")
     assert "\nVerdict: " in printed
+    assert "the whole answer on one page: plots/ensemble/trust_card.html\n" in printed
     assert not any(words in printed for words in ("Running stage", "didn't change", "git add", "dvc push", "dvc.lock"))
 
 
@@ -276,7 +276,7 @@ def test_metrics_hold_no_sentence(project):
 
 
 def test_a_threshold_moves_nothing_that_cannot_depend_on_it(scratch):
-    changed(scratch, "deferral", threshold=0.4)
+    changed(scratch, "deferral", threshold=0.0)
     run(scratch, "dvc", "repro", "ensemble")
     moved = json.loads(run(scratch, "dvc", "metrics", "diff", "--json"))
     assert set(moved) == {"metrics/ensemble.json", "metrics/summary.json"}
