@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-PROJECT = ["stages", "tmv_lib", "networks", "data", "dvc.yaml", ".dvc", ".dvcignore", "pyproject.toml"]
+PROJECT = ["stages", "tmv_lib", "networks", "data", "dvc.yaml", ".dvc", ".dvcignore"]
 
 
 def lay_out(folder: Path, params: dict[str, Any]) -> None:

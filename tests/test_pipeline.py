@@ -34,7 +34,6 @@ TRACKED = [
     "dvc.yaml",
     "params.yaml",
     "card.yaml",
-    "pyproject.toml",
     ".gitignore",
     ".dvcignore",
     ".dvc/config",
@@ -47,7 +46,6 @@ TRACKED = [
     "data/raw/README.md",
     "data/weights/README.md",
     "data/adjudication.csv",
-    "pyproject.toml",
 ]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
