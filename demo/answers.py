@@ -9,7 +9,7 @@ from tmv_lib.deferral.verdict import DO_NOT_USE, USE
 
 NEAR = 0.05  # probabilities this near count as such cases
 PLANTED = {  # what the phantom did to a case, by `cause`
-    "ambiguous": ", so that either answer can be defended",
+    "ambiguous": ", drawn so that either answer can be defended",
     "mislabelled": "; its label was flipped on purpose",
     "blind": ", of a kind that was kept out of training",
     "spurious": ", with a marker that contradicts it",
