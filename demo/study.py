@@ -7,13 +7,14 @@ from pathlib import Path
 
 import streamlit as st
 
-from demo import cases, pictures, session
+from demo import cases, film, session
 from demo.disk import Disk
 from demo.page import NOT_CLINICAL
 from tmv_lib.readers.readings import ANSWERS
 
 DISK = Disk(Path(os.environ.get("TMV_ROOT", ".")).resolve())
 PLAN = Path(os.environ.get("TMV_STUDY", "plan.yaml"))
+FILM = st.components.v2.component("film", css=film.STYLE, js=film.SCRIPT, isolate_styles=False)
 SCALE = range(0, 101, 10)  # of the confidence
 
 
@@ -44,9 +45,8 @@ def main() -> None:
     st.title(f"Case {at.position} of {len(one.order)}")
     seen, asked = st.columns([3, 2], gap="large")
     with seen:
-        pixels = pictures.view(cases.image(known, at.number))
         alt = f"{known.names.image} {at.position}, to be read. Not for clinical use."
-        st.image(pictures.png(pixels), width="stretch", alt=alt, output_format="PNG")
+        FILM(key="film", data=film.of_images(alt, [(cases.image(known, at.number), alt)]))
     with asked:
         ask(one, at)
 
