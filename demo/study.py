@@ -101,4 +101,5 @@ def ask(one: session.Session, at: session.Place) -> None:
     st.rerun()
 
 
-main()
+if __name__ == "__main__":
+    main()
