@@ -178,19 +178,20 @@ ORDER += ["explanations", "stability", "uncertainty", "failures", "ensemble"]
 
 def test_repeating_everything_gives_the_same_bytes(project, tmp_path, monkeypatch):
     """In one process, in which whatever a stage leaves behind in memory would show in the next."""
-    for name in ("params.yaml", "card.yaml", "dvc.yaml"):
-        shutil.copy(project / name, tmp_path)
-    shutil.copytree(project / "data/raw", tmp_path / "data/raw")
-    shutil.copy(project / "data/adjudication.csv", tmp_path / "data")
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "again"
+    run(tmp_path, "git", "clone", "--quiet", str(project), str(folder))
+    first = run(folder, "git", "rev-list", "--max-parents=0", "HEAD").strip()
+    run(folder, "git", "reset", "--quiet", "--hard", first)  # the card names the commit of its code
+    shutil.copy(project / "data/raw/local.csv", folder / "data/raw")
+    monkeypatch.chdir(folder)
     for name in ORDER:
         for member in ("densenet121", "resnet50") if name == "train" else ("",):
             monkeypatch.setattr(sys, "argv", ["stage", member])
             import_module(f"stages.{name}").main()
-    written = [path for folder in ("data", "metrics", "plots") for path in (tmp_path / folder).rglob("*")]
-    files = [path.relative_to(tmp_path) for path in written if path.is_file()]
+    written = [path for part in ("data", "metrics", "plots") for path in (folder / part).rglob("*")]
+    files = [path.relative_to(folder) for path in written if path.is_file()]
     assert len(files) > 80
-    assert [name for name in files if (tmp_path / name).read_bytes() != (project / name).read_bytes()] == []
+    assert [name for name in files if (folder / name).read_bytes() != (project / name).read_bytes()] == []
 
 
 def test_a_study_takes_from_the_cache_what_the_project_has_run_and_reads_its_errors(scratch, monkeypatch):
