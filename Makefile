@@ -20,12 +20,10 @@ plots: $(BIN)/.installed .git  ## one page with every diagram: dvc_plots/index.h
 answers: $(BIN)/.installed  ## every question with its answer in a sentence, from the last run
 	python -m commands.answers
 
-predict: $(BIN)/.installed  ## score new images: make predict IMAGES=<folder or CSV> OUT=<file>.csv; docs/predict.md
-	@test -n "$(IMAGES)" -a -n "$(OUT)" || { echo "make predict IMAGES=<folder or CSV> OUT=<file>.csv" >&2; exit 2; }
+predict: given-IMAGES given-OUT $(BIN)/.installed  ## score new images: make predict IMAGES=<folder or CSV> OUT=<file>.csv; docs/predict.md
 	python -m commands.predict "$(IMAGES)" --out "$(OUT)" $(if $(TIME),--time "$(TIME)")
 
-evaluate: $(BIN)/.installed-evaluate  ## a report on models by their predictions: make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder> OPTIONS="..."
-	@test -n "$(PREDICTIONS)" -a -n "$(OUT)" || { echo 'make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder>' >&2; exit 2; }
+evaluate: given-PREDICTIONS given-OUT $(BIN)/.installed-evaluate  ## a report on models by their predictions: make evaluate PREDICTIONS="a.csv b.csv" OUT=<folder> OPTIONS="..."
 	OMP_NUM_THREADS=1 python -m commands.evaluate $(PREDICTIONS) --out "$(OUT)" $(OPTIONS)
 
 findings: $(BIN)/.installed  ## every class or finding in turn, on one page: findings/findings.html; docs/extending.md
@@ -156,6 +154,9 @@ reader-studies: $(BIN)/.installed  ## do the intervals of a reader study cover t
 
 foreign: $(BIN)/.installed-dev  ## what becomes of photographs, other organs, spoiled films? docs/foreign.csv; needs `make repro`; FOLDERS="<folder of images> ..."
 	python -m studies.foreign $(FOLDERS)
+
+given-%:  # before anything is installed
+	@test -n "$($*)" || { echo "$* is not given: make help says what each command takes" >&2; exit 2; }
 
 # A minute's worth, without torch; nothing where all is installed already.
 $(BIN)/.installed-evaluate: requirements-evaluate.txt

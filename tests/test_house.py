@@ -108,3 +108,9 @@ def test_what_a_page_points_to_is_there(page):
         there = import_module(module)
         for name in (part.split(" ")[0] for part in names.split(", ")):
             assert hasattr(there, name) or find_spec(f"{module}.{name}"), name
+
+
+def test_the_index_lists_every_page():
+    index = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    pages = {path.name for path in (ROOT / "docs").iterdir() if path.suffix in (".md", ".ipynb")} - {"index.md"}
+    assert pages <= set(re.findall(r"\]\(([^)#]+)", index))

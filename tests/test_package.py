@@ -132,6 +132,15 @@ def test_make_evaluate_installs_what_the_package_asks_for():
     assert [line for line in lines if line[0] not in "#-"] == PROJECT["project"]["dependencies"]
 
 
+@pytest.mark.parametrize("target", ["evaluate", "predict"])
+def test_make_says_what_is_not_given_before_it_installs_anything(tmp_path, target):
+    command = ["make", "--no-print-directory", "-f", str(ROOT / "Makefile"), target]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "is not given: make help says what each command takes" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_lists_what_make_can_do():
     done = subprocess.run(
         ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -1,10 +1,6 @@
 """The page of a reader study, from its figures, and the lines that it gives to `params.yaml`."""
 
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from tmv_lib.card import words
+from tmv_lib.card import pages, words
 from tmv_lib.pipeline.record import Figures
 from tmv_lib.readers.answer import DECISIONS
 from tmv_lib.readers.readings import ARMS
@@ -17,9 +13,6 @@ ONE_READER = "One reader: the intervals speak of other cases, not of other reade
 
 def reader_page(figures: Figures, picture: str) -> str:
     """The page as HTML. figures: the metrics of the study; picture: the name of the file beside it."""
-    template = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=True, trim_blocks=True
-    ).get_template("readers.html.j2")
     arms = {
         ARMS[arm]: [str(of["n_readers"]), f"{of['n']} ({of['n_positive']} positive)", *_cells(of, difference=False)]
         for arm, of in figures["arms"].items()
@@ -28,7 +21,8 @@ def reader_page(figures: Figures, picture: str) -> str:
         f"{ARMS[of['arm']]} rather than {ARMS[of['minus']]}": [str(of["n_readers"]), *_cells(of, difference=True)]
         for of in figures["differences"].values()
     }
-    return template.render(
+    return pages.fill(
+        "card/readers.html.j2",
         answers=answers(figures),
         tables=[
             ("By arm", ["Readers", "Cases", *HEADS.values()], arms),
