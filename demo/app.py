@@ -1,6 +1,7 @@
 """The case viewer, on what `dvc repro` left on disk: `make demo`."""
 
 import argparse
+import gc
 import os
 import secrets
 import sys
@@ -45,6 +46,14 @@ def main() -> None:
         st.error(said(str(error)))
         return
     page.run()
+    freeze()
+
+
+@st.cache_resource(show_spinner=False)
+def freeze() -> None:
+    """Streamlit collects garbage after every run: spare it what stays as long as the program."""
+    gc.collect()
+    gc.freeze()
 
 
 def said(words: str) -> str:
