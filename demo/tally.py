@@ -8,11 +8,11 @@ import pandas as pd
 
 from demo.cases import Collection
 from tmv_lib.pipeline.files import AS_WRITTEN
+from tmv_lib.readers.readings import VIEWER
 from tmv_lib.statistics.estimate import Estimate
 from tmv_lib.statistics.tests import wilson_interval
 
 ANSWERS = ("yes", "no", "cannot tell", "none")  # positive or not; "none": revealed without an answer
-COLUMNS = ["image_id", "answer", "blind"]
 
 
 class Reading(NamedTuple):
@@ -43,7 +43,7 @@ class Readings:
         if image_id in self.by_case:
             return
         if self.path is not None:
-            row = pd.DataFrame([(image_id, answer, "yes" if blind else "no")], columns=COLUMNS)
+            row = pd.DataFrame([(image_id, answer, "yes" if blind else "no")], columns=VIEWER)
             with self.path.open("a", encoding="utf-8", newline="") as file:
                 row.to_csv(file, header=file.tell() == 0, index=False)
                 file.flush()
@@ -56,8 +56,8 @@ def _read(path: Path) -> dict[str, Reading]:
         table = pd.read_csv(path, **AS_WRITTEN | {"dtype": str, "keep_default_na": False})
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: no CSV file of readings ({error})") from None
-    if list(table) != COLUMNS:
-        raise ValueError(f"{path}: the columns are {', '.join(table)}; readings have {', '.join(COLUMNS)}")
+    if list(table) != VIEWER:
+        raise ValueError(f"{path}: the columns are {', '.join(table)}; readings have {', '.join(VIEWER)}")
     for row, (_, answer, blind) in enumerate(table.itertuples(index=False), start=2):
         if answer not in ANSWERS or blind not in ("yes", "no"):
             raise ValueError(
