@@ -46,10 +46,10 @@ def signed(estimate: Estimate) -> str:
 def per_thousand(estimate: Estimate) -> str:
     """A rate with its 95 % interval, of 1,000.
 
-    >>> per_thousand(Estimate(0.00034, -0.0001, 0.0012))
-    '0.3 (-0.1 to 1.2)'
+    >>> per_thousand(Estimate(0.00034, -0.00001, 0.0012))
+    '0.3 (0.0 to 1.2)'
     """
-    return _words(estimate, lambda x: f"{1000 * x:.1f}")
+    return _words(estimate, lambda x: f"{round(1000 * x, 1) + 0.0:.1f}")  # no -0.0
 
 
 def few(names: Sequence[str]) -> str:

@@ -73,6 +73,7 @@ def intervals(rows: pd.DataFrame, value: str, label: str, *, at: float, x: str) 
         axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(axis="y", visible=False)
+        axes.locator_params(axis="x", nbins=5)
 
     lines = rows[label].nunique() * max(1.0, 0.4 * rows["series"].nunique())
     return draw(paint, x=x, y="", height=min(4.5, 1.1 + 0.3 * lines + 0.1 * rows["series"].nunique()))
