@@ -59,12 +59,12 @@ def test_join_goes_by_id_and_not_by_row():
 
 
 def test_metrics_are_numbers_and_words_only(tmp_path):
-    write_metrics(tmp_path / "m.json", {"a": {"b": np.float32(0.5), "n": np.int64(3), "ok": np.bool_(True)}})
-    assert json.loads((tmp_path / "m.json").read_text()) == {"a": {"b": 0.5, "n": 3, "ok": True}}
+    write_metrics("m", {"a": {"b": np.float32(0.5), "n": np.int64(3), "ok": np.bool_(True)}}, root=tmp_path)
+    assert json.loads((tmp_path / "metrics/m.json").read_text()) == {"a": {"b": 0.5, "n": 3, "ok": True}}
     for bad, word in ((float("nan"), "is nan"), ([1, 2], "is a list"), (None, "is a NoneType")):
         with pytest.raises(ValueError, match=rf"metric a\.b {word}"):
-            write_metrics(tmp_path / "n.json", {"a": {"b": bad}})
-    assert not (tmp_path / "n.json").exists()
+            write_metrics("n", {"a": {"b": bad}}, root=tmp_path)
+    assert not (tmp_path / "metrics/n.json").exists()
 
 
 def test_figures_that_differ_in_their_last_digits_alone_are_the_same_bytes(tmp_path):
@@ -72,13 +72,13 @@ def test_figures_that_differ_in_their_last_digits_alone_are_the_same_bytes(tmp_p
     values = np.concatenate([rng.normal(size=1000), rng.integers(0, 129, 1000) / 128, [0, 1e-6]])
     for name, noise in (("one", 0), ("other", rng.uniform(-1e-14, 1e-14, len(values)))):
         table = pd.DataFrame({"figure": values * (1 + noise) + noise / 100})
-        write_metrics(tmp_path / f"{name}.json", dict(enumerate(table["figure"])))
+        write_metrics(name, dict(enumerate(table["figure"])), root=tmp_path)
         for digits in (6, 8):
             write_csv(tmp_path / f"{name}{digits}.csv", table, digits=digits)
-    for kind in (".json", "6.csv", "8.csv"):
-        assert (tmp_path / f"one{kind}").read_bytes() == (tmp_path / f"other{kind}").read_bytes()
+    for file in ("metrics/{}.json", "{}6.csv", "{}8.csv"):
+        assert (tmp_path / file.format("one")).read_bytes() == (tmp_path / file.format("other")).read_bytes()
     back = pd.read_csv(tmp_path / "one6.csv")["figure"]
-    assert json.loads((tmp_path / "one.json").read_text()) == {str(k): value for k, value in enumerate(back)}
+    assert json.loads((tmp_path / "metrics/one.json").read_text()) == {str(k): value for k, value in enumerate(back)}
     np.testing.assert_allclose(back, values, rtol=5.1e-6)
     assert (back == 0).sum() == (values == 0).sum()
 

@@ -470,7 +470,8 @@ def test_every_number_on_the_card_comes_from_a_figure_that_its_section_names(met
         for value in section.figures.values():
             known |= forms(value) if isinstance(value, (int, float)) else set(re.findall(r"[0-9.]*[0-9]", value))
         for keys in section.figures:
-            known |= set(re.findall(r"[0-9.]*[0-9]", keys))
+            in_keys = re.findall(r"[0-9.]*[0-9]", keys)  # such as the prevalence that a figure is of
+            known |= {*in_keys, *(f"{100 * float(number):g}" for number in in_keys if number.count(".") < 2)}
         numbers = re.findall(r"(?<![\w.])[0-9][0-9,]*(?:\.[0-9]+)?", said)
         lost = {number for number in numbers if number.replace(",", "") not in known}
         assert key in ("identity", "members", "people") or not lost, (key, lost)
