@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from demo.cases import Collection
-from tmv_lib.pipeline.files import AS_WRITTEN
+from tmv_lib.pipeline.files import AS_WRITTEN, as_headed
 from tmv_lib.readers.readings import VIEWER
 from tmv_lib.statistics.estimate import Estimate
 from tmv_lib.statistics.tests import wilson_interval
@@ -53,7 +53,7 @@ class Readings:
 
 def _read(path: Path) -> dict[str, Reading]:
     try:
-        table = pd.read_csv(path, **AS_WRITTEN | {"dtype": str, "keep_default_na": False})
+        table = as_headed(pd.read_csv(path, **AS_WRITTEN | {"dtype": str, "keep_default_na": False}))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: no CSV file of readings ({error})") from None
     if list(table) != VIEWER:

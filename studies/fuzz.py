@@ -39,10 +39,12 @@ from pydicom.uid import (
 from safetensors.torch import save_file
 from tqdm import tqdm
 
+from networks.small import small
 from tmv_lib.calibration.calibrators import read_calibrators
 from tmv_lib.card.facts import Facts
 from tmv_lib.data.answer import PrepareParams
 from tmv_lib.data.cases import name_local
+from tmv_lib.data.decisions import read_decisions
 from tmv_lib.data.images import content_of, read_image
 from tmv_lib.data.medmnist import load_medmnist
 from tmv_lib.data.prediction_files import ALL, read_questions
@@ -50,9 +52,15 @@ from tmv_lib.data.table import load_table
 from tmv_lib.data.unlabelled import load_unlabelled
 from tmv_lib.deferral.answer import DeferralParams
 from tmv_lib.deferral.policy import read_policy
+from tmv_lib.monitoring.acceptance import Protocol
 from tmv_lib.network import classifier
+from tmv_lib.network.answer import start
+from tmv_lib.pipeline import log
 from tmv_lib.pipeline.files import read_csv, read_npy, write_csv
 from tmv_lib.pipeline.params import read, read_members
+from tmv_lib.readers.plan import StudyParams
+from tmv_lib.readers.readings import ARMS, read_readings
+from tmv_lib.readers.readings import COLUMNS as READING
 from tmv_lib.site.answer import SiteParams
 
 SECONDS, MOST_MEMORY = 20, 6 * 2**30
@@ -194,7 +202,9 @@ def ways(folder: Path) -> dict[str, Way]:
     """Every way in by name; what their files point to is laid out in `folder`."""
     for name in ("a.png", "b.png"):
         Image.fromarray(RAMP).save(folder / name)
-    params, card = Path("params.yaml").read_bytes(), Path("card.yaml").read_bytes()
+    params, card, protocol, plan = (
+        Path(f"{name}.yaml").read_bytes() for name in ("params", "card", "protocol", "plan")
+    )
     pictures = {
         f"picture, {kind}, {np.dtype(mode).itemsize * 8} bits": Way(f"one.{ending}", _picture(kind, mode), _image)
         for kind, ending, mode in (
@@ -229,12 +239,19 @@ def ways(folder: Path) -> dict[str, Way]:
         "predictions for evaluate": Way("mine.csv", _predictions(), _questions, True),
         "wide predictions, findings": Way("wide.csv", _wide(labels=True), _questions, True),
         "wide predictions, classes": Way("wide.csv", _wide(labels=False), _questions, True),
+        "decisions of somebody else's system": Way("said.csv", _decisions(), _decided, True),
+        "log of a system in use": Way("log.csv", _log(folder), log.read, True),
+        "labels of a system in use": Way("labels.csv", b"image_id,y_true\na,1\nb,0\n", _labels, True),
+        "readings of a study": Way("ann.csv", _readings(), read_readings, True),
+        "protocol.yaml": Way("protocol.yaml", protocol, partial(read, key="protocol", model=Protocol), True),
+        "plan.yaml": Way("plan.yaml", plan, partial(read, key="study", model=StudyParams), True),
         "MedMNIST": Way("one.npz", _npz(), lambda path: load_medmnist(root=path, **options)),
         **of_params,
         "params.yaml, members": Way("params.yaml", params, read_members, True),
         "card.yaml": Way("card.yaml", card, partial(read, key="card", model=Facts), True),
         "weights, safetensors": Way("w.safetensors", _weights("safetensors"), _load),
         "weights, pth": Way("w.pth", _weights("pth"), _load),
+        "network, ONNX": Way("n.onnx", _onnx(folder), _start),
         "calibrators.json": Way("calibrators.json", _calibrators(), read_calibrators, True),
         "policy.json": Way("policy.json", _policy(), read_policy, True),
         "table between stages": Way("cases.csv", b"image_id,y_true\na,1\nb,0\n", _table, True),
@@ -255,6 +272,43 @@ def _unlabelled(path: Path) -> None:
 def _local(path: Path) -> None:
     cases = {"image_id": ["a", "b", "c"], "patient_id": ["1", "2", "3"], "split": "test", "y_true": [1, 0, 1]}
     name_local(pd.DataFrame(cases), path)
+
+
+IN_USE = pd.DataFrame(
+    {"time": ["2026-01-01", "2026-01-02"], "image_id": ["a", "b"], "patient_id": ["1", "2"], "y_prob": [0.9, 0.2]}
+).assign(certainty=0.8, distance=1.5, decision=[1, 0], deferred=0, weights="0a", calibrator="1b", policy="2c")
+
+
+def _decisions() -> bytes:
+    return IN_USE[["image_id", "patient_id", "decision", "deferred", "y_prob"]].assign(y_true=[1, 0]).to_csv().encode()
+
+
+def _decided(path: Path) -> None:
+    read_decisions(path, ["image_id", "patient_id", "y_true"])
+
+
+def _log(folder: Path) -> bytes:
+    log.append(folder / "first_log.csv", IN_USE)
+    return (folder / "first_log.csv").read_bytes()
+
+
+def _labels(path: Path) -> None:
+    log.read_labels(path, log.read(path.with_name("first_log.csv")))
+
+
+def _readings() -> bytes:
+    rows = [["ann", arm, "final", "a", "1", 1, 0, k, "yes", 80, 12.5, "2026-01-01"] for k, arm in enumerate(ARMS, 1)]
+    return pd.DataFrame(rows, columns=READING).to_csv(index=False).encode()
+
+
+def _onnx(folder: Path) -> bytes:
+    torch.manual_seed(0)
+    torch.onnx.export(small(1).eval(), (torch.zeros(1, 3, 32, 32),), folder / "first.onnx", dynamo=False)
+    return (folder / "first.onnx").read_bytes()
+
+
+def _start(path: Path) -> None:
+    start(str(path), weights="none", dropout=0.0, seed=0, precision="float32")
 
 
 def _table(path: Path) -> None:

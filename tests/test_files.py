@@ -4,8 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from demo.tally import Readings
+from tmv_lib.data.lists import read_list
+from tmv_lib.data.prediction_files import ALL, read_questions
+from tmv_lib.pipeline import log
 from tmv_lib.pipeline.files import Pile, for_spreadsheets, join, read_csv, read_npy, read_rows, whole, write_csv
 from tmv_lib.pipeline.metrics import write_metrics
+from tmv_lib.readers.readings import read_readings
 
 
 def test_nothing_half_written_is_left(tmp_path):
@@ -133,3 +138,23 @@ def test_an_array_that_is_cut_is_named(tmp_path, content):
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.npy: not a whole \.npy file"):
         read_npy(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda path: read_csv(path, ["image_id"]),
+        lambda path: read_list(path, ["image_id"]),
+        lambda path: read_questions([path], ALL),
+        lambda path: log.read_labels(path, pd.DataFrame({"image_id": ["a"]})),
+        read_readings,
+        Readings,
+    ],
+    ids=["table between stages", "list", "predictions", "labels", "readings", "readings of the viewer"],
+)
+def test_rows_of_more_cells_than_the_header_are_refused_before_they_shift(tmp_path, read):
+    """pandas takes the first cell of each for its name, and every other stands under the header beside its own."""
+    path = tmp_path / "mine.csv"
+    path.write_text("image_id,y_true\na,1,0\nb,0,1\n")
+    with pytest.raises(ValueError, match=r"mine\.csv: .*\(the rows have more cells than the header\)"):
+        read(path)

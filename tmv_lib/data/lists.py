@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from tmv_lib.pipeline.files import as_headed
+
 MOST_COLUMNS = 10_000
 
 
@@ -17,7 +19,7 @@ def read_list(path: str | Path, known: Collection[str]) -> pd.DataFrame:
     """
     check_header(path, known)
     try:
-        text = pd.read_csv(path, dtype=str, na_filter=False)
+        text = as_headed(pd.read_csv(path, dtype=str, na_filter=False))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable CSV ({error})") from error
     if text.empty:

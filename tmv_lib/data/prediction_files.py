@@ -15,7 +15,7 @@ import pandas as pd
 from tmv_lib.data import predictions as wide
 from tmv_lib.data.cases import SPLITS
 from tmv_lib.data.lists import check_header
-from tmv_lib.pipeline.files import AS_WRITTEN, naming
+from tmv_lib.pipeline.files import AS_WRITTEN, as_headed, naming
 from tmv_lib.pipeline.params import check_name
 
 COLUMNS = ["image_id", "patient_id", "split", "y_true", "logit"]
@@ -148,7 +148,7 @@ def read_table(path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     check_header(path, [name for name in (*COLUMNS, "prob") if name not in columns])
     try:
         text = {columns.get(name, name): str for name in ("image_id", "patient_id", "split", "y_true")}
-        table = pd.read_csv(path, **AS_WRITTEN | {"dtype": text})
+        table = as_headed(pd.read_csv(path, **AS_WRITTEN | {"dtype": text}))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable CSV ({error})") from error
     table = table.loc[:, ~table.columns.str.startswith("Unnamed: ")]  # the index of a saved table

@@ -113,10 +113,20 @@ def read_npy(path: str | Path) -> np.ndarray:
         raise ValueError(f"{path}: not a whole .npy file ({error})") from error
 
 
+def as_headed(table: pd.DataFrame) -> pd.DataFrame:
+    """A table as pandas has just read it. Raises ValueError where its rows have more cells than its header.
+
+    pandas would take the first cells for names of the rows then, and put every other under the header beside its own.
+    """
+    if not isinstance(table.index, pd.RangeIndex):
+        raise ValueError("the rows have more cells than the header")
+    return table
+
+
 def read_csv(path: str | Path, columns: list[str]) -> pd.DataFrame:
     """Read these columns of a table, ids as text. Raises ValueError naming the file and a column missing or empty."""
     try:
-        table = pd.read_csv(path, **AS_WRITTEN)
+        table = as_headed(pd.read_csv(path, **AS_WRITTEN))
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file; `dvc repro` makes it") from None
     except (OSError, ValueError) as error:

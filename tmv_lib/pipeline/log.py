@@ -19,6 +19,8 @@ from typing import Any, BinaryIO
 
 import pandas as pd
 
+from tmv_lib.pipeline.files import as_headed
+
 COLUMNS = ["time", "image_id", "patient_id", "y_prob", "certainty", "distance", "decision", "deferred"]
 COLUMNS += ["weights", "calibrator", "policy", "chain"]
 LABELS = ["image_id", "y_true"]
@@ -125,7 +127,7 @@ def read_labels(path: str | Path, log: pd.DataFrame) -> pd.DataFrame:
 def _check_labels(path: Path, log: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     """The labels of a CSV with the columns `image_id` and `y_true`, checked against log and labels that are known."""
     try:
-        table = pd.read_csv(path, dtype=object, keep_default_na=False)
+        table = as_headed(pd.read_csv(path, dtype=object, keep_default_na=False))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a readable CSV ({error})") from error
     if lacking := [name for name in LABELS if name not in table]:

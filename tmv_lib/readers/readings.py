@@ -8,6 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from tmv_lib.data.lists import refuse
+from tmv_lib.pipeline.files import as_headed
 
 ARMS = {
     "alone": "alone",
@@ -80,7 +81,7 @@ def _read_text(path: str | Path, *, unfinished: bool = False) -> pd.DataFrame:
         row = text.count("\n") + 1
         raise ValueError(f"{path}: row {row}: has no end, as a killed session leaves it; remove it, or end its line")
     try:
-        table = pd.read_csv(io.StringIO(whole), dtype=str, na_filter=False)
+        table = as_headed(pd.read_csv(io.StringIO(whole), dtype=str, na_filter=False))
     except ValueError as error:
         raise ValueError(f"{path}: not a readable CSV ({error})") from error
     return table.set_axis(range(2, len(table) + 2)).apply(lambda column: column.str.strip())
