@@ -39,16 +39,21 @@ def predictions(*, steepness: float = 1.0, noise: float = 0.0) -> pd.DataFrame:
     )
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch) -> Path:
-    """The knobs of the project, made quick, and two files: one overconfident, one noisy and in another order."""
+def write_quick_knobs(folder: Path) -> None:
+    """The knobs and the card of the project in a folder, with few resamples."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["site"] |= {"draws": 20, "patients": [25]}
     for section in params.values():
         if "resamples" in section:
             section["resamples"] = 100
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    shutil.copy(ROOT / "card.yaml", tmp_path)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    shutil.copy(ROOT / "card.yaml", folder)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """The knobs of the project, made quick, and two files: one overconfident, one noisy and in another order."""
+    write_quick_knobs(tmp_path)
     predictions(steepness=2).to_csv(tmp_path / "mine.csv", index=False)
     predictions(noise=0.5).sample(frac=1, random_state=0).to_csv(tmp_path / "yours.csv", index=False)
     monkeypatch.chdir(tmp_path)

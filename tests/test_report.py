@@ -2,14 +2,12 @@
 
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
-from test_evaluate import predictions
+from test_evaluate import predictions, write_quick_knobs
 
 from commands import evaluate
 from tmv_lib.card import findings
@@ -26,13 +24,7 @@ ORIGIN = Origin(f"tmv evaluate '{HOSTILE}.csv' --out report", {f"{HOSTILE}.csv":
 def evaluated(tmp_path_factory) -> Path:
     """Two members of 400 patients in all splits, with a subgroup that bears a hostile name, evaluated."""
     folder = tmp_path_factory.mktemp("report")
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params["site"] |= {"draws": 20, "patients": [25]}
-    for section in params.values():
-        if "resamples" in section:
-            section["resamples"] = 100
-    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    shutil.copy(ROOT / "card.yaml", folder)
+    write_quick_knobs(folder)
     for name, noise in (("mine", 0.0), ("yours", 1.0)):
         table = predictions(noise=noise)[lambda rows: rows.index % 8 < 2]  # a quarter of the patients of each split
         table.assign(sex=table["sex"].replace("f", HOSTILE)).to_csv(folder / f"{name}.csv", index=False)

@@ -51,7 +51,7 @@ class Facts(Params):
         """These facts for images of `source`: placeholders all of them where they were written for another."""
         if source == self.written_for:
             return self
-        texts = {name: f"<written for {self.written_for}, not for {source}>" for name, _ in self}
+        texts = {name: f"<nothing for {source} yet>" for name, _ in self}
         return Facts(**texts | {"written_for": self.written_for, "cases": "cases", "positive": "the finding"})
 
     def text(self, name: str) -> str:

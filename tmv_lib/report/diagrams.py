@@ -11,7 +11,7 @@ from tmv_lib.card.answers import LOOKS, better_than_margin, blamed, calibrated, 
 from tmv_lib.card.policy import MOST_MEMBERS
 from tmv_lib.card.words import number, per_thousand, share
 from tmv_lib.pipeline.record import Figures
-from tmv_lib.report.drawing import COLOURS, GREY, PALE, draw, intervals, steps
+from tmv_lib.report.drawing import BY_LOT, COLOURS, GREY, PALE, POLICY, Look, curves, draw, intervals, steps
 
 Metrics = Mapping[str, Figures]
 
@@ -50,14 +50,15 @@ def _risk_coverage(rows: pd.DataFrame, run: Metrics) -> list[Diagram]:
     found = run["ensemble"]["deferral"]
     wrong_of_all = found["errors_deciding_all"] / found["n"]
 
+    looks: dict[str, Look] = {
+        "random": BY_LOT,
+        "oracle": {"color": GREY, "linestyle": "--", "label": "errors handed over first"},
+        "plain margin": {"color": COLOURS[1], "linewidth": 1.1, "label": "by distance from 0.5"},
+        "this policy": POLICY,
+    }
+
     def paint(axes: Axes) -> None:
-        for name, look in (
-            ("random", {"color": GREY, "linestyle": ":", "label": "handed over by lot"}),
-            ("oracle", {"color": GREY, "linestyle": "--", "label": "errors handed over first"}),
-            ("plain margin", {"color": COLOURS[1], "linewidth": 1.1, "label": "by distance from 0.5"}),
-            ("this policy", {"color": COLOURS[0], "label": "this policy"}),
-        ):
-            steps(axes, rows[rows["series"] == name], "coverage", "selective_risk", drawstyle="steps-pre", **look)
+        curves(axes, rows, "coverage", "selective_risk", looks, drawstyle="steps-pre")
         if found["coverage"]:
             axes.plot(found["coverage"], found["selective_risk"], "o", color=COLOURS[0], markersize=7, clip_on=False)
         axes.set(xlim=(0, 1), ylim=(0, max(0.01, min(1, 2.2 * wrong_of_all))))
@@ -77,14 +78,15 @@ def _threshold(rows: pd.DataFrame, run: Metrics) -> list[Diagram]:
     found = run["ensemble"]["deferral"]
     doctor, best = found["doctor_reads_all_cost"], found["cost_optimal"]
 
+    looks: dict[str, Look] = {
+        "test, random": BY_LOT,
+        "validation": {"color": COLOURS[1], "linewidth": 1.1, "label": "this policy on val"},
+        "test": {**POLICY, "label": "this policy on test"},
+    }
+
     def paint(axes: Axes) -> None:
         axes.axhline(doctor, color=GREY, linestyle="--", linewidth=1.2, label="a doctor reads all")
-        for name, look in (
-            ("test, random", {"color": GREY, "linestyle": ":", "label": "handed over by lot"}),
-            ("validation", {"color": COLOURS[1], "linewidth": 1.1, "label": "this policy on val"}),
-            ("test", {"color": COLOURS[0], "label": "this policy on test"}),
-        ):
-            steps(axes, rows[rows["series"] == name], "threshold", "failure_cost", **look)
+        curves(axes, rows, "threshold", "failure_cost", looks)
         axes.axvline(found["threshold"], color="#222", linewidth=1)
         axes.plot(found["threshold"], found["failure_cost"], "o", color=COLOURS[0], markersize=7, clip_on=False)
         axes.set(xlim=(0, 1))
@@ -107,14 +109,15 @@ def _net_benefit(rows: pd.DataFrame, run: Metrics) -> list[Diagram]:
     prices = found["cost"]
     at = prices["false_positive"] / (prices["false_negative"] + prices["false_positive"])
 
+    looks: dict[str, Look] = {
+        "nobody called positive": {"color": GREY, "linestyle": ":", "label": "all called negative"},
+        "all called positive": {"color": GREY, "linestyle": "--", "label": "all called positive"},
+        "ensemble decides all": {"color": COLOURS[1], "linewidth": 1.1, "label": "it decides all"},
+        "policy": POLICY,
+    }
+
     def paint(axes: Axes) -> None:
-        for name, look in (
-            ("nobody called positive", {"color": GREY, "linestyle": ":", "label": "all called negative"}),
-            ("all called positive", {"color": GREY, "linestyle": "--", "label": "all called positive"}),
-            ("ensemble decides all", {"color": COLOURS[1], "linewidth": 1.1, "label": "it decides all"}),
-            ("policy", {"color": COLOURS[0], "label": "this policy"}),
-        ):
-            steps(axes, rows[rows["series"] == name], "threshold_prob", "net_benefit", **look)
+        curves(axes, rows, "threshold_prob", "net_benefit", looks)
         axes.axvline(at, color="#222", linewidth=1)
         top = max(0.01, rows["net_benefit"].max())
         axes.set(xlim=(0, 1), ylim=(-0.25 * top, 1.08 * top))

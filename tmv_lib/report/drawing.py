@@ -1,7 +1,7 @@
 """Diagrams as SVG that stands inside a page: its text stays text, the same rows give the same bytes, no date."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import StringIO
 
 import pandas as pd
@@ -33,6 +33,9 @@ STYLE = {
     "legend.fontsize": 8.5,
     "lines.linewidth": 1.6,
 }
+Look = Mapping[str, object]  # options of a line
+BY_LOT: Look = {"color": GREY, "linestyle": ":", "label": "handed over by lot"}
+POLICY: Look = {"color": COLOURS[0], "label": "this policy"}
 UNSAID = {"Date": None, "Creator": None, "Format": None, "Type": None}
 
 
@@ -56,6 +59,12 @@ def draw(paint: Callable[[Axes], None], *, x: str, y: str, height: float = SIZE[
 def steps(axes: Axes, rows: pd.DataFrame, x: str, y: str, **look: object) -> None:
     """A line through rows as they stand, of columns x and y."""
     axes.plot(rows[x].to_numpy(), rows[y].to_numpy(), **look)  # type: ignore[arg-type]
+
+
+def curves(axes: Axes, rows: pd.DataFrame, x: str, y: str, looks: Mapping[str, Look], **look: object) -> None:
+    """A line per series that `looks` names, as it says; look: of all of them."""
+    for name, own in looks.items():
+        steps(axes, rows[rows["series"] == name], x, y, **look, **own)
 
 
 def intervals(rows: pd.DataFrame, value: str, label: str, *, at: float, x: str) -> str:
