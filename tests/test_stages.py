@@ -856,7 +856,7 @@ def test_the_card_is_read_from_the_metrics_that_there_are(answered, monkeypatch)
     path = answered / "metrics/calibration.json"
     for text in before:
         assert "you would rely on what was not measured: prepare, explanations, stability." in text
-        assert "written for phantom, not for folder" in text
+        assert "nothing for folder yet" in text
         assert hashlib.md5(path.read_bytes()).hexdigest()[:10] in text
         assert "None" not in text.replace("weights None", "")
     assert (
