@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: help repro plots test lint audit fresh docs pr-report demo demo-export test-demo bench shuffled-labels planted-marker \
 	seeds intervals sites architecture foreign fuzz label log monitor plan accept rehearse monitoring rehearsals \
 	local-acceptance test-faults scaling validate-taxonomy predict evaluate findings answers verify promises fresh-phantoms \
-	public-predictions referral-rates first-sight readers reader-studies
+	public-predictions referral-rates first-sight readers reader-studies repair repairs
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +51,10 @@ monitor: $(BIN)/.installed .git  ## is it still true? as often as one likes
 
 rehearse: $(BIN)/.installed  ## a year with a shift planted in it, docs/rehearsal.png; make rehearse WEEK=26 CASES=<CSV>
 	python -m commands.rehearse $(if $(CASES),--cases "$(CASES)") $(if $(WEEK),--week $(WEEK))
+
+repair: $(BIN)/.installed .git  ## what does mending a kind of failure buy? make repair KIND=spurious|noise|blindness|ambiguity; docs/repairs.md
+	@test -n "$(KIND)" || { echo "make repair KIND=spurious|noise|blindness|ambiguity" >&2; exit 2; }
+	python -m commands.repair "$(KIND)" $(if $(CASES),--cases "$(CASES)")
 
 verify: $(BIN)/.installed  ## is what lies on disk whole? says what is damaged, and what mends it
 	python -m commands.verify
