@@ -214,7 +214,7 @@ def leave_experiment(kind: str, change: dict[str, Any]) -> None:
     """Leave the repaired project as an experiment of DVC; what is trained is not trained again."""
     sets = [option for key, value in change.items() for option in ("--set-param", f"{key}={value}")]
     name = f"repair-{kind}"
-    command = ["exp", "run", "--temp", "--force", "--name", name, "--copy-paths", "checkpoints", *sets, "calibration"]
+    command = ["exp", "run", "--quiet", "--temp", "--force", "--name", name, "--copy-paths", "checkpoints", *sets, "calibration"]
     copies.dvc(*command, folder=Path(), quiet=True)
     print(
         f"left as the experiment {name}: `dvc exp show`; `dvc exp apply {name} && make repro` adopts it",

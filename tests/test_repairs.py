@@ -10,6 +10,8 @@ from tmv_lib.failures.oddity import confident_joint
 from tmv_lib.failures.training_labels import RELABEL, SECOND_READER, queues
 from tmv_lib.phantom import stand_ins
 from tmv_lib.phantom.plan import plan_cases
+from tmv_lib.pipeline.metrics import plain
+from tmv_lib.pipeline.record import Figures
 from tmv_lib.repairs import answer, gain
 from tmv_lib.repairs.change import KINDS, changed, changes, second_reader
 from tmv_lib.repairs.unseen import require_unseen
@@ -158,6 +160,24 @@ def test_a_repair_of_another_run_is_absent_and_says_how_it_is_measured():
     assert found["spurious"]["obtained"]["absent"] == "not measured; `make repair KIND=spurious` measures it"
     assert "another run" in found["noise"]["obtained"]["absent"]
     assert found["noise"]["predicted"]["n_errors"] == 0
+
+
+def test_what_a_repair_gained_is_said_beside_what_was_promised():
+    told, errors = evidence()
+    seed, patient, before, after = arms(mended=0.5, rng=np.random.default_rng(8))
+    columns = {"seed": seed, "patient_id": patient.astype(str), "image_id": [f"c{k}" for k in patient]}
+    measured = pd.DataFrame(columns | {"y_prob_before": before.y_prob, "y_prob_after": after.y_prob})
+    measured = measured.assign(y_before=before.y_true, y_after=before.y_true, run=answer.run_of(told), cause="none")
+    params = answer.RepairParams(resamples=100, seed=0)
+    found = answer.answer(told, errors, dict.fromkeys(KINDS) | {"spurious": measured}, PRICES, params)
+    said = answer.sentences("spurious", Figures(plain(found["spurious"]), "metrics/repair.json"))
+    gained = found["spurious"]["obtained"]["accuracy_gain"].value
+    assert f"accuracy: gained {gained:+.4f}" in said[1]
+    assert "predicted +0.1000" in said[1]
+    assert found["spurious"]["obtained"]["errors_by_cause"]["none"]["fell_by"].value == pytest.approx(gained)
+    drawn = answer.rows(found)
+    assert set(drawn.loc[drawn["measure"] == "spurious: accuracy", "series"]) == set(answer.SERIES.values())
+    assert "not measured" in answer.sentences("noise", Figures(plain(found["noise"]), "metrics/repair.json"))[1]
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

@@ -255,7 +255,7 @@ def _written(label: str) -> str:
 
 def _labels(path: str | Path, text: pd.DataFrame, task: Task, labelling: Labelling) -> pd.DataFrame:
     """The label columns of each row: `y_true`, `class`, or one per finding; missing where it is to be ignored."""
-    _, column, separator, findings, uncertain, rows = labelling
+    _, column, separator, findings, uncertain, rows, _ = labelling
     if task == "multiclass":
         return pd.DataFrame({CLASS: _classes(path, text[str(column)], uncertain)})
     if task == "binary":

@@ -18,7 +18,7 @@ from tmv_lib.statistics.estimate import Estimate, Resampler, interval_rows
 
 FOLDER = Path("data/repairs")
 COLUMNS = ["seed", "image_id", "patient_id", "y_before", "y_after", "y_prob_before", "y_prob_after", "run"]
-ARRAYS = {"predicted": "predicted, were every test error of the kind mended", "obtained": "obtained on unseen cases"}
+SERIES = {"predicted": "predicted", "obtained": "obtained on unseen cases"}
 
 
 class RepairParams(Params):
@@ -94,7 +94,7 @@ def rows(figures: dict[str, Any]) -> pd.DataFrame:
     """A row a repair and measure, predicted and obtained, for the diagram."""
     drawn: list[dict[str, Any]] = []
     for kind, of in figures.items():
-        for series, label in ARRAYS.items():
+        for series, label in SERIES.items():
             for name in gain.COMPARED:
                 if isinstance(one := of[series].get(name), Estimate):
                     measure = name.removesuffix("_gain").replace("_", " ")
@@ -102,21 +102,23 @@ def rows(figures: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(drawn, columns=["measure", "series", "gain", "low", "high"])
 
 
-def sentences(kind: str, figures: dict[str, Any]) -> list[str]:
-    """What a repair was predicted to gain and what it gained, a sentence a measure; see `answer`."""
+def sentences(kind: str, figures: record.Figures) -> list[str]:
+    """What a repair was predicted to gain and what it gained, a line a measure, of its part of metrics/repair.json."""
     said = [f"{kind} ({KINDS[kind]}, which needs {taxonomy.NEEDS[KINDS[kind]]}):"]
-    obtained = figures["obtained"]
-    if "absent" in obtained:
-        return [*said, f"  {obtained['absent']}"]
+    found, promised = figures["obtained"], figures["predicted"]
+    if "absent" in found:
+        return [*said, f"  {found['absent']}"]
     for name in gain.MEASURES:
-        one, expected = obtained[name], figures["predicted"].get(name)
-        if one.value is None:
-            told = f"no figure: {one.absent}"
-        else:
-            told = f"{one.value:+.4f} ({one.low:+.4f} to {one.high:+.4f})"
-        before = f", predicted {expected.value:+.4f}" if expected is not None and expected.value is not None else ""
+        told = _told(found.estimate(name))
+        before = f", predicted {_told(promised.estimate(name))}" if name in gain.COMPARED else ""
         said.append(f"  {name.removesuffix('_gain').replace('_', ' ')}: gained {told}{before}")
     return said
+
+
+def _told(one: Estimate) -> str:
+    if one.value is None:
+        return f"no figure, {one.absent}"
+    return f"{one.value:+.4f} ({one.low:+.4f} to {one.high:+.4f})"
 
 
 def run_of(evidence: pd.DataFrame) -> str:
