@@ -89,7 +89,7 @@ def read_unseen(path: Path, source: PrepareParams) -> Unseen:
     cases = read_in.cases
     labels = cases["y_corrected"] if "y_corrected" in cases else cases["y_true"]
     if not labels.isin([0, 1]).all():
-        raise ValueError(f"{path}: y_corrected must be 0 or 1, found {labels[~labels.isin([0, 1])].iloc[0]!r}")
+        raise ValueError(f"{path}: y_corrected must be 0 or 1, found {labels[~labels.isin([0, 1])].iloc[0]}")
     return Unseen(cases[["image_id", "patient_id", "y_true"]].assign(y_corrected=labels), read_in.images)
 
 
@@ -214,8 +214,10 @@ def leave_experiment(kind: str, change: dict[str, Any]) -> None:
     """Leave the repaired project as an experiment of DVC; what is trained is not trained again."""
     sets = [option for key, value in change.items() for option in ("--set-param", f"{key}={value}")]
     name = f"repair-{kind}"
-    command = ["exp", "run", "--quiet", "--temp", "--force", "--name", name, "--copy-paths", "checkpoints", *sets, "calibration"]
-    copies.dvc(*command, folder=Path(), quiet=True)
+    apart = ["--temp", "--copy-paths", "checkpoints"]  # the working tree stays as it is
+    copies.dvc(
+        *("exp", "run", "--quiet", "--force", "--name", name, *apart, *sets, "calibration"), folder=Path(), quiet=True
+    )
     print(
         f"left as the experiment {name}: `dvc exp show`; `dvc exp apply {name} && make repro` adopts it",
         file=sys.stderr,

@@ -226,7 +226,7 @@ def lines(table: pd.DataFrame, causes: pd.DataFrame) -> list[str]:
         promise = repairs[(repairs["arm"] == arm) & (repairs["measure"] == measure)]
         cells = ["", ""]
         if len(promise):
-            cells = [f"{promise['predicted'].mean():+.4f}", f"{promise['kept'].sum()} of {len(promise)}"]
+            cells = [f"{promise['predicted'].mean():+.4f}", f"{promise['kept'].astype(bool).sum()} of {len(promise)}"]
         if arm in KINDS:
             text.append(f"| {arm} | {measure.replace('_', ' ')} | {cells[0]} | {_told(row)} | {cells[1]} |")
     text += ["", "The same repairs where the queue holds as many other cases, drawn by lot:", ""]

@@ -80,7 +80,7 @@ def load_table(
         and `split` the split. None: patient_column. That and split_column may be missing under their default names.
         Without patients, a DICOM file's own patient id counts where it has one; any other image is a patient of its
         own. A split may be empty; valid, validate and validation mean val.
-    both: whether there must be positives and negatives; not in a list that adds to another source.
+    both: whether there must be positives and negatives, or two classes; not in a list that adds to another source.
     The image_id is the path below root. Further columns with a name are kept, but for those that the path is made of;
     DICOM headers add `manufacturer`, `view_position` and `study_date` where the CSV does not have them. Raises
     ValueError for whatever cannot be used, naming column, file and row (the header is row 1); an image that is there
@@ -255,9 +255,9 @@ def _written(label: str) -> str:
 
 def _labels(path: str | Path, text: pd.DataFrame, task: Task, labelling: Labelling) -> pd.DataFrame:
     """The label columns of each row: `y_true`, `class`, or one per finding; missing where it is to be ignored."""
-    _, column, separator, findings, uncertain, rows, _ = labelling
+    _, column, separator, findings, uncertain, rows, both = labelling
     if task == "multiclass":
-        return pd.DataFrame({CLASS: _classes(path, text[str(column)], uncertain)})
+        return pd.DataFrame({CLASS: _classes(path, text[str(column)], uncertain, both=both)})
     if task == "binary":
         several = separator is not None or rows != "one"
         return pd.DataFrame({"y_true": _answers(path, text[str(column)], labelling, several)})
@@ -272,7 +272,7 @@ def _labels(path: str | Path, text: pd.DataFrame, task: Task, labelling: Labelli
     return pd.DataFrame(columns)
 
 
-def _classes(path: str | Path, cells: pd.Series, uncertain: Mapping[str, Meaning]) -> pd.Series:
+def _classes(path: str | Path, cells: pd.Series, uncertain: Mapping[str, Meaning], *, both: bool) -> pd.Series:
     """The class of each row, missing where it is to be ignored."""
     ignored = {_written(label) for label in uncertain}
     classes = cells.map(_written)
@@ -281,7 +281,7 @@ def _classes(path: str | Path, cells: pd.Series, uncertain: Mapping[str, Meaning
     found = sorted(classes.dropna().unique())
     if len({name.casefold() for name in found}) < len(found):
         raise ValueError(f"{path}: two labels differ in their case alone: {', '.join(found)}")
-    if len(found) < 2:
+    if both and len(found) < 2:
         raise ValueError(f"{path}: one class only, every label is {cells.iloc[0]!r}")
     return classes
 
