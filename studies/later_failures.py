@@ -1,9 +1,9 @@
 """Does an unstable map foretell a later or a stronger failure, beyond confidence?
 
 Run by `make later-failures` after `make repro`; writes docs/later_failures.csv, docs/later_failures.png and a section
-of docs/stability.md. Asked are the cases that a member answers rightly today, on the run's test split and on a fresh
-phantom, and how each may fail later says `QUESTIONS`. What instability adds to confidence is learned on a second fresh
-phantom, to which nothing else was fitted. For the next seed each member is trained once more in a copy of the project.
+of docs/stability.md. Asked are the cases that a member answers rightly today, on the run's test split and on fresh
+phantoms, and how each may fail later says `QUESTIONS`. What instability adds to confidence is learned on other fresh
+phantoms, to which nothing else was fitted. For the next seed each member is trained once more in a copy of the project.
 What is there lies in `.studies/later_failures`; a killed run goes on where it was, so delete the folder after another
 training.
 """
@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-import seaborn.objects as so
 import yaml
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -49,14 +47,21 @@ QUESTIONS = {
     "next seed": "wrong by the same architecture, trained with the next seed and calibrated anew",
     "another site": f"wrong on the same film with {DOSE} of the dose and {NOISE} times the noise",
 }
-FIT, FRESH = (81, 400), (82, 600)  # seed and patients of the phantom that is fitted on, and of the one judged
-JUDGED = {"test split": ["test"], "fresh phantom": ["fresh"], "both": ["test", "fresh"]}
+FIT, FRESH = {81: 400}, {82: 600}  # patients by seed of the phantoms that are fitted on, and judged
+JUDGED = {"test split": ["test"], "fresh phantoms": ["fresh"], "both": ["test", "fresh"]}
 RESAMPLES = 2000
 TESTED = {  # figures of which the three questions are one family, by their names in the table
     "auroc": "adjusted_error_auroc",
     "gain_over_margin": "gain_over_margin",
     "auroc_gain_given_margin": "auroc_gain_given_confidence",
     "likelihood_gain_given_margin": "likelihood_gain_given_confidence",
+}
+HEADS = {  # what the page calls them
+    "auroc": "AUROC of instability",
+    "margin_auroc": "of the margin",
+    "gain_over_margin": "difference",
+    "auroc_gain_given_margin": "gain given the margin",
+    "likelihood_gain_given_margin": "the same, nats a case",
 }
 BEGINS, ENDS = "<!-- make later-failures writes what follows -->", "<!-- up to here -->"
 PAGE = Path("docs/stability.md")
@@ -81,12 +86,12 @@ def main() -> None:
             f"params.yaml: prepare.source is {prepare.source}; films of another site are the phantom's alone"
         )
     train_next(members)
-    own = prepare.seed, prepare.phantom.patients.test
+    own = {prepare.seed: prepare.phantom.patients.test}
     cases = pd.concat(
-        told(*phantom, prepare, members).assign(phantom=name)
-        for name, phantom in {"fit": FIT, "test": own, "fresh": FRESH}.items()
+        told(seed, patients, prepare, members).assign(phantom=name)
+        for name, phantoms in {"fit": FIT, "test": own, "fresh": FRESH}.items()
+        for seed, patients in phantoms.items()
     )
-    cases["patient_id"] = cases["phantom"] + cases["patient_id"]
     table = pd.DataFrame([row for judged_on in JUDGED for row in measured(cases, judged_on)])
     write_csv("docs/later_failures.csv", table)
     both = table[table["judged_on"] == "both"]
@@ -124,7 +129,8 @@ def told(seed: int, patients: int, prepare: PrepareParams, members: dict[str, Me
         known = plans[0][["patient_id", "y_true"]]
         tables = [of_member(name, of, known["y_true"].to_numpy(), *films) for name, of in members.items()]
         write_csv(path, pd.concat([known.join(table) for table in tables]))
-    return pd.read_csv(path)
+    table = pd.read_csv(path)
+    return table.assign(patient_id=f"phantom {seed} " + table["patient_id"])
 
 
 def of_member(name: str, member: Member, y_true: np.ndarray, *films: np.ndarray) -> pd.DataFrame:
@@ -217,22 +223,12 @@ def compared(cases: pd.DataFrame, question: str) -> dict[str, Any]:
 def lines(rows: pd.DataFrame) -> list[str]:
     """What was asked, the table of the page, and a sentence a member; rows: those of `measured`, judged on one set."""
     text = [*(f"- *{question}*: {words}." for question, words in QUESTIONS.items()), ""]
-    heads = [
-        "member",
-        "failure",
-        "failed",
-        "AUROC of instability",
-        "of the margin",
-        "difference",
-        "gain given the margin",
-    ]
+    heads = ["member", "failure", "failed", "rests on", *HEADS.values()]
     text += [f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
     for row in rows.to_dict("records"):
         failed = f"{row['n_failed']} of {row['n']}"
-        figures = [
-            words(row, name) for name in ("auroc", "margin_auroc", "gain_over_margin", "auroc_gain_given_margin")
-        ]
-        text.append(f"| {' | '.join([row['member'], row['question'], failed, *figures])} |")
+        cells = [row["member"], row["question"], failed, row["rests_on"].replace("_", " ")]
+        text.append(f"| {' | '.join([*cells, *(words(row, name) for name in HEADS)])} |")
     return [*text, "", *(sentence(of) for _, of in rows.groupby("member", sort=False))]
 
 
@@ -255,37 +251,35 @@ def sentence(rows: pd.DataFrame) -> str:
         "is a worse one for": said["gain_over_margin"] & (rows["gain_over_margin_high"] < 0),
         "adds to it for": said["likelihood_gain_given_margin"] & (rows["likelihood_gain_given_margin"] > 0),
     }
+    if (few := rows["likelihood_gain_given_margin"].isna()).any():
+        found["has too few failures to tell what it adds for"] = few
     listed = {what: ", ".join(rows.loc[here, "question"]) or "none" for what, here in found.items()}
     return f"- {rows['member'].iloc[0]}: instability " + "; ".join(f"{what} {of}" for what, of in listed.items()) + "."
 
 
 def picture(rows: pd.DataFrame) -> Figure:
     """Both alarms above, what instability has over the margin below; a member a column, bars 95 % over patients."""
+    members, places = rows["member"].unique(), np.arange(len(QUESTIONS))
+    figure, axes = plt.subplots(
+        2, len(members), figsize=(10, 5.6), layout="constrained", sharex="row", sharey=True, squeeze=False
+    )
+    figure.suptitle("Right today, wrong later: who says so beforehand? Bars: 95 % over patients", fontsize=10)
     above = {"auroc": "instability", "margin_auroc": "margin"}
     below = {"gain_over_margin": "instead of the margin", "auroc_gain_given_margin": "beside the margin"}
-    drawing = plt.figure(figsize=(10, 5.4), layout="constrained")
-    drawing.suptitle("Right today, wrong later: who says so beforehand? Bars: 95 % over patients", fontsize=10)
-    parts = drawing.subfigures(2, squeeze=False)[:, 0]
-    for part, names, label, none in zip(parts, (above, below), ("AUROC", "AUROC gained by instability"), (0.5, 0.0)):
-        shown = pd.concat(
-            rows[["member", "question"]].assign(
-                alarm=alarm, value=rows[name], low=rows[f"{name}_low"], high=rows[f"{name}_high"]
-            )
-            for name, alarm in names.items()
-        )
-        (
-            so.Plot(shown, x="value", y="question", color="alarm")
-            .facet(col="member")
-            .add(so.Range(linewidth=2, alpha=0.4), so.Dodge(), xmin="low", xmax="high", orient="y", legend=False)
-            .add(so.Dot(pointsize=5), so.Dodge(), orient="y")
-            .label(x=label, y="", color="")
-            .theme(sns.axes_style("whitegrid") | {"xtick.labelsize": 8})
-            .on(part)
-            .plot()
-        )
-        for axis in part.axes:
+    parts = ((axes[0], above, "AUROC", 0.5), (axes[1], below, "AUROC that instability gains", 0.0))
+    for line, names, label, none in parts:
+        for axis, member in zip(line, members, strict=True):
+            own = rows[rows["member"] == member].set_index("question").loc[list(QUESTIONS)]
             axis.axvline(none, color="0.4", linewidth=0.8, linestyle="--")
-    return drawing
+            for shift, (name, alarm) in zip((-0.12, 0.12), names.items(), strict=True):
+                value = own[name].astype(float)
+                reach = [value - own[f"{name}_low"], own[f"{name}_high"] - value]
+                axis.errorbar(value, places + shift, xerr=reach, fmt="o", markersize=5, elinewidth=2, label=alarm)
+            for place in places[own[list(names)].isna().all(axis=1).to_numpy()]:
+                axis.text(none, place, "  too few failures", va="center", fontsize=8, color="0.4")
+            axis.set(title=member, xlabel=label, yticks=places, yticklabels=list(QUESTIONS), ylim=(2.5, -0.5))
+        line[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
 
 
 if __name__ == "__main__":

@@ -99,7 +99,8 @@ def test_too_few_failures_are_said_to_be_too_few(cases):
     assert found.loc["another site", "rests_on"] == "none"
     assert "0 errors" in found.loc["another site", "auroc_absent"]
     (row,) = (line for line in lines(found.reset_index()) if line.startswith("| one | another site"))
-    assert row.endswith("| 0 of 1200 | - | - | - | - |")
+    assert row.endswith("| 0 of 1200 | none | - | - | - | - | - |")
+    assert lines(found.reset_index())[-1].endswith("has too few failures to tell what it adds for another site.")
 
 
 def test_larger_changes_are_twice_the_mild_ones():
