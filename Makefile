@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: help repro plots test lint audit fresh docs pr-report demo demo-export test-demo bench shuffled-labels planted-marker \
 	seeds intervals sites architecture foreign fuzz label log monitor plan accept rehearse monitoring rehearsals \
 	local-acceptance test-faults scaling validate-taxonomy predict evaluate findings answers verify promises fresh-phantoms \
-	public-predictions referral-rates first-sight readers reader-studies repair repairs
+	public-predictions referral-rates first-sight readers reader-studies repair repairs later-failures
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -137,6 +137,9 @@ sites: $(BIN)/.installed  ## does `site` name planted shifts? docs/sites.md; nee
 
 promises: $(BIN)/.installed  ## do certificates and the answers about a site keep their levels? docs/promises.csv
 	OMP_NUM_THREADS=1 python -m studies.promises
+
+later-failures: $(BIN)/.installed .git  ## does an unstable map foretell a later failure? docs/stability.md; needs `make repro`, trains each member once more
+	OMP_NUM_THREADS=1 python -m studies.later_failures
 
 fresh-phantoms: $(BIN)/.installed  ## is the verdict true of the population? docs/fresh_phantoms.csv; needs `make repro`
 	python -m studies.fresh_phantoms
