@@ -162,10 +162,11 @@ def test_the_site_names_what_its_calibration_mends_and_no_kind_explains():
     errors = table.join(taxonomy.sort_errors(table.reset_index(drop=True), score=score).set_index(table.index))
     errors = errors.reset_index(drop=True)
     pd.testing.assert_frame_equal(taxonomy.name_site(errors.assign(site_prob=np.nan))[errors.columns], errors)
-    other_way = np.where(errors["y_true"] == 1, 0.1, 0.9)
-    pd.testing.assert_frame_equal(taxonomy.name_site(errors.assign(site_prob=other_way))[errors.columns], errors)
-    found = taxonomy.name_site(errors.assign(site_prob=1 - other_way))
-    yields = errors["kind"] == "undetermined"
+    missed = errors["y_true"] == 1
+    away = errors.assign(site_prob=np.where(missed, 0.0, 1.0))
+    pd.testing.assert_frame_equal(taxonomy.name_site(away)[errors.columns], errors)
+    found = taxonomy.name_site(errors.assign(site_prob=np.where(missed, 0.9, 0.1)))
+    yields = errors["p_undetermined"] > errors[[f"p_{kind.replace(' ', '_')}" for kind in taxonomy.SCORED]].max(axis=1)
     assert 0 < yields.sum() < len(errors)
     assert (found["kind"] == errors["kind"].mask(yields, "site")).all()
     assert (found["best"] == errors["best"].mask(yields, "site")).all()
@@ -174,6 +175,10 @@ def test_the_site_names_what_its_calibration_mends_and_no_kind_explains():
     counted = taxonomy.tally(found)
     assert sum(counted[kind]["n"] for kind in taxonomy.KINDS) == len(errors)
     assert counted["site"]["n"] == yields.sum()
+    half_way = errors.assign(site_prob=np.where(missed, 0.4, 0.6), y_prob=np.where(missed, 0.1, 0.9))
+    hinted = taxonomy.name_site(half_way)
+    assert (hinted["kind"] == errors["kind"]).all()
+    assert (hinted["best"] == errors["best"].mask(yields, "site")).all()
 
 
 def answers(logits: dict[str, list[float]]) -> pd.DataFrame:

@@ -114,11 +114,11 @@ def adjudicate(errors: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
 def queues(errors: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """The ensemble's errors by where they are sent, the likeliest of their kind first; undetermined: nearest to one.
 
-    Of the site the `probability` is that of the label, once calibrated there.
+    Where the site is likeliest, the `probability` is that of the label once calibrated there.
     """
     own = errors[errors["model"] == "ensemble"]
     at_site = own["site_prob"].where(own["y_true"] == 1, 1 - own["site_prob"])
-    likely = own.filter(regex="^p_").drop(columns="p_undetermined").max(axis=1).mask(own["kind"] == "site", at_site)
+    likely = own.filter(regex="^p_").drop(columns="p_undetermined").max(axis=1).mask(own["best"] == "site", at_site)
     others = errors[errors["model"] != "ensemble"].groupby("image_id")["model"].agg(" ".join)
     table = own.assign(probability=likely, members_that_err=own["image_id"].map(others).fillna("none"))
     table = table.sort_values("probability", ascending=False, kind="stable")

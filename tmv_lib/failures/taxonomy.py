@@ -187,24 +187,26 @@ def sort_errors(evidence: pd.DataFrame, *, score: Score) -> pd.DataFrame:
 
 
 def name_site(errors: pd.DataFrame) -> pd.DataFrame:
-    """Sorted errors, those of kind `site` among them: that calibration by other patients of the site mends.
+    """Sorted errors, those of kind `site` among them: plain mistakes at home that calibration at the site mends.
 
     errors: as `sort_errors` has them, with `y_true`, `y_prob` and `site_prob`, the probability of the positive class
-    once the members whom the site makes wrong are calibrated there; NaN where none is. What the score is sure of stays.
+    once the members whom the site makes wrong are calibrated there; NaN where none is. An error for which the score
+    finds none of the four likelier than a plain mistake is most likely the site's (`best`) where calibration there
+    moves the answer towards the label, and is of that `kind` where it makes the answer right.
     """
-    mended = errors["site_prob"].notna() & ((errors["site_prob"] > 0.5) == (errors["y_true"] == 1))
-    ours = mended & (errors["kind"] == "undetermined")
-    given, site = (errors[name].where(errors["y_true"] == 1, 1 - errors[name]) for name in ("y_prob", "site_prob"))
+    given, there = (errors[name].where(errors["y_true"] == 1, 1 - errors[name]) for name in ("y_prob", "site_prob"))
     likely = errors[[f"p_{kind.replace(' ', '_')}" for kind in SCORED]].max(axis=1)
+    likeliest = (errors["p_undetermined"] > likely) & (there > given)  # not where there is NaN
+    ours = likeliest & ((errors["site_prob"] > 0.5) == (errors["y_true"] == 1))
     told = [
         f"as shipped the label has {before:.0%}, calibrated at the site by other patients {after:.0%}; of the other"
         f" kinds {best} is the likeliest, {p:.0%}"
-        for before, after, best, p in zip(given, site, errors["best"], likely, strict=True)
+        for before, after, best, p in zip(given, there, errors["best"], likely, strict=True)
     ]
     return errors.assign(
         kind=errors["kind"].mask(ours, "site"),
-        best=errors["best"].mask(ours, "site"),
-        runner_up=errors["runner_up"].mask(ours, errors["best"]),
+        best=errors["best"].mask(likeliest, "site"),
+        runner_up=errors["runner_up"].mask(likeliest, errors["best"]),
         reason=errors["reason"].mask(ours, pd.Series(told, index=errors.index, dtype=object)),
     )
 
