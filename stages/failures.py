@@ -29,8 +29,8 @@ def main() -> None:
     material = evidence.Material(cases, images, normals, witness, features, reference, y_true)
 
     cases, joint = evidence.of_cases(material, calibrators, params, rng)
-    logits = record.read_calibrations(cases, members)
-    by_calibration = {name: evidence.of_answers(cases, one) for name, one in logits.items()}
+    logits, blame = record.read_calibrations(cases, members), record.read_blame()
+    by_calibration = evidence.of_calibrations(cases, logits, blame)
     shipped = by_calibration["as_shipped"]
     if truth := record.read_planted_truth():
         repairs = {name: record.read_repairs(name) for name in members}

@@ -42,6 +42,7 @@ def main() -> None:
 
     write_csv("data/site/cases.csv", logits.reset_index())
     write_json("data/site/shift.json", {"name": looks["name"], "shifted": looks["name"] != "none"})
+    write_json("data/site/blame.json", {name: calibrated[name]["interaction"]["blame"] for name in members})
     write_csv("plots/site/learning_curve.csv", bands, digits=6)
     write_csv("plots/site/reliability.csv", answer.reliability(cases, members, logits), digits=6)
     write_csv("plots/site/logits.csv", answer.logit_distributions(places, first), digits=6)

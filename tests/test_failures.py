@@ -12,7 +12,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.special import expit
 from sklearn.metrics import cohen_kappa_score
 
-from tmv_lib.failures import agreement, oddity, taxonomy
+from tmv_lib.calibration.calibrators import Calibrator
+from tmv_lib.failures import agreement, evidence, oddity, taxonomy
 
 # A false negative that every model makes with confidence on a typical image with a label that others support.
 PLAIN = {
@@ -155,6 +156,68 @@ def test_the_cause_is_the_repair_that_mends(planted, mends, cause):
     assert taxonomy.cause_of_errors([planted], mended).tolist() == [cause]
 
 
+def test_the_site_names_what_its_calibration_mends_and_no_kind_explains():
+    table, cause = clear_errors(60)
+    score = taxonomy.fit_score(table, cause, enough=0.6, provenance={})
+    errors = table.join(taxonomy.sort_errors(table.reset_index(drop=True), score=score).set_index(table.index))
+    errors = errors.reset_index(drop=True)
+    pd.testing.assert_frame_equal(taxonomy.name_site(errors.assign(site_prob=np.nan))[errors.columns], errors)
+    missed = errors["y_true"] == 1
+    away = errors.assign(site_prob=np.where(missed, 0.0, 1.0))
+    pd.testing.assert_frame_equal(taxonomy.name_site(away)[errors.columns], errors)
+    found = taxonomy.name_site(errors.assign(site_prob=np.where(missed, 0.9, 0.1)))
+    yields = errors["p_undetermined"] > errors[[f"p_{kind.replace(' ', '_')}" for kind in taxonomy.SCORED]].max(axis=1)
+    assert 0 < yields.sum() < len(errors)
+    assert (found["kind"] == errors["kind"].mask(yields, "site")).all()
+    assert (found["best"] == errors["best"].mask(yields, "site")).all()
+    assert (found.loc[yields, "runner_up"] == errors.loc[yields, "best"]).all()
+    assert found.loc[yields, "reason"].str.contains("calibrated at the site by other patients 90%").all()
+    counted = taxonomy.tally(found)
+    assert sum(counted[kind]["n"] for kind in taxonomy.KINDS) == len(errors)
+    assert counted["site"]["n"] == yields.sum()
+    half_way = errors.assign(site_prob=np.where(missed, 0.4, 0.6), y_prob=np.where(missed, 0.1, 0.9))
+    hinted = taxonomy.name_site(half_way)
+    assert (hinted["kind"] == errors["kind"]).all()
+    assert (hinted["best"] == errors["best"].mask(yields, "site")).all()
+
+
+def answers(logits: dict[str, list[float]]) -> pd.DataFrame:
+    """What `of_answers` reads of cases whose logits these are, a column a member, and nothing that tells."""
+    n = len(next(iter(logits.values())))
+    cases = pd.DataFrame({"image_id": [f"i{k}" for k in range(n)], "y_true": 0, "split": "test", "map_agreement": 1.0})
+    kinds = [*taxonomy.TRIED, "border_flips"]
+    empty = {f"{kind}_{name}": 0.0 for kind in kinds for name in (*logits, "ensemble")}
+    return cases.assign(patient_id=cases["image_id"], **empty)
+
+
+@pytest.mark.parametrize("wronged", [[], ["a"], ["b"], ["a", "b"]])
+def test_members_whom_the_site_makes_wrong_and_no_others_are_calibrated_there(wronged):
+    shipped, there = {"a": [2.0, 1.0], "b": [-1.0, 3.0]}, {"a": [-2.0, 0.5], "b": [-3.0, -4.0]}
+    logits = {"as_shipped": pd.DataFrame(shipped), "site_calibrated": pd.DataFrame(there)}
+    blame = {name: "site" if name in wronged else "unclear" for name in shipped}
+    found = evidence.of_calibrations(answers(shipped), logits, blame)
+    assert found["site_calibrated"]["site_prob"].isna().all()  # what is calibrated there is no longer the site's
+    probs = found["as_shipped"].set_index("model")["site_prob"]
+    for name in shipped:
+        expected = expit(there[name]) if name in wronged else [np.nan, np.nan]
+        np.testing.assert_allclose(probs.loc[name], expected)
+    mixed = np.mean([expit(there[name] if name in wronged else shipped[name]) for name in shipped], axis=0)
+    np.testing.assert_allclose(probs.loc["ensemble"], mixed if wronged else [np.nan, np.nan])
+
+
+def test_what_a_film_as_at_home_mends_is_the_sites_unless_something_else_was_planted():
+    logits = dict.fromkeys(("net", "twin"), [3.0] * 5)
+    cases = answers(logits)
+    found = evidence.of_answers(cases, pd.DataFrame(logits))
+    truth = cases[["image_id"]].assign(cause=["none", "none", "none", "spurious", "spurious"], y_clean=0)
+    mended = [("i0", "site", -1.0), ("i1", "site", 1.0), ("i2", "spurious", -1.0)]
+    mended += [("i3", "site", -1.0), ("i3", "spurious", -1.0), ("i4", "site", -1.0), ("i4", "spurious", 1.0)]
+    repairs = dict.fromkeys(logits, pd.DataFrame(mended, columns=["image_id", "repair", "score"]))
+    causes = evidence.oracle(found, truth, repairs, dict.fromkeys(logits, Calibrator("identity", {})))
+    one = ["site", "undetermined", "spurious feature", "spurious feature", "site"]
+    assert causes.tolist() == [*one, *one, *one]  # of both, and of their mean
+
+
 def test_kappa_is_that_of_scikit_learn_with_weights_and_without():
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 4, 200)
@@ -288,8 +351,8 @@ def test_patch_oddity_is_the_distance_to_the_nearest_patch_of_a_normal():
 def sorted_world(n: int) -> tuple[pd.DataFrame, np.ndarray]:
     """Errors with a cause, a sorting that is right in four of five, and patients."""
     rng = np.random.default_rng(0)
-    cause = rng.choice(taxonomy.REPAIRABLE, n, p=[0.1, 0.2, 0.2, 0.5])
-    best = np.where(rng.random(n) < 0.8, cause, rng.choice(taxonomy.REPAIRABLE, n))
+    cause = rng.choice(taxonomy.SCORED, n, p=[0.1, 0.2, 0.2, 0.5])
+    best = np.where(rng.random(n) < 0.8, cause, rng.choice(taxonomy.SCORED, n))
     table = pd.DataFrame({"cause": cause, "best": best, "kind": best, "y_true": rng.integers(0, 2, n)})
     return table.assign(patient_id=np.arange(n).astype(str)), cause
 
@@ -327,7 +390,7 @@ def test_shuffled_kinds_have_the_distribution_of_no_agreement():
 
 def test_a_case_that_three_models_err_on_is_no_more_proof_than_one():
     rng = np.random.default_rng(2)
-    causes, kinds = (rng.choice(taxonomy.REPAIRABLE, 20) for _ in range(2))
+    causes, kinds = (rng.choice(taxonomy.SCORED, 20) for _ in range(2))
     p_values = []
     for _ in range(200):
         kinds = rng.permutation(kinds)
@@ -362,7 +425,7 @@ def test_a_signal_that_knows_a_kind_tells_it_and_noise_does_not():
     found = agreement.discriminate(signals, cause, groups=groups, n_resamples=100, seed=0)
     assert found["knows"]["model blindness"]["auroc"].value == 1
     assert found["knows"]["spurious feature"]["auroc"].value < 0.5  # the others are low in it
-    for kind in taxonomy.REPAIRABLE:
+    for kind in taxonomy.SCORED:
         _, low, high = found["noise"][kind]["auroc"].ends
         assert low < 0.5 < high
         assert found["gaps"][kind]["n"] < found["knows"][kind]["n"] == (cause == kind).sum()

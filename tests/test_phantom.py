@@ -180,6 +180,22 @@ def test_a_repair_takes_one_cause_away_and_nothing_else(plan):
     assert set(mended.loc[mended["repair"] == "blind", "finding"]) <= set(SEEN_FINDINGS)
 
 
+def test_a_planted_site_is_repaired_by_the_film_as_at_home_and_no_other_phantom_is():
+    options = {"patients": {"val": 20, "test": 40}, "seed": 3}
+    home = plan_cases(**options)
+    assert "site" not in set(repaired(home)["repair"])
+    for shifted, classes in (("both", [0, 1]), ("negative", [0])):
+        shift = {"test_exposure": 0.7, "test_noise": 1.6, "test_shifted": shifted}
+        there = plan_cases(**options, **shift)
+        mended = repaired(there, **shift)
+        at_home = mended[mended["repair"] == "site"]
+        moved = home[(home["split"] == "test") & home["y_true"].isin(classes)]
+        assert at_home["image_id"].tolist() == moved["image_id"].tolist()
+        np.testing.assert_array_equal(render(at_home, size=SIZE).images, render(moved, size=SIZE).images)
+        others = mended[mended["repair"] != "site"].reset_index(drop=True)
+        pd.testing.assert_frame_equal(others, repaired(there))
+
+
 def test_mean_intensity_does_not_give_the_label_away(plan):
     test = plan[plan["split"] == "test"].head(300)
     mean = render(test, size=32).images.mean(axis=(1, 2))

@@ -323,6 +323,24 @@ def test_kinds_are_told_in_three_columns_and_the_files_are_those_as_shipped(tmp_
         kinds = [entry for entry in shipped.values() if isinstance(entry, dict)]
         assert sum(entry["n"] for entry in kinds) == shipped["n_errors"] > 0
         assert sum(entry["false_negative"] for entry in kinds) == shipped["false_negative"]
+        assert shipped["site"]["n"] == 0  # nobody said that the site is to blame
+    (tmp_path / "data/site/blame.json").write_text(json.dumps({MEMBERS[0]: "site", MEMBERS[1]: "home"}))
+    run_stages(tmp_path, monkeypatch, "failures")
+    after, found = pd.read_csv("data/failures/errors.csv"), metrics(tmp_path, "failures")["failures"]
+    named = after["kind"] == "site"
+    mended = after["site_prob"].notna() & (after["site_prob"].gt(0.5) == after["y_true"].eq(1))
+    plain = before["p_undetermined"] > before[[f"p_{kind.replace(' ', '_')}" for kind in taxonomy.SCORED]].max(axis=1)
+    assert named.equals(plain & mended)
+    assert (before.loc[named, "kind"] == "undetermined").all()
+    assert set(after.loc[named, "model"]) == {MEMBERS[0], "ensemble"}
+    told = ["image_id", "model", "kind", "reason", "needs"]
+    pd.testing.assert_frame_equal(before.loc[~named, told], after.loc[~named, told])
+    for model in (*MEMBERS, "ensemble"):
+        assert found[model]["site"]["n"] == (named & (after["model"] == model)).sum()
+        assert found[model]["site_calibrated"]["site"]["n"] == found[model]["ceiling"]["site"]["n"] == 0
+    waiting = pd.read_csv("data/failures/queues/recalibrate.csv")
+    assert sorted(waiting["image_id"]) == sorted(after.loc[named & (after["model"] == "ensemble"), "image_id"])
+    assert waiting["probability"].gt(0.5).all()
 
 
 def test_severity_and_what_repairs_gain_add_up_to_the_failure_cost(answered, monkeypatch):

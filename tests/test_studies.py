@@ -33,7 +33,7 @@ from tmv_lib.data.answer import PrepareParams
 from tmv_lib.data.images import square
 from tmv_lib.deferral.costs import Prices
 from tmv_lib.failures import agreement
-from tmv_lib.failures.taxonomy import EVIDENCE, KINDS, all_signals, fit_score, sort_errors
+from tmv_lib.failures.taxonomy import EVIDENCE, KINDS, REPAIRABLE, SCORED, all_signals, fit_score, sort_errors
 from tmv_lib.phantom.plan import plan_cases
 from tmv_lib.pipeline.params import read
 from tmv_lib.site.answer import SiteParams
@@ -293,7 +293,7 @@ def test_causes_planted_at_zero_are_in_no_case_of_their_phantom_and_the_others_a
 def test_agreement_by_shuffled_evidence_is_that_of_chance():
     rng = np.random.default_rng(0)
     n = 800
-    cause = rng.choice(KINDS, n)
+    cause = rng.choice([kind for kind in KINDS if kind != "site"], n)
     table = pd.DataFrame({name: rng.random(n) for name in EVIDENCE})
     table["y_true"] = rng.integers(0, 2, n)
     for name in ("members_disagree", "border_flips"):
@@ -326,6 +326,28 @@ def test_agreement_by_shuffled_evidence_is_that_of_chance():
     assert "| oddity rank |" in text
     assert "| border flips (not read) |" in text
     assert "nan" not in text
+
+
+def test_the_six_kinds_are_measured_where_a_site_was_planted():
+    rng = np.random.default_rng(1)
+    n = 300
+    cause = rng.choice(REPAIRABLE, n)
+    four = np.where(cause == "site", rng.choice(SCORED, n), cause)  # what the score finds of it
+    sure = rng.random(n) < 0.5
+    found = pd.DataFrame({"cause": cause, "best": cause, "kind": np.where(sure, cause, "undetermined")})
+    found = found.assign(runner_up=four, patient_id=np.arange(n).astype(str), y_true=rng.integers(0, 2, n))
+    row = taxonomy.with_site(found, n_resamples=100, seed=0)
+    assert row["kappa"] == pytest.approx(1)
+    assert row["right"] == row["recall of site"] == 1
+    assert row["kappa_of_the_score"] == pytest.approx(agreement.kappa(cause, four))
+    assert row["n called site"] == (sure & (cause == "site")).sum()
+    home = found[cause != "site"]
+    rows = [row | {"seed": 1, "shift": "both"}, taxonomy.with_site(home, n_resamples=100, seed=0) | {"seed": 1}]
+    text = taxonomy.section(pd.DataFrame(rows).fillna({"shift": "none"}))
+    assert f"| 1 | both | {n} | 0 | {(cause == 'site').sum()} | {row['n called site']} | 1.00 (1.00 to 1.00) |" in text
+    assert "| 0 | 0 | 1.00 (1.00 to 1.00) | 1.00 (1.00 to 1.00) | no figure | no figure |" in text
+    phantom = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["prepare"]["phantom"]
+    assert all(shift.keys() <= phantom.keys() for shift in taxonomy.SITES.values())
 
 
 def test_the_border_catches_a_trained_network_that_reads_a_marker_and_no_other():

@@ -151,6 +151,7 @@ def repairs(cases: pd.DataFrame, params: PrepareParams, task: Task) -> tuple[pd.
     Of real images, and of cells, nobody knows: none of them.
     """
     known = params.source == "phantom" and task == "binary"
-    plan = repaired(cases[cases["split"] != "train"]) if known else cases[:0].assign(repair="")
+    shift = params.phantom.model_dump(include={"test_exposure", "test_noise", "test_shifted"})
+    plan = repaired(cases[cases["split"] != "train"], **shift) if known else cases[:0].assign(repair="")
     images = render(plan, size=params.size).images if len(plan) else np.empty((0, params.size, params.size), np.uint8)
     return plan[["image_id", "repair"]], np.repeat(images[..., None], 3, 3) if params.channels == "colour" else images

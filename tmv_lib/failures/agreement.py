@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from tmv_lib.failures.taxonomy import KINDS, REPAIRABLE
+from tmv_lib.failures.taxonomy import KINDS, REPAIRABLE, SCORED
 from tmv_lib.statistics.estimate import Resampler, mean
 from tmv_lib.statistics.ranking import auroc
 from tmv_lib.uncertainty.detection import FEWEST
@@ -35,7 +35,7 @@ def agreement(errors: pd.DataFrame, *, n_resamples: int, seed: int) -> dict[str,
 
 
 def confusion(errors: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Counts (5, 5) of errors by the repair that mends them (rows) and the kind that the column names."""
+    """Counts (6, 6) of errors by the repair that mends them (rows) and the kind that the column names."""
     crossed = pd.crosstab(errors["cause"], errors[column])
     return crossed.reindex(index=list(KINDS), columns=list(KINDS), fill_value=0)
 
@@ -55,7 +55,7 @@ def discriminate(
         score = table[name].to_numpy(dtype=float)
         there = np.isfinite(score)
         figures[str(name)] = {}
-        for kind in REPAIRABLE:
+        for kind in SCORED:
             of_kind, patients = (cause == kind)[there], groups[there]
             n_patients, n_others = (len(np.unique(patients[side])) for side in (of_kind, ~of_kind))
             options: dict[str, Any] = {"stratify": of_kind, "interval": min(n_patients, n_others) >= FEWEST}

@@ -23,7 +23,7 @@ class FailuresParams(Params):
 def sort_errors(evidence: pd.DataFrame) -> pd.DataFrame:
     """The errors of the test split with their kinds and what each needs, a row per model and case."""
     errors = evidence[evidence["wrong"] & (evidence["split"] == "test")].reset_index(drop=True)
-    errors = errors.join(taxonomy.sort_errors(errors, score=taxonomy.frozen_score()))
+    errors = taxonomy.name_site(errors.join(taxonomy.sort_errors(errors, score=taxonomy.frozen_score())))
     return errors.assign(needs=errors["kind"].map(taxonomy.NEEDS))
 
 
@@ -112,9 +112,13 @@ def adjudicate(errors: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
 
 
 def queues(errors: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The ensemble's errors by where they are sent, the likeliest of their kind first; undetermined: nearest to one."""
+    """The ensemble's errors by where they are sent, the likeliest of their kind first; undetermined: nearest to one.
+
+    Where the site is likeliest, the `probability` is that of the label once calibrated there.
+    """
     own = errors[errors["model"] == "ensemble"]
-    likely = own.filter(regex="^p_").drop(columns="p_undetermined").max(axis=1)
+    at_site = own["site_prob"].where(own["y_true"] == 1, 1 - own["site_prob"])
+    likely = own.filter(regex="^p_").drop(columns="p_undetermined").max(axis=1).mask(own["best"] == "site", at_site)
     others = errors[errors["model"] != "ensemble"].groupby("image_id")["model"].agg(" ".join)
     table = own.assign(probability=likely, members_that_err=own["image_id"].map(others).fillna("none"))
     table = table.sort_values("probability", ascending=False, kind="stable")
@@ -125,14 +129,14 @@ def queues(errors: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def against_oracle(errors: pd.DataFrame, evidence: pd.DataFrame, params: FailuresParams) -> dict[str, Any]:
     """How far the taxonomy agrees with the phantom's repairs over all models' errors, and what each signal tells.
 
-    The signals are judged on all errors outside train that a repair mends: nothing is fitted.
+    The signals are judged on all errors outside train of the four kinds that the score tells: nothing is fitted.
     """
     figures = agreement.agreement(errors, n_resamples=params.resamples, seed=params.seed)
     known = errors[errors["cause"] != "undetermined"]
     figures["kappa_of_shuffled_kinds"] = agreement.shuffled_kappa(
         known["cause"], known["best"], known["patient_id"], rng=generator(params.seed, "shuffled kinds")
     )
-    wrong = evidence[evidence["wrong"] & (evidence["cause"] != "undetermined")]
+    wrong = evidence[evidence["wrong"] & evidence["cause"].isin(taxonomy.SCORED)]
     who: dict[str, Any] = {"groups": wrong["patient_id"].to_numpy(), "n_resamples": params.resamples}
     signals = agreement.discriminate(taxonomy.all_signals(wrong), wrong["cause"], seed=params.seed, **who)
     return figures | {"signals": signals}

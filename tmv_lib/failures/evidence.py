@@ -16,7 +16,12 @@ from tmv_lib.uncertainty.distance import nearest_neighbour_distance
 from tmv_lib.uncertainty.entropy import entropy_decomposition
 
 # What the phantom planted and, of an image, can mend, in the words of the taxonomy.
-REPAIRS = {"spurious": "spurious feature", "blind": "model blindness", "ambiguous": "clinical ambiguity"}
+REPAIRS = {
+    "spurious": "spurious feature",
+    "blind": "model blindness",
+    "ambiguous": "clinical ambiguity",
+    "site": "site",
+}
 PLANTED = REPAIRS | {"mislabelled": "annotation noise", "none": "undetermined"}
 MOST_NORMALS = 2000  # whose patches are remembered
 SIDE = 56  # pixels, about, to which an image is averaged down where its oddity is measured
@@ -81,6 +86,26 @@ def of_cases(
     return cases, oddity.confident_joint(y_true, out_of_fold)
 
 
+def of_calibrations(
+    cases: pd.DataFrame, logits: dict[str, pd.DataFrame], blame: dict[str, str]
+) -> dict[str, pd.DataFrame]:
+    """The evidence of every answer in each calibration, `logits` as `read_calibrations` has them.
+
+    blame: by member, whose a miscalibration at the site is. The answers as shipped have `site_prob`, what each becomes
+    once the members whom the site makes wrong, and no others, are calibrated there.
+    """
+    evidence = {name: of_answers(cases, one).assign(site_prob=np.nan) for name, one in logits.items()}
+    shipped = logits["as_shipped"]
+    wronged = [name for name in shipped if blame.get(name) == "site"]
+    mended = shipped.assign(**{name: logits["site_calibrated"][name] for name in wronged})
+    for model, rows in evidence["as_shipped"].groupby("model").groups.items():
+        members = list(shipped) if model == "ensemble" else [model]
+        known = set(members) & set(wronged)
+        site_prob = expit(mended[members].to_numpy()).mean(axis=1) if known else np.nan
+        evidence["as_shipped"].loc[rows, "site_prob"] = site_prob
+    return evidence
+
+
 def of_answers(cases: pd.DataFrame, logits: pd.DataFrame) -> pd.DataFrame:
     """The evidence of every answer, a row per model and case; calibrated logits, a column per member, decide at 0.
 
@@ -120,6 +145,7 @@ def oracle(
     """The cause of every answer, were it wrong, by the phantom's repairs, a row of evidence each.
 
     truth: `image_id`, `cause`, `y_clean`. repairs: by member `image_id`, `repair` and the `score` of the mended image.
+    In a case with nothing else planted that is taken as at another site, the site is what was planted.
     """
     truth, probs = truth.set_index("image_id"), dict[str, Any]()
     for name, table in repairs.items():
@@ -129,9 +155,10 @@ def oracle(
     causes = []
     for model, own in evidence.groupby("model", sort=False):
         known, y_true = truth.loc[own["image_id"]], own["y_true"].to_numpy()
-        answers = probs[str(model)].reindex(index=own["image_id"], columns=list(REPAIRS)).to_numpy()
-        right = ((answers > 0.5) == y_true[:, None]) & ~np.isnan(answers)
-        mends = pd.DataFrame(right, columns=list(REPAIRS.values()))
+        answers = probs[str(model)].reindex(index=own["image_id"], columns=list(REPAIRS)).reset_index(drop=True)
+        mends = (answers.gt(0.5).eq(y_true, axis=0) & answers.notna()).rename(columns=REPAIRS)
         mends.insert(0, "annotation noise", known["y_clean"].to_numpy() != y_true)
-        causes.append(taxonomy.cause_of_errors(known["cause"].map(PLANTED), mends))
+        planted = known["cause"].reset_index(drop=True)
+        planted = planted.mask((planted == "none") & answers["site"].notna(), "site")
+        causes.append(taxonomy.cause_of_errors(planted.map(PLANTED), mends))
     return np.concatenate(causes)

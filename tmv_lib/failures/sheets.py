@@ -26,7 +26,8 @@ def sheets(
             panels = [(name, images[row], of[row] * sign) for name, of in maps.items()]
             label, name = ("negative", "positive")[case.y_true], case.image_id.rpartition("/")[2][-24:]
             facts = f"{name}\nlabelled {label},\nensemble says {case.y_prob:.0%} positive"
-            nearest = f"{case.best} {case.probability:.0%}, next {case.runner_up}"
+            sure = "" if case.best == "site" else f" {case.probability:.0%}"  # there it is the label's
+            nearest = f"{case.best}{sure}, next {case.runner_up}"
             rows.append((facts, images[row], panels, f"{_capital(nearest)}.\n{_capital(case.reason)}."))
         first, last = ("nearest to a kind", "farthest") if kind == "undetermined" else ("most typical", "least sure")
         number = f" ({len(chosen)} of {len(queue)}, the {first} first, the {last} last; maps are for the answer given)"

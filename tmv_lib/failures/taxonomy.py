@@ -1,8 +1,8 @@
 """What kinds of mistakes a model makes, by evidence, and what each kind needs.
 
-Every error becomes clinical ambiguity, annotation noise, model blindness, a spurious feature, or undetermined.
-The evidence is a table with one row an error and the columns of `EVIDENCE`; ranks are shares of validation cases
-that lie below.
+Every error becomes clinical ambiguity, annotation noise, model blindness, a spurious feature, the site's, or
+undetermined. The evidence is a table with one row an error and the columns of `EVIDENCE`; ranks are shares of
+validation cases that lie below. From it a frozen score tells four kinds; the site's is told by what its labels mend.
 """
 
 import json
@@ -23,15 +23,18 @@ NEEDS = {
     "annotation noise": "two blinded readers; the label is never flipped automatically",
     "model blindness": "more training cases of this subtype, and a gate on unusual images until then",
     "spurious feature": "mask or crop the border, randomise markers, reweight, and measure again",
+    "site": "labels of the site: calibrate there, and judge again",
     "undetermined": "adjudication",
 }
 KINDS = tuple(NEEDS)
 REPAIRABLE = tuple(kind for kind in KINDS if kind != "undetermined")
+SCORED = tuple(kind for kind in REPAIRABLE if kind != "site")  # that the score tells apart
 QUEUES = {  # what each kind is sent to
     "clinical ambiguity": "second_reader",
     "annotation noise": "relabel",
     "model blindness": "collect",
     "spurious feature": "shortcut",
+    "site": "recalibrate",
     "undetermined": "adjudicate",
 }
 
@@ -143,7 +146,7 @@ def fit_score(evidence: pd.DataFrame, cause: ArrayLike, *, enough: float, proven
     has fewer than five errors.
     """
     cause = np.asarray(cause)
-    number = {kind: int((cause == kind).sum()) for kind in KINDS}
+    number = {kind: int((cause == kind).sum()) for kind in (*SCORED, "undetermined")}
     if min(number.values()) < 5:
         raise ValueError(f"every kind needs at least five errors to fit a score, found {number}")
     table = signals(evidence)
@@ -174,13 +177,38 @@ def sort_errors(evidence: pd.DataFrame, *, score: Score) -> pd.DataFrame:
     standard = (_by_side(table) - score.mean) / score.scale
     probs = softmax(standard @ np.transpose(score.coefficients) + score.intercept, axis=1)
     found = pd.DataFrame(probs, columns=score.kinds, index=evidence.index)
-    four = found[list(REPAIRABLE)]
+    four = found[list(SCORED)]
     order = np.argsort(-four.to_numpy(), axis=1, kind="stable")
     columns = found.rename(columns=lambda kind: f"p_{kind.replace(' ', '_')}")
-    columns["best"], columns["runner_up"] = (np.array(REPAIRABLE, dtype=object)[order[:, place]] for place in (0, 1))
+    columns["best"], columns["runner_up"] = (np.array(SCORED, dtype=object)[order[:, place]] for place in (0, 1))
     columns["kind"] = columns["best"].where(four.max(axis=1) >= score.enough, "undetermined")
     rows = evidence.assign(kind=columns["kind"], p_undetermined=columns["p_undetermined"]).itertuples()
     return columns.assign(reason=[reason(row) for row in rows])
+
+
+def name_site(errors: pd.DataFrame) -> pd.DataFrame:
+    """Sorted errors, those of kind `site` among them: plain mistakes at home that calibration at the site mends.
+
+    errors: as `sort_errors` has them, with `y_true`, `y_prob` and `site_prob`, the probability of the positive class
+    once the members whom the site makes wrong are calibrated there; NaN where none is. An error for which the score
+    finds none of the four likelier than a plain mistake is most likely the site's (`best`) where calibration there
+    moves the answer towards the label, and is of that `kind` where it makes the answer right.
+    """
+    given, there = (errors[name].where(errors["y_true"] == 1, 1 - errors[name]) for name in ("y_prob", "site_prob"))
+    likely = errors[[f"p_{kind.replace(' ', '_')}" for kind in SCORED]].max(axis=1)
+    likeliest = (errors["p_undetermined"] > likely) & (there > given)  # not where there is NaN
+    ours = likeliest & ((errors["site_prob"] > 0.5) == (errors["y_true"] == 1))
+    told = [
+        f"as shipped the label has {before:.0%}, calibrated at the site by other patients {after:.0%}; of the other"
+        f" kinds {best} is the likeliest, {p:.0%}"
+        for before, after, best, p in zip(given, there, errors["best"], likely, strict=True)
+    ]
+    return errors.assign(
+        kind=errors["kind"].mask(ours, "site"),
+        best=errors["best"].mask(likeliest, "site"),
+        runner_up=errors["runner_up"].mask(likeliest, errors["best"]),
+        reason=errors["reason"].mask(ours, pd.Series(told, index=errors.index, dtype=object)),
+    )
 
 
 def _by_side(table: pd.DataFrame) -> NDArray[np.float64]:

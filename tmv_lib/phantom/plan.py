@@ -108,13 +108,16 @@ def plan_cases(
     return plan.assign(source="phantom")[TRUTH + RECIPE]
 
 
-def repaired(plan: pd.DataFrame) -> pd.DataFrame:
+def repaired(
+    plan: pd.DataFrame, *, test_exposure: float = 1.0, test_noise: float = 1.0, test_shifted: str = "both"
+) -> pd.DataFrame:
     """The rows of a plan with one cause of failure taken away, everything else as it was; one row a case and repair.
 
     The column `repair` names the cause. spurious: the marker is put to the usual state of the class that the film
     shows, wherever it is not. ambiguous: the faint finding becomes a clear one where the label is 1, and goes where
     it is 0. blind: the finding that training never shows becomes a clear one that it does. (A wrong label is repaired
-    by `y_clean`, which changes no pixel.) A case in which two causes could be taken away has two rows.
+    by `y_clean`, which changes no pixel.) site: the film is taken with the dose and the noise of home, where
+    `plan_cases` changed them, with the same `test_...`. A case in which two causes could be taken away has two rows.
     """
     marker = plan[plan["marker"] != plan["y_clean"]]
     marker = marker.assign(repair="spurious", marker=1 - marker["marker"])
@@ -122,7 +125,10 @@ def repaired(plan: pd.DataFrame) -> pd.DataFrame:
     clear = clear.assign(repair=clear["cause"], finding=clear["clear_finding"], amplitude=clear["clear_amplitude"])
     absent = plan[(plan["cause"] == "ambiguous") & (plan["y_true"] == 0)]
     absent = absent.assign(repair="ambiguous", finding="none", amplitude=0.0)
-    return pd.concat([marker, clear, absent]).sort_values(["image_id", "repair"], ignore_index=True)
+    moved = plan["split"].isin(["test", "local"]) & plan["y_true"].isin(SHIFTED[test_shifted])
+    there = plan[moved & ((test_exposure, test_noise) != (1, 1))]  # both of the site: local patients come from test
+    at_home = there.assign(repair="site", exposure=there["exposure"] / test_exposure, noise=1.0)
+    return pd.concat([marker, clear, absent, at_home]).sort_values(["image_id", "repair"], ignore_index=True)
 
 
 def _check_patients(patients: Mapping[str, int]) -> None:

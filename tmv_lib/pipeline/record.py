@@ -266,6 +266,12 @@ def read_shift(*, root: str | Path = ".") -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+def read_blame(*, root: str | Path = ".") -> dict[str, str]:
+    """By member whose `site` says a miscalibration there is; empty where it has not run."""
+    path = Path(root) / "data/site/blame.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def read_repairs(member: str, *, root: str | Path = ".") -> pd.DataFrame:
     """What a member says of the phantom's mended images: `image_id`, `repair`, `score`."""
     return read_scores(Path(root) / f"data/train/{member}/repairs.csv", ["image_id", "repair"], root=root)
