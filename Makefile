@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: help repro plots test lint audit fresh docs pr-report demo demo-export test-demo bench shuffled-labels planted-marker \
 	seeds intervals sites architecture foreign fuzz label log monitor plan accept rehearse monitoring rehearsals \
 	local-acceptance test-faults scaling validate-taxonomy predict evaluate findings answers verify promises fresh-phantoms \
-	public-predictions referral-rates first-sight readers reader-studies
+	public-predictions referral-rates first-sight readers reader-studies repair repairs later-failures
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +51,10 @@ monitor: $(BIN)/.installed .git  ## is it still true? as often as one likes
 
 rehearse: $(BIN)/.installed  ## a year with a shift planted in it, docs/rehearsal.png; make rehearse WEEK=26 CASES=<CSV>
 	python -m commands.rehearse $(if $(CASES),--cases "$(CASES)") $(if $(WEEK),--week $(WEEK))
+
+repair: $(BIN)/.installed .git  ## what does mending a kind of failure buy? make repair KIND=spurious|noise|blindness|ambiguity; docs/repairs.md
+	@test -n "$(KIND)" || { echo "make repair KIND=spurious|noise|blindness|ambiguity" >&2; exit 2; }
+	python -m commands.repair "$(KIND)" $(if $(CASES),--cases "$(CASES)")
 
 verify: $(BIN)/.installed  ## is what lies on disk whole? says what is damaged, and what mends it
 	python -m commands.verify
@@ -119,6 +123,9 @@ planted-marker: $(BIN)/.installed  ## do the border's instruments catch a networ
 seeds: $(BIN)/.installed .git  ## other training seeds: docs/seeds.md; trains each member once a seed, and goes on after a kill
 	python -m studies.seeds
 
+repairs: $(BIN)/.installed .git  ## do repairs keep what failures promises? some hours: docs/repairs.md
+	python -m studies.repairs
+
 validate-taxonomy: $(BIN)/.installed .git  ## is the failure taxonomy right? docs/taxonomy.md; twelve phantoms, a quarter of an hour and more each, goes on after a kill
 	python -m studies.taxonomy
 
@@ -130,6 +137,9 @@ sites: $(BIN)/.installed  ## does `site` name planted shifts? docs/sites.md; nee
 
 promises: $(BIN)/.installed  ## do certificates and the answers about a site keep their levels? docs/promises.csv
 	OMP_NUM_THREADS=1 python -m studies.promises
+
+later-failures: $(BIN)/.installed .git  ## does an unstable map foretell a later failure? docs/stability.md; needs `make repro`, trains each member once more
+	OMP_NUM_THREADS=1 python -m studies.later_failures
 
 fresh-phantoms: $(BIN)/.installed  ## is the verdict true of the population? docs/fresh_phantoms.csv; needs `make repro`
 	python -m studies.fresh_phantoms

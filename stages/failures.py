@@ -3,13 +3,14 @@
 import numpy as np
 
 from tmv_lib.calibration.calibrators import read_calibrators
-from tmv_lib.failures import answer, evidence, sheets, taxonomy
+from tmv_lib.failures import answer, evidence, oddity, sheets, taxonomy, training_labels
 from tmv_lib.pipeline import pictures, record
 from tmv_lib.pipeline.files import for_spreadsheets, naming, read_csv, write_csv
 from tmv_lib.pipeline.metrics import write_metrics
 from tmv_lib.pipeline.params import read, read_members
 from tmv_lib.pipeline.stage import run
 from tmv_lib.statistics.estimate import Estimate
+from tmv_lib.statistics.resampling import generator
 
 ADJUDICATION = "data/adjudication.csv"
 
@@ -46,8 +47,16 @@ def main() -> None:
 
     write_csv("data/failures/evidence.csv", shipped)
     write_csv("data/failures/errors.csv", errors["as_shipped"])
-    for kind, queue in answer.queues(errors["as_shipped"]).items():
-        write_csv(f"data/failures/queues/{taxonomy.QUEUES[kind]}.csv", for_spreadsheets(queue))
+    out_of_fold = oddity.out_of_fold_probs(
+        reference,
+        y_true,
+        groups=train["patient_id"].to_numpy(),
+        n_folds=params.folds,
+        rng=generator(params.seed, "train"),
+    )
+    queues = {taxonomy.QUEUES[kind]: queue for kind, queue in answer.queues(errors["as_shipped"]).items()}
+    for name, queue in (queues | training_labels.queues(train, out_of_fold)).items():
+        write_csv(f"data/failures/queues/{name}.csv", for_spreadsheets(queue))
     write_csv("plots/failures/shares.csv", shares, digits=6)
     write_csv("plots/failures/confusion.csv", answer.confusion(errors["as_shipped"]), digits=6)
     maps = {name: record.read_maps(name)[0] for name in members}

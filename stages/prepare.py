@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tmv_lib.data.answer import PrepareParams, below, load, repairs
+from tmv_lib.data.answer import PrepareParams, below, collect, load, repairs
 from tmv_lib.data.audit import NOBODY_KNOWS, audit_images
 from tmv_lib.data.cases import SPLITS, check_cases, cut_splits, labels_in_words, name_local
 from tmv_lib.data.foreign import spoiled_validation
@@ -20,11 +20,13 @@ from tmv_lib.pipeline.stage import run
 def main() -> None:
     params, task = read("params.yaml", "prepare", PrepareParams), read_task("params.yaml")
     loaded = load(params, task)
-    cases, images = loaded.cases, loaded.images
+    cases = loaded.cases
     rng = np.random.default_rng(params.seed)
     cases["split"] = cut_splits(cases, val=params.val, cal=params.cal, test=params.test, rng=rng, task=task)
     if params.local:
         cases = name_local(cases, below(params.root, params.local, what="prepare.local"), task)
+    loaded = collect(loaded._replace(cases=cases), params, task)
+    cases, images = loaded.cases, loaded.images
     check_cases(cases, task)
     left_out: dict[str, Any] = {"ignored": loaded.ignored, "converted": loaded.converted}
     audit = audit_images(images, cases, loaded.unreadable, loaded.remarks, task=task, **left_out)

@@ -13,7 +13,7 @@ from tmv_lib.network.answer import AsMembers, ReferenceParams, start, train
 from tmv_lib.network.processes import shared
 from tmv_lib.pipeline.files import whole, write_csv, write_npy
 from tmv_lib.pipeline.params import read
-from tmv_lib.pipeline.question import output_names, read_labels, read_task, with_outputs
+from tmv_lib.pipeline.question import output_names, read_labels, read_task, targets, with_outputs
 from tmv_lib.pipeline.stage import run
 
 
@@ -27,7 +27,8 @@ def main() -> None:
 
     options: dict[str, Any] = {"seed": params.seed, "precision": shared.precision, "n_outputs": max(len(names), 1)}
     model = start(params.architecture, weights="none", dropout=0.0, **options)
-    train("reference", model, cases, images, params.training(shared), member=params, task=task)
+    labels = targets(task, cases)
+    train("reference", model, cases, images, params.training(shared), member=params, labels=labels, task=task)
     outputs = classifier.predict(model, images, batch_size=params.batch_size)
 
     with whole("data/reference/weights.safetensors") as temporary:

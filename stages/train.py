@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from tmv_lib.network import classifier
 from tmv_lib.network.answer import curves, start, train
+from tmv_lib.network.labels import learned
 from tmv_lib.network.processes import shared
 from tmv_lib.network.training import TrainParams
 from tmv_lib.pipeline.files import read_csv, whole, write_csv, write_npy
@@ -25,14 +26,14 @@ def main() -> None:
     member, params = read_member("params.yaml", name), read("params.yaml", "train", TrainParams)
     task = read_task("params.yaml")
     cases = read_labels("data/prepare/cases.csv", task)
-    names = output_names(task, cases)
+    names, labels = output_names(task, cases), learned(cases, params.labels, task=task)
     n_outputs = max(len(names), 1)
     images = np.load("data/prepare/images.npy", mmap_mode="r")
 
     options: dict[str, Any] = member.model_dump(include={"architecture", "weights", "dropout", "seed", "normalise"})
     options |= {"precision": params.precision, "findings": names if task == "multilabel" else ()}
     model = start(**options, n_outputs=n_outputs)
-    history = train(name, model, cases, images, params, member=member, task=task) if member.train else []
+    history = train(name, model, cases, images, params, member=member, labels=labels, task=task) if member.train else []
     predict = partial(classifier.predict, model, batch_size=params.batch_size)
 
     folder = Path("data/train") / name
@@ -51,6 +52,8 @@ def main() -> None:
     )
     mended = predict(repaired).logit if len(repaired) else np.empty((0, n_outputs))
     write_csv(folder / "repairs.csv", with_outputs(repairs, mended, names), digits=9)
+    if params.labels != "given":
+        write_csv(folder / "labels.csv", cases[["image_id", "split", "y_true"]].assign(learned=labels), digits=6)
     write_csv(f"plots/train/{name}.csv", curves(history), digits=6)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from studies.copies import copy_project
+from commands.copies import copy_project
 from tmv_lib.pipeline.files import write_csv
 
 KILLS, OF_COMMANDS = 42, 5

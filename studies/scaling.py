@@ -23,7 +23,7 @@ import yaml
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from studies.copies import copy_project
+from commands.copies import copy_project
 from tmv_lib.pipeline.files import whole, write_csv
 from tmv_lib.pipeline.pictures import save
 

@@ -22,8 +22,8 @@ from scipy.special import expit
 from scipy.stats import t, ttest_ind
 from tqdm import tqdm
 
-from studies import copies
-from studies.copies import dvc
+from commands import copies
+from commands.copies import dvc
 from studies.rows import columns
 from tmv_lib.calibration.errors import expected_calibration_error
 from tmv_lib.pipeline.files import join, read_csv, whole, write_csv

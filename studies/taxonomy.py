@@ -23,7 +23,7 @@ import pandas as pd
 import yaml
 from tqdm import tqdm
 
-from studies.copies import dvc, lay_out
+from commands.copies import dvc, lay_out
 from studies.rows import columns
 from tmv_lib.data.answer import PrepareParams, repairs
 from tmv_lib.failures import agreement, taxonomy

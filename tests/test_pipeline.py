@@ -46,6 +46,8 @@ TRACKED = [
     "data/raw/README.md",
     "data/weights/README.md",
     "data/adjudication.csv",
+    "data/readings.csv",
+    "data/repairs/README.md",
 ]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 

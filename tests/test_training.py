@@ -179,11 +179,48 @@ def test_a_training_is_the_same_whatever_else_is_there_to_be_read():
             labels[turned] = 1 - labels[turned]
         if brighter is not None:
             levels[brighter, 0, 0] += 1
-        return digest(fresh(), member, params, cases.assign(y_true=labels)[rows], levels[rows])
+        given = cases.assign(y_true=labels)[rows]
+        return digest(fresh(), member, params, given, levels[rows], labels=given["y_true"].to_numpy())
 
     assert name() == name(rows=slice(9)) == name(turned=8) == name(brighter=11)  # cal, test, and none of test at all
     others = {name(), name(rows=slice(1, None)), name(turned=0), name(turned=4), name(brighter=2), name(brighter=5)}
     assert len(others) == 6
+
+
+def test_what_is_learned_names_a_training_too():
+    images, y_true = bright_or_dark(8)
+    splits = np.repeat(["train", "val"], 4)
+    cases = pd.DataFrame({"image_id": list("abcdefgh"), "split": splits, "y_true": y_true})
+    member, params = read_members("params.yaml")["densenet121"], read("params.yaml", "train", TrainParams)
+    given = params.model_copy(update={"labels": "given"})
+    soft = params.model_copy(update={"labels": "soft"})
+    hidden = params.model_copy(update={"augmentation": params.augmentation.model_copy(update={"border": 0.1})})
+    names = [
+        digest(fresh(), member, knobs, cases, images, labels=labels)
+        for knobs, labels in ((given, y_true), (soft, y_true / 2), (soft, y_true / 3), (hidden, y_true))
+    ]
+    assert len(set(names)) == 4
+
+
+def test_a_border_of_another_image_tells_nothing_and_the_inside_stays():
+    levels = torch.linspace(0, 1, 64)[:, None, None].expand(64, 20, 20)
+    swapped = augment(
+        levels, STILL.model_copy(update={"border": 0.15}), generator=torch.Generator().manual_seed(0)
+    ).numpy()
+    inside, edge = swapped[:, 3:-3, 3:-3], swapped[:, :3]
+    np.testing.assert_allclose(inside, levels[:, 3:-3, 3:-3].numpy(), atol=1e-6)
+    assert (np.ptp(edge, axis=(1, 2)) < 1e-6).all()  # all of a border is one image's
+    assert sorted(edge[:, 0, 0]) == pytest.approx(sorted(levels[:, 0, 0].tolist()), abs=1e-6)
+    assert abs(np.corrcoef(edge[:, 0, 0], levels[:, 0, 0].numpy())[0, 1]) < 0.3
+
+
+def test_a_border_of_its_own_draws_nothing():
+    """Otherwise every training on record would be another one."""
+    levels = torch.rand(4, 20, 20)
+    one, other = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
+    augment(levels, LIVELY, generator=one)
+    torch.rand(6, 4, generator=other)
+    assert torch.equal(one.get_state(), other.get_state())
 
 
 def test_colour_is_varied_like_three_grey_images_but_for_their_common_mean():

@@ -11,6 +11,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from tmv_lib.data.cases import NOTHING_UNREADABLE, Loaded
+from tmv_lib.data.collected import with_collected
 from tmv_lib.data.folder import load_folder
 from tmv_lib.data.images import Channels, How
 from tmv_lib.data.medmnist import load_medmnist
@@ -88,6 +89,7 @@ class PrepareParams(Params):
     cal: Share
     test: Share
     local: str | None
+    collected: str | None = None
     seed: Seed
     phantom: PhantomParams
     folder: FolderParams
@@ -97,9 +99,8 @@ class PrepareParams(Params):
 
 def load(params: PrepareParams, task: Task) -> Loaded:
     """Read the source that params name, its labels those of the task."""
-    size = params.size
     progress = partial(tqdm, desc=f"prepare: {params.source}", leave=False)
-    options: dict[str, Any] = {"size": size, "task": task, "channels": params.channels, "progress": progress}
+    options: dict[str, Any] = {"size": params.size, "task": task, "channels": params.channels, "progress": progress}
     if params.source == "phantom":
         return _load_phantom(params, task, progress)
     if params.source == "medmnist":
@@ -124,6 +125,16 @@ def _load_phantom(params: PrepareParams, task: Task, progress: Any) -> Loaded:
         images, masks = phantom.images, {"masks": phantom.masks, "lungs": phantom.lungs}
         images = np.repeat(images[..., None], 3, axis=3) if colour else images
     return Loaded(plan.assign(width=size, height=size), images, NOTHING_UNREADABLE, masks=masks)
+
+
+def collect(loaded: Loaded, params: PrepareParams, task: Task) -> Loaded:
+    """What was loaded, with the images of `prepare.collected`, where it names some, to train on."""
+    if params.collected is None:
+        return loaded
+    listed = below(params.root, params.collected, what="prepare.collected")
+    options: dict[str, Any] = {"root": params.root, "size": params.size, "how": params.square}
+    progress = partial(tqdm, desc="prepare: collected", leave=False)
+    return with_collected(loaded, listed, task, **options, channels=params.channels, progress=progress)
 
 
 def below(root: str | Path, name: str, *, what: str) -> Path:

@@ -34,6 +34,7 @@ class Labelling(NamedTuple):
     findings: list[str]
     uncertain: Mapping[str, Meaning]
     rows: Rows
+    both: bool
 
 
 def load_table(
@@ -54,6 +55,7 @@ def load_table(
     patient_column: str = "patient_id",
     patient: str | None = None,
     split_column: str = "split",
+    both: bool = True,
     task: Task = "binary",
     channels: Channels = "grey",
     progress: Progress = iter,
@@ -78,6 +80,7 @@ def load_table(
         and `split` the split. None: patient_column. That and split_column may be missing under their default names.
         Without patients, a DICOM file's own patient id counts where it has one; any other image is a patient of its
         own. A split may be empty; valid, validate and validation mean val.
+    both: whether there must be positives and negatives, or two classes; not in a list that adds to another source.
     The image_id is the path below root. Further columns with a name are kept, but for those that the path is made of;
     DICOM headers add `manufacturer`, `view_position` and `study_date` where the CSV does not have them. Raises
     ValueError for whatever cannot be used, naming column, file and row (the header is row 1); an image that is there
@@ -87,7 +90,7 @@ def load_table(
     template = _template(path, image)
     fields = [field for _, field, _ in template if field]
     columns = {"patient_id": patient_column, "split": split_column}
-    labelling = Labelling(positive, label_column, label_separator, findings or [], uncertain or {}, rows)
+    labelling = Labelling(positive, label_column, label_separator, findings or [], uncertain or {}, rows, both)
     _check_asked(path, task, labelling)
     labels = [label_column] if label_column else labelling.findings
     if clash := sorted(set(labels) & {*fields, reader_column, *columns.values()}):
@@ -252,9 +255,9 @@ def _written(label: str) -> str:
 
 def _labels(path: str | Path, text: pd.DataFrame, task: Task, labelling: Labelling) -> pd.DataFrame:
     """The label columns of each row: `y_true`, `class`, or one per finding; missing where it is to be ignored."""
-    _, column, separator, findings, uncertain, rows = labelling
+    _, column, separator, findings, uncertain, rows, both = labelling
     if task == "multiclass":
-        return pd.DataFrame({CLASS: _classes(path, text[str(column)], uncertain)})
+        return pd.DataFrame({CLASS: _classes(path, text[str(column)], uncertain, both=both)})
     if task == "binary":
         several = separator is not None or rows != "one"
         return pd.DataFrame({"y_true": _answers(path, text[str(column)], labelling, several)})
@@ -269,7 +272,7 @@ def _labels(path: str | Path, text: pd.DataFrame, task: Task, labelling: Labelli
     return pd.DataFrame(columns)
 
 
-def _classes(path: str | Path, cells: pd.Series, uncertain: Mapping[str, Meaning]) -> pd.Series:
+def _classes(path: str | Path, cells: pd.Series, uncertain: Mapping[str, Meaning], *, both: bool) -> pd.Series:
     """The class of each row, missing where it is to be ignored."""
     ignored = {_written(label) for label in uncertain}
     classes = cells.map(_written)
@@ -278,7 +281,7 @@ def _classes(path: str | Path, cells: pd.Series, uncertain: Mapping[str, Meaning
     found = sorted(classes.dropna().unique())
     if len({name.casefold() for name in found}) < len(found):
         raise ValueError(f"{path}: two labels differ in their case alone: {', '.join(found)}")
-    if len(found) < 2:
+    if both and len(found) < 2:
         raise ValueError(f"{path}: one class only, every label is {cells.iloc[0]!r}")
     return classes
 
@@ -300,7 +303,7 @@ def _answers(path: str | Path, cells: pd.Series, labelling: Labelling, several: 
         raise ValueError(f"{path}: labels {odd[0]!r} and {spelled[odd[0].casefold()]!r} differ in their case alone")
     if positive is None and not set(found) <= {"0", "1"}:
         raise ValueError(f"{path}: without `positive` the labels must be 0 and 1, found {', '.join(found[:5])}")
-    if wanted not in found or (len(found) > 2 and not several):
+    if (labelling.both and wanted not in found) or (len(found) > 2 and not several):
         must = "must hold" if several else "must be two, one of them"
         raise ValueError(f"{path}: the labels {must} {wanted!r}, found {', '.join(found[:5])}")
 
@@ -308,7 +311,7 @@ def _answers(path: str | Path, cells: pd.Series, labelling: Labelling, several: 
         return 1.0 if wanted in cell else next((means[label] for label in cell if label in means), 0.0)
 
     answers = labels.map(answer)
-    if len(answers.dropna().unique()) < 2:
+    if labelling.both and len(answers.dropna().unique()) < 2:
         raise ValueError(f"{path}: one class only, every label is {cells.iloc[0]!r}")
     return answers
 

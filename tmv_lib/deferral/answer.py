@@ -1,6 +1,7 @@
 """The answer to: which cases go to a doctor, and what does that buy?"""
 
 import math
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.special import expit
 from tmv_lib.data.subgroups import subgroup_columns
 from tmv_lib.deferral import combination, costs, doubt, evaluation, guarantee, sweep
 from tmv_lib.deferral.policy import FittedPolicy, apply, decide, reliance
-from tmv_lib.pipeline.params import Params, Resamples, Seed
+from tmv_lib.pipeline.params import Params, Resamples, Seed, read
 from tmv_lib.statistics.estimate import Estimate, Resampler
 
 THRESHOLDS = np.linspace(0, 1, 101)
@@ -73,9 +74,7 @@ class DeferralParams(Params):
 
     @property
     def prices(self) -> costs.Prices:
-        cost, reader = self.cost, self.reader
-        errors = cost.false_negative, cost.false_positive
-        return costs.Prices(*errors, cost.review, reader.sensitivity, reader.specificity)
+        return _prices(self.cost, self.reader)
 
     @property
     def in_force(self) -> str:
@@ -87,6 +86,16 @@ class DeferralParams(Params):
         if self.budget is not None:
             return costs.threshold_for_budget(certainties, budget=self.budget)
         return self.prices.chow_threshold if self.threshold is None else self.threshold
+
+
+def read_prices(path: str | Path) -> costs.Prices:
+    """What errors, referrals and the doctor's own errors cost by `params.yaml`, whatever else the policy is."""
+    return _prices(read(path, "deferral.cost", CostParams), read(path, "deferral.reader", ReaderParams))
+
+
+def _prices(cost: CostParams, reader: ReaderParams) -> costs.Prices:
+    errors = cost.false_negative, cost.false_positive
+    return costs.Prices(*errors, cost.review, reader.sensitivity, reader.specificity)
 
 
 class Material(NamedTuple):

@@ -22,20 +22,25 @@ from tmv_lib.statistics.resampling import patient_folds
 PATCH, PATCH_STEP = 10, 4  # pixels of an image that is averaged down
 
 
-def confident_joint(y_true: ArrayLike, y_prob: ArrayLike) -> NDArray[np.int64]:
-    """Counts (2, 2) of given label by the label that is confidently predicted; out-of-sample y_prob (n,) in [0, 1].
+def confident_guess(y_true: ArrayLike, y_prob: ArrayLike) -> NDArray[np.int64]:
+    """The label that is confidently predicted, (n,), -1 where none is; out-of-sample y_prob (n,) in [0, 1].
 
     A class is confident where its probability reaches the mean probability of the cases that bear it; of two confident
-    classes the more probable counts; a case without one is left out. (Northcutt, Jiang & Chuang 2021, uncalibrated.)
-    Raises ValueError where a class bears no case.
+    classes the more probable counts. (Northcutt, Jiang & Chuang 2021, uncalibrated.) Raises ValueError where a class
+    bears no case.
     """
     y, probs = np.asarray(y_true, dtype=int), np.column_stack([1 - np.asarray(y_prob), np.asarray(y_prob)])
     if set(np.unique(y).tolist()) != {0, 1}:
         raise ValueError(f"confident learning needs both labels, 0 and 1, found {sorted(set(y.tolist()))}")
     confident = probs >= np.array([probs[y == label, label].mean() for label in (0, 1)]) - 1e-6
     guess = np.where(confident.all(axis=1), probs.argmax(axis=1), confident.argmax(axis=1))
-    counted = confident.any(axis=1)
-    return confusion_matrix(y[counted], guess[counted], labels=[0, 1])
+    return np.where(confident.any(axis=1), guess, -1)
+
+
+def confident_joint(y_true: ArrayLike, y_prob: ArrayLike) -> NDArray[np.int64]:
+    """Counts (2, 2) of given label by the label that is confidently predicted; a case without one is left out."""
+    y, guess = np.asarray(y_true, dtype=int), confident_guess(y_true, y_prob)
+    return confusion_matrix(y[guess >= 0], guess[guess >= 0], labels=[0, 1])
 
 
 def out_of_fold_probs(

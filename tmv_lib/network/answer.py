@@ -21,7 +21,7 @@ from tmv_lib.network.architectures import ONNX
 from tmv_lib.network.training import Augmentation, TrainParams
 from tmv_lib.pipeline.files import Rows
 from tmv_lib.pipeline.params import Member, Normalise, Params, Seed
-from tmv_lib.pipeline.question import Task, label_columns, targets
+from tmv_lib.pipeline.question import Task, label_columns
 
 # What `training.fit` and `training.augment` do, by number: to be raised with every change that trains another network.
 # A test holds it against the losses of a tiny training.
@@ -47,9 +47,16 @@ class ReferenceParams(Params):
     seed: Seed
 
     def training(self, shared: AsMembers) -> TrainParams:
-        """How the witness is trained: like a member, never stopped early."""
+        """How the witness is trained: like a member, never stopped early, by the border that is left of its own."""
         own = self.model_dump(exclude={"architecture", "crop", "seed"})
-        return TrainParams(**own, **dict(shared), positive_weight="none", patience=self.epochs)
+        augmentation = shared.augmentation.model_copy(update={"border": 0.0})
+        return TrainParams(
+            **own,
+            precision=shared.precision,
+            augmentation=augmentation,
+            positive_weight="none",
+            patience=self.epochs,
+        )
 
     def inside(self, images: np.ndarray) -> np.ndarray:
         """Images (n, side, side[, 3]) without their border, a view."""
@@ -90,15 +97,18 @@ def train(
     params: TrainParams,
     *,
     member: Member | ReferenceParams,
+    labels: np.ndarray,
     task: Task = "binary",
 ) -> list[training.Epoch]:
     """Train on train and stop on val, from the checkpoint of this very training where there is one.
+
+    labels: what is learned of each case, in the order of the images.
 
     Raises ValueError for an ONNX file, which has no gradients to train by.
     """
     if member.architecture.endswith(ONNX):
         raise ValueError(f"params.yaml: {member.architecture}, of {name}, is taken as it is, it cannot be trained")
-    parts, labels = (np.flatnonzero(cases["split"] == split) for split in ("train", "val")), targets(task, cases)
+    parts = (np.flatnonzero(cases["split"] == split) for split in ("train", "val"))
     fit, val = ((Rows(images, rows), labels[rows]) for rows in parts)
     set_aside_damaged(Path("dvclive") / name)
     log = partial(Live, f"dvclive/{name}", report=None, save_dvc_exp=False, dvcyaml=None, resume=True)
@@ -115,7 +125,9 @@ def train(
                     live.log_metric(key, getattr(epoch, key))
                 live.next_step()
 
-        checkpoint = Path("checkpoints") / name / f"{digest(model, member, params, cases, images, task=task)}.pt"
+        checkpoint = (
+            Path("checkpoints") / name / f"{digest(model, member, params, cases, images, labels=labels, task=task)}.pt"
+        )
         bar = partial(tqdm, desc=name, leave=False)
         return training.fit(
             model, fit, val, params, task=task, seed=member.seed, checkpoint=checkpoint, report=report, progress=bar
@@ -142,13 +154,18 @@ def digest(
     cases: pd.DataFrame,
     images: np.ndarray,
     *,
+    labels: np.ndarray,
     task: Task = "binary",
 ) -> str:
     """Name of a checkpoint: the same for the same data to train on, recipe, parameters and versions, and for no others.
 
     Where the code lies and how it reads plays no part, so that a move does not train anew.
     """
-    described: dict[str, Any] = {"recipe": RECIPE, "member": member.model_dump(), "train": params.model_dump()}
+    described: dict[str, Any] = {
+        "recipe": RECIPE,
+        "member": member.model_dump(),
+        "train": params.model_dump(exclude_defaults=True),
+    }
     described["train"]["precision"] = model.precision  # what `auto` came to on this device
     described |= {"processes": processes.count()} if processes.count() > 1 else {}
     described |= {"torch": torch.__version__, "torchvision": torchvision.__version__}
@@ -156,6 +173,8 @@ def digest(
     used = cases["split"].isin(["train", "val"]).to_numpy()  # other cases that are to be read make no other training
     described_by = ["image_id", "split", *label_columns(task, cases)]
     made_of.update(cases.loc[used, described_by].to_csv(index=False).encode())
+    if params.labels != "given":
+        made_of.update(labels[used].tobytes())
     for row in np.flatnonzero(used):
         made_of.update(images[row].tobytes())
     weights = Path(getattr(member, "weights", ""))

@@ -24,7 +24,8 @@ from tmv_lib.pipeline.question import Task
 class Augmentation(Params):
     """Half-widths of the uniform distributions that a training image is changed by.
 
-    rotation in degrees, translation as a share of the side, scale, brightness and contrast as shares.
+    rotation in degrees, translation as a share of the side, scale, brightness and contrast as shares. border: width of
+    the frame, share of the side, that is taken from another image of the batch, so that it tells nothing; 0: its own.
     """
 
     rotation: Annotated[float, Field(ge=0, le=180)]
@@ -32,6 +33,7 @@ class Augmentation(Params):
     scale: Annotated[float, Field(ge=0, lt=1)]
     brightness: Annotated[float, Field(ge=0, le=1)]
     contrast: Annotated[float, Field(ge=0, le=1)]
+    border: Annotated[float, Field(ge=0, lt=0.4)] = 0.0
 
 
 class TrainParams(Params):
@@ -39,7 +41,7 @@ class TrainParams(Params):
 
     positive_weight: what the loss of a positive counts, 1 or negatives / positives (`balanced`); see `objective` for
     several outputs. patience: epochs without a better validation loss after which training stops. precision: `auto` is
-    bfloat16 where the device has instructions for it.
+    bfloat16 where the device has instructions for it. labels: what is learned, see `labels.learned`.
     """
 
     epochs: Annotated[int, Field(ge=1, le=10_000)]
@@ -50,6 +52,7 @@ class TrainParams(Params):
     patience: Annotated[int, Field(ge=1)]
     precision: Literal["auto", "float32", "bfloat16"]
     augmentation: Augmentation
+    labels: Literal["given", "corrected", "soft"] = "given"
 
 
 class Epoch(NamedTuple):
@@ -82,7 +85,18 @@ def augment(images: torch.Tensor, change: Augmentation, *, generator: torch.Gene
     brightness = (draw[5] * change.brightness)[:, None, None, None]
     mean = moved.mean((1, 2, 3), keepdim=True)
     varied = ((moved - mean) * contrast + mean + brightness).clamp(0, 1)
+    if change.border:
+        others = varied[torch.randperm(n, generator=generator).to(images.device)]
+        varied = torch.where(frame(images.shape[1], change.border, device=images.device), others, varied)
     return varied[:, 0] if images.ndim == 3 else varied.permute(0, 2, 3, 1)
+
+
+def frame(side: int, border: float, *, device: torch.device) -> torch.Tensor:
+    """True (side, side) in the frame whose width is this share of the side."""
+    width = round(border * side)
+    mask = torch.ones(side, side, dtype=torch.bool, device=device)
+    mask[width : side - width, width : side - width] = False
+    return mask
 
 
 def fit(

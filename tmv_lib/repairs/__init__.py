@@ -1,0 +1,1 @@
+"""What would mending each kind of failure buy, and what did it buy?"""
