@@ -26,7 +26,7 @@ from tmv_lib.deferral.answer import read_prices
 from tmv_lib.explanations import attribution
 from tmv_lib.failures import training_labels
 from tmv_lib.network import classifier
-from tmv_lib.network.labels import READINGS, corrected
+from tmv_lib.network.labels import corrected
 from tmv_lib.phantom import stand_ins
 from tmv_lib.pipeline import record
 from tmv_lib.pipeline.files import AS_WRITTEN, read_csv, write_csv
@@ -38,6 +38,7 @@ from tmv_lib.repairs.unseen import require_unseen
 from tmv_lib.statistics.resampling import generator
 
 FOLDER = Path(".studies/repairs")
+READINGS = "data/readings.csv"
 SEEDS = 3
 READERS = {"noise": 2, "ambiguity": 5}  # whom the phantom stands in for
 QUEUES = {"noise": training_labels.RELABEL, "ambiguity": training_labels.SECOND_READER}
@@ -73,7 +74,7 @@ def main() -> None:
     arms = {"as it is": params, given.kind: changed(params, change)}
     measured = measure(arms, unseen, FOLDER / given.kind)
     evidence = pd.read_csv("data/failures/evidence.csv", **AS_WRITTEN)
-    write_csv(answer.FOLDER / f"{given.kind}.csv", measured.assign(run=answer.run_of(evidence)), digits=6)
+    write_csv(f"{record.REPAIRS}/{given.kind}.csv", measured.assign(run=answer.run_of(evidence)), digits=6)
     copies.dvc("repro", "--single-item", "repair", folder=Path(), quiet=True)
     leave_experiment(given.kind, change)
     found = record.read_metrics("repair")

@@ -3,16 +3,13 @@
 import numpy as np
 
 from tmv_lib.calibration.calibrators import read_calibrators
-from tmv_lib.failures import answer, evidence, oddity, sheets, taxonomy, training_labels
+from tmv_lib.failures import answer, evidence, sheets, taxonomy, training_labels
 from tmv_lib.pipeline import pictures, record
 from tmv_lib.pipeline.files import for_spreadsheets, naming, read_csv, write_csv
 from tmv_lib.pipeline.metrics import write_metrics
 from tmv_lib.pipeline.params import read, read_members
 from tmv_lib.pipeline.stage import run
 from tmv_lib.statistics.estimate import Estimate
-from tmv_lib.statistics.resampling import generator
-
-ADJUDICATION = "data/adjudication.csv"
 
 
 def main() -> None:
@@ -40,22 +37,16 @@ def main() -> None:
     metrics["ensemble"]["subgroups"] = answer.subgroups(shipped, record.read_case_table(), params)
     metrics |= {"site_calibrated": Estimate(absent=record.NO_SITE)} if len(errors) == 1 else {}
     metrics["confident_joint"] = {f"given {i} found {j}": int(joint[i, j]) for i in (0, 1) for j in (0, 1)}
-    with naming(ADJUDICATION):
-        if len(readers := read_csv(ADJUDICATION, ["image_id", "kind"])):
+    with naming(record.ADJUDICATION):
+        if len(readers := read_csv(record.ADJUDICATION, ["image_id", "kind"])):
             metrics["adjudication"] = answer.adjudicate(errors["as_shipped"], readers)
     taxonomy_checked = {"taxonomy": answer.against_oracle(errors["as_shipped"], shipped, params)} if truth else {}
 
     write_csv("data/failures/evidence.csv", shipped)
     write_csv("data/failures/errors.csv", errors["as_shipped"])
-    out_of_fold = oddity.out_of_fold_probs(
-        reference,
-        y_true,
-        groups=train["patient_id"].to_numpy(),
-        n_folds=params.folds,
-        rng=generator(params.seed, "train"),
-    )
     queues = {taxonomy.QUEUES[kind]: queue for kind, queue in answer.queues(errors["as_shipped"]).items()}
-    for name, queue in (queues | training_labels.queues(train, out_of_fold)).items():
+    again = training_labels.queues(train, training_labels.out_of_fold(train, reference, params))
+    for name, queue in (queues | again).items():
         write_csv(f"data/failures/queues/{name}.csv", for_spreadsheets(queue))
     write_csv("plots/failures/shares.csv", shares, digits=6)
     write_csv("plots/failures/confusion.csv", answer.confusion(errors["as_shipped"]), digits=6)

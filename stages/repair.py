@@ -3,6 +3,7 @@
 import pandas as pd
 
 from tmv_lib.deferral.answer import read_prices
+from tmv_lib.pipeline import record
 from tmv_lib.pipeline.files import AS_WRITTEN, write_csv
 from tmv_lib.pipeline.metrics import write_metrics
 from tmv_lib.pipeline.params import read
@@ -14,7 +15,7 @@ from tmv_lib.repairs.change import KINDS
 def main() -> None:
     params, prices = read("params.yaml", "repair", answer.RepairParams), read_prices("params.yaml")
     evidence, errors = (pd.read_csv(f"data/failures/{name}.csv", **AS_WRITTEN) for name in ("evidence", "errors"))
-    measured = {kind: answer.read_measured(kind) for kind in KINDS}
+    measured = {kind: record.read_measured_repair(kind) for kind in KINDS}
     figures = answer.answer(evidence, errors, measured, prices, params)
 
     write_csv("plots/repair/gains.csv", answer.rows(figures), digits=6)

@@ -26,7 +26,8 @@ def main() -> None:
     member, params = read_member("params.yaml", name), read("params.yaml", "train", TrainParams)
     task = read_task("params.yaml")
     cases = read_labels("data/prepare/cases.csv", task)
-    names, labels = output_names(task, cases), learned(cases, params.labels, task=task)
+    names = output_names(task, cases)
+    labels = learned(cases, params.labels, task=task, readings="data/readings.csv")
     n_outputs = max(len(names), 1)
     images = np.load("data/prepare/images.npy", mmap_mode="r")
 
@@ -46,10 +47,8 @@ def main() -> None:
     write_npy(folder / "foreign.npy", spoiled.features)
     kinds = read_csv("data/prepare/foreign.csv", ["image_id", "kind"])
     write_csv(folder / "foreign.csv", with_outputs(kinds, spoiled.logit, names), digits=9)
-    repaired, repairs = (
-        np.load("data/prepare/repairs.npy"),
-        read_csv("data/prepare/repairs.csv", ["image_id", "repair"]),
-    )
+    repaired = np.load("data/prepare/repairs.npy")
+    repairs = read_csv("data/prepare/repairs.csv", ["image_id", "repair"])
     mended = predict(repaired).logit if len(repaired) else np.empty((0, n_outputs))
     write_csv(folder / "repairs.csv", with_outputs(repairs, mended, names), digits=9)
     if params.labels != "given":

@@ -23,6 +23,7 @@ PLACES = {
     "report": (0.1, 0),
     "card": (2.3, 0),
     "prediction": (4.7, 0),
+    "repairs": (6.45, 0),
     "monitoring": (8.2, 0),
     "stability": (2.75, 1),
     "readers": (4.55, 1),

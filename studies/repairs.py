@@ -30,7 +30,7 @@ from tmv_lib.deferral.answer import read_prices
 from tmv_lib.deferral.costs import Prices
 from tmv_lib.network import classifier, training
 from tmv_lib.network.answer import start
-from tmv_lib.network.labels import READINGS, learned
+from tmv_lib.network.labels import learned
 from tmv_lib.network.training import TrainParams
 from tmv_lib.pipeline import record
 from tmv_lib.pipeline.files import AS_WRITTEN, Rows, read_csv, whole, write_csv
@@ -118,7 +118,7 @@ def measure(project: Path, as_it_is: dict[str, Any], arm: Arm) -> pd.DataFrame:
             before, after = (said(project, one, seed, unseen) for one in (Arm("as_it_is", as_it_is), arm))
             tables.append(cases.assign(seed=seed, y_prob_before=before, y_prob_after=after))
         write_csv(path, pd.concat(tables), digits=6)
-    table = read_csv(path, [name for name in answer.COLUMNS if name != "run"])
+    table = read_csv(path, [name for name in record.REPAIR if name != "run"])
     return table.join(pd.read_csv(path, usecols=["cause"]))
 
 
@@ -148,7 +148,7 @@ def gathered(project: Path, arm: Arm) -> tuple[Loaded, np.ndarray]:
     if arm.kind in repair.QUEUES:
         repair.readings(arm.kind, root=project, queue=others(project, arm.kind) if arm.shuffled else None)
     how = arm.params["train"]["labels"]
-    return loaded, learned(loaded.cases, how, task="binary", readings=project / READINGS)
+    return loaded, learned(loaded.cases, how, task="binary", readings=project / repair.READINGS)
 
 
 def others(project: Path, kind: str) -> pd.DataFrame:

@@ -95,7 +95,7 @@ def test_the_phantom_stands_in_for_readers_whose_answers_can_be_learned(phantom)
     cases = pd.read_csv("data/prepare/cases.csv")
     read = pd.read_csv("data/readings.csv")
     assert len(read) == 24
-    labels = learned(cases, "corrected", task="binary")
+    labels = learned(cases, "corrected", task="binary", readings="data/readings.csv")
     wrong = labels != cases["y_true"]
     assert set(cases.loc[wrong, "image_id"]) <= set(read["image_id"])
 

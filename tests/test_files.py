@@ -27,6 +27,18 @@ def test_nothing_half_written_is_left(tmp_path):
     assert (tmp_path / "table.csv").read_text() == "old"
 
 
+def test_of_many_processes_each_writes_a_file_of_its_own_and_the_first_ones_counts(tmp_path, monkeypatch):
+    seen = []
+    for rank in range(21):
+        monkeypatch.setenv("RANK", str(rank))
+        with whole(tmp_path / "table.csv") as temporary:
+            temporary.write_text(str(rank))
+        seen.append(temporary.name)
+    assert len(set(seen)) == 21
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+    assert (tmp_path / "table.csv").read_text() == "0"
+
+
 def test_a_table_comes_back_as_it_was(tmp_path):
     table = pd.DataFrame({"image_id": ["007", "8"], "logit": np.float32([1 / 3, -2e-4])})
     write_csv(tmp_path / "deep" / "table.csv", table, digits=9)

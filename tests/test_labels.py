@@ -52,8 +52,8 @@ def test_readings_are_asked_for_where_they_are_to_be_learned(tmp_path):
     with pytest.raises(ValueError, match="no reading"):
         by(tmp_path, "corrected")
     with pytest.raises(ValueError, match=r"train\.labels is 'soft': with task: multiclass it must be 'given'"):
-        learned(CASES.assign(**{"class": "k"}), "soft", task="multiclass")
+        learned(CASES.assign(**{"class": "k"}), "soft", task="multiclass", readings="nowhere.csv")
 
 
 def test_labels_keep_their_type_where_nothing_is_soft(tmp_path):
-    assert np.issubdtype(learned(CASES, "given", task="binary").dtype, np.integer)
+    assert np.issubdtype(learned(CASES, "given", task="binary", readings="nowhere.csv").dtype, np.integer)

@@ -45,22 +45,27 @@ if __name__ == "__main__":
 """
 
 
-def told(folder: Path, count: int) -> dict:
+def told(folder: Path, **settings: str) -> dict:
     folder.mkdir()
     (folder / "study.py").write_text(STUDY)
-    environment = os.environ | {"TMV_PROCESSES": str(count), "PYTHONPATH": f"{ROOT}:{folder}", "PYTHONHASHSEED": "0"}
-    environment |= {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{folder}", "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+    environment |= settings
     subprocess.run([sys.executable, "-m", "study", str(folder)], check=True, env=environment, cwd=folder, timeout=300)
     assert {path.name for path in folder.iterdir()} - {"__pycache__"} == {"study.py", "checkpoint.pt", "told.json"}
     return json.loads((folder / "told.json").read_text())
 
 
 def test_two_processes_say_of_every_case_what_one_says_and_end_with_the_same_weights(tmp_path):
-    one, two = told(tmp_path / "one", 1), told(tmp_path / "two", 2)
+    one, two = told(tmp_path / "one", TMV_PROCESSES="1"), told(tmp_path / "two", TMV_PROCESSES="2")
     assert (one["processes"], two["processes"]) == (1, 2)
     assert one["untrained"] == two["untrained"]
     assert two["alike"]
     assert one["learned"] != two["learned"]  # statistics of half a batch, and other masks of dropout
+
+
+def test_who_starts_two_processes_makes_no_difference(tmp_path):
+    launcher = f"{sys.executable} -m torch.distributed.run --standalone --nproc-per-node 2"
+    assert told(tmp_path / "ours", TMV_PROCESSES="2") == told(tmp_path / "given", TMV_LAUNCHER=launcher)
 
 
 def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):

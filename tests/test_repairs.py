@@ -10,6 +10,7 @@ from tmv_lib.failures.oddity import confident_joint
 from tmv_lib.failures.training_labels import RELABEL, SECOND_READER, queues
 from tmv_lib.phantom import stand_ins
 from tmv_lib.phantom.plan import plan_cases
+from tmv_lib.pipeline import record
 from tmv_lib.pipeline.metrics import plain
 from tmv_lib.pipeline.record import Figures
 from tmv_lib.repairs import answer, gain
@@ -139,8 +140,8 @@ def test_a_measured_table_of_seen_cases_is_refused(tmp_path):
     row = {"seed": 0, "image_id": "c", "patient_id": "q", "y_before": 1, "y_after": 1, "y_prob_before": 0.5}
     pd.DataFrame([row | {"y_prob_after": 0.5, "run": "x"}]).to_csv(tmp_path / "data/repairs/noise.csv", index=False)
     with pytest.raises(ValueError, match=r"noise\.csv: patient_id q is in data/prepare/cases\.csv"):
-        answer.read_measured("noise", root=tmp_path)
-    assert answer.read_measured("spurious", root=tmp_path) is None
+        record.read_measured_repair("noise", root=tmp_path)
+    assert record.read_measured_repair("spurious", root=tmp_path) is None
 
 
 def evidence() -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -1,5 +1,6 @@
 """Cases that somebody has collected for training, because a kind of them was missing there."""
 
+from collections import Counter
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ def read_labelled(path: str | Path, task: Task, known: pd.DataFrame, **options: 
     options: as `load_table`. Raises ValueError as it does, and for a class or finding that `known` has not.
     """
     names = output_names(task, known)
-    labels = {"label_column": None, "findings": names} if task == "multilabel" else {"findings": None}
-    labels |= {} if task == "multilabel" else {"label_column": label_columns(task, known)[0]}
+    labels: dict[str, Any] = {"label_column": None, "findings": names}
+    if task != "multilabel":
+        labels = {"label_column": label_columns(task, known)[0]}
     read = load_table(path, task=task, positive=None, both=False, **labels, **options)
     if unknown := sorted(set(output_names(task, read.cases)) - set(names)):
         raise ValueError(f"{path}: {unknown[0]!r} is none of {', '.join(names)}")
@@ -52,5 +54,5 @@ def with_collected(loaded: Loaded, path: str | Path, task: Task, **options: Any)
         remarks=pd.concat([loaded.remarks, read.remarks], ignore_index=True),
         masks={name: np.concatenate([mask, unknown[name]]) for name, mask in loaded.masks.items()},
         ignored=loaded.ignored + read.ignored,
-        converted={k: loaded.converted.get(k, 0) + read.converted.get(k, 0) for k in loaded.converted | read.converted},
+        converted=Counter(loaded.converted) + Counter(read.converted),
     )

@@ -4,13 +4,22 @@ Confident learning (Northcutt, Jiang & Chuang 2021) on probabilities by heads th
 witness sees: the evidence that sorts errors, asked about the cases that taught.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from tmv_lib.failures.oddity import confident_guess
+from tmv_lib.failures.oddity import confident_guess, out_of_fold_probs
+from tmv_lib.statistics.resampling import generator
 
 RELABEL, SECOND_READER = "relabel_train", "second_reader_train"
 SHARE = 0.1  # of the training cases, at most, in either queue
+
+
+def out_of_fold(train: pd.DataFrame, features: np.ndarray, params: Any) -> np.ndarray:
+    """The probability (n,) of each training case by heads fitted on other patients' features (n, d)."""
+    options = {"n_folds": params.folds, "rng": generator(params.seed, "train")}
+    return out_of_fold_probs(features, train["y_true"].to_numpy(), groups=train["patient_id"].to_numpy(), **options)
 
 
 def queues(train: pd.DataFrame, y_prob: np.ndarray) -> dict[str, pd.DataFrame]:

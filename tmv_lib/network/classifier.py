@@ -321,7 +321,8 @@ def predict(
 
     def one(batch: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         features = model.body(batch).float()
-        return model.answer(features).cpu().numpy(), features.cpu().numpy()
+        # copies: a tensor that is kept, however small, keeps the memory of its pass from being used again
+        return model.answer(features).cpu().numpy().copy(), features.cpu().numpy().copy()
 
     parts = over_batches(one, model, images, batch_size=batch_size, progress=progress)
     return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))

@@ -13,12 +13,11 @@ import pandas as pd
 from tmv_lib.pipeline.files import read_csv
 from tmv_lib.pipeline.question import Task, targets
 
-READINGS = "data/readings.csv"
 AGREEING = 2  # readers who must say the same against a label to correct it
 Labels = Literal["given", "corrected", "soft"]
 
 
-def learned(cases: pd.DataFrame, how: Labels, *, task: Task, readings: str | Path = READINGS) -> np.ndarray:
+def learned(cases: pd.DataFrame, how: Labels, *, task: Task, readings: str | Path) -> np.ndarray:
     """What is learned of every case: as `targets`, or, of binary training cases with readings, (n,) in [0, 1].
 
     given: as the source says. corrected: the other label where two readers or more have read the case and all of them

@@ -2,10 +2,12 @@
 
 Whole batches, since in another batch the last digits of an answer may be others: so any number of processes says the
 same of every case, bit by bit. The number stands in neither params nor commands: one process a GPU, one where there is
-none, and `TMV_PROCESSES` where somebody wants another number; or whatever started the stage (torchrun, Slurm) says it.
+none, and `TMV_PROCESSES` where somebody wants another number; or whatever started the stage (torchrun) says it.
+Over several hosts `TMV_LAUNCHER` is what starts them: the words of a command that come before `-m stages.train`.
 """
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -24,11 +26,11 @@ def shared(main: Callable[[], None]) -> Callable[[], None]:
     """A stage that several processes run side by side: each does the same, but for the batches that are dealt out."""
 
     def start() -> None:
-        count = wanted()
+        count, launcher = wanted(), shlex.split(os.environ.get("TMV_LAUNCHER", ""))
         if "RANK" in os.environ:
             _join(main)
-        elif count > 1:
-            sys.exit(_launch(count))
+        elif launcher or count > 1:
+            sys.exit(_launch(launcher or _on_this_host(count), count))
         else:
             main()
 
@@ -43,15 +45,17 @@ def wanted() -> int:
     return int(said)
 
 
-def _launch(count: int) -> int:
+def _on_this_host(count: int) -> list[str]:
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-ranks-filter=0"]
+    return [*torchrun, f"--nproc-per-node={count}"]
+
+
+def _launch(launcher: list[str], count: int) -> int:
     stage = sys.modules["__main__"].__spec__
     assert stage is not None  # run with `python -m`
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-ranks-filter=0"]
     threads = str(max(1, (os.cpu_count() or 1) // count))
     environment = {"OMP_NUM_THREADS": threads} | os.environ
-    return subprocess.run(
-        [*launcher, f"--nproc-per-node={count}", "-m", stage.name, *sys.argv[1:]], env=environment
-    ).returncode
+    return subprocess.run([*launcher, "-m", stage.name, *sys.argv[1:]], env=environment).returncode
 
 
 def _join(main: Callable[[], None]) -> None:

@@ -30,7 +30,7 @@ def whole(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     # of several processes that do the same the first one's files count
     rank = os.environ.get("RANK", "0")
-    temporary = path.with_name(f".{path.name}.part{rank.strip('0')}{path.suffix}")
+    temporary = path.with_name(f".{path.name}.part{'' if rank == '0' else rank}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -26,6 +26,9 @@ PARAMS = "params.yaml"
 CALIBRATED = ("logit", "y_prob", "cross_fitted_logit")
 CALIBRATORS = "data/calibration/calibrators.json"
 SITE = "data/site/cases.csv"
+ADJUDICATION = "data/adjudication.csv"
+REPAIRS = "data/repairs"
+REPAIR = ["seed", "image_id", "patient_id", "y_before", "y_after", "y_prob_before", "y_prob_after", "run"]
 MOST_REFERENCES = 20_000  # more cost time that grows with the square of the cases, and tell hardly more
 NO_SITE = f"{SITE}: no such file; the stage `site` makes it"
 
@@ -275,6 +278,24 @@ def read_blame(*, root: str | Path = ".") -> dict[str, str]:
 def read_repairs(member: str, *, root: str | Path = ".") -> pd.DataFrame:
     """What a member says of the phantom's mended images: `image_id`, `repair`, `score`."""
     return read_scores(Path(root) / f"data/train/{member}/repairs.csv", ["image_id", "repair"], root=root)
+
+
+def read_measured_repair(kind: str, *, root: str | Path = ".") -> pd.DataFrame | None:
+    """What a repair was measured to say of unseen cases, a row a case and training seed; None where it was not.
+
+    `y_before` is the label as it was, `y_after` with corrections; `cause` stands beside where it was planted. Raises
+    ValueError where a case of it is one that the run has seen.
+    """
+    path = Path(root) / REPAIRS / f"{kind}.csv"
+    if not path.exists():
+        return None
+    measured = read_csv(path, REPAIR).join(pd.read_csv(path, usecols=lambda name: name == "cause"))
+    seen = read_csv(Path(root) / CASES, ["image_id", "patient_id"])
+    for column in ("image_id", "patient_id"):
+        if (twice := measured[column].isin(seen[column])).any():
+            told = measured.loc[twice, column].iloc[0]
+            raise ValueError(f"{path}: {column} {told} is in {CASES}: a queue was made from these")
+    return measured
 
 
 def read_calibrations(cases: pd.DataFrame, members: list[str], *, site: str | Path = SITE) -> dict[str, pd.DataFrame]:

@@ -1,7 +1,6 @@
 """The answer to: what would mending each kind of failure buy, and what did it buy?"""
 
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,38 +9,17 @@ import pandas as pd
 from tmv_lib.deferral.costs import Prices
 from tmv_lib.failures import taxonomy
 from tmv_lib.pipeline import record
-from tmv_lib.pipeline.files import read_csv
 from tmv_lib.pipeline.params import Params, Resamples, Seed
 from tmv_lib.repairs import gain
 from tmv_lib.repairs.change import KINDS, second_reader
 from tmv_lib.statistics.estimate import Estimate, Resampler, interval_rows
 
-FOLDER = Path("data/repairs")
-COLUMNS = ["seed", "image_id", "patient_id", "y_before", "y_after", "y_prob_before", "y_prob_after", "run"]
 SERIES = {"predicted": "predicted", "obtained": "obtained on unseen cases"}
 
 
 class RepairParams(Params):
     resamples: Resamples
     seed: Seed
-
-
-def read_measured(kind: str, *, root: str | Path = ".") -> pd.DataFrame | None:
-    """What a repair was measured to say of unseen cases, a row a case and training seed; None where it was not.
-
-    `y_before` is the label as it was, `y_after` with corrections; `cause` stands beside where it was planted. Raises
-    ValueError where a case of it is one that the run has seen.
-    """
-    path = Path(root) / FOLDER / f"{kind}.csv"
-    if not path.exists():
-        return None
-    measured = read_csv(path, COLUMNS).join(pd.read_csv(path, usecols=lambda name: name == "cause"))
-    seen = read_csv(Path(root) / record.CASES, ["image_id", "patient_id"])
-    for column in ("image_id", "patient_id"):
-        if (twice := measured[column].isin(seen[column])).any():
-            told = measured.loc[twice, column].iloc[0]
-            raise ValueError(f"{path}: {column} {told} is in {record.CASES}: a queue was made from these")
-    return measured
 
 
 def answer(
@@ -53,8 +31,8 @@ def answer(
 ) -> dict[str, Any]:
     """Of each repair what it is predicted to gain on test, what it gained on unseen cases, and what else changed.
 
-    evidence, errors: as `failures` has them, here the ensemble's. measured: by repair as `read_measured`; one that was
-    measured against another run than the evidence is of is absent.
+    evidence, errors: as `failures` has them, here the ensemble's. measured: by repair as `record.read_measured_repair`;
+    one that was measured against another run than the evidence is of is absent.
     """
     test = evidence[(evidence["model"] == "ensemble") & (evidence["split"] == "test")]
     kinds = test["image_id"].map(errors[errors["model"] == "ensemble"].set_index("image_id")["kind"])

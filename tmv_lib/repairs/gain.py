@@ -59,9 +59,9 @@ def obtained(seed: np.ndarray, patient: np.ndarray, before: Arm, after: Arm) -> 
     seeds, seed_code = np.unique(seed, return_inverse=True)
     if len(seeds) < FEWEST_SEEDS:
         few = f"{len(seeds)} training seeds, {FEWEST_SEEDS} are needed to tell a repair from another training"
-        return dict.fromkeys(COMPARED, Estimate(absent=few))
+        return dict.fromkeys(MEASURES, Estimate(absent=few))
     patients, patient_code = np.unique(patient, return_inverse=True)
-    options = {"reader": seed_code, "patient": patient_code, "shape": (len(patients), len(seeds))}
+    options: dict[str, Any] = {"reader": seed_code, "patient": patient_code, "shape": (len(patients), len(seeds))}
     figures: dict[str, Any] = {"n_seeds": len(seeds), "n_patients": len(patients)}
     figures["n"] = int(len(seed) / len(seeds))
     for name, (metric, sign) in MEASURES.items():

@@ -16,9 +16,9 @@ def require_unseen(unseen: pd.DataFrame, images: np.ndarray, seen: pd.DataFrame,
         if (twice := unseen[column].isin(seen[column])).any():
             name = unseen.loc[twice, column].iloc[0]
             raise ValueError(f"{column} {name} is in data/prepare/cases.csv: {WHY}")
-    known = {hashlib.sha256(np.ascontiguousarray(image)).digest() for image in seen_images}
+    known = {hashlib.sha256(image.tobytes()).digest() for image in seen_images}
     for name, image in zip(unseen["image_id"], images, strict=True):
-        if hashlib.sha256(np.ascontiguousarray(image)).digest() in known:
+        if hashlib.sha256(image.tobytes()).digest() in known:
             raise ValueError(f"image {name} has the very pixels of a case in data/prepare/cases.csv: {WHY}")
 
 
