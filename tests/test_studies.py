@@ -29,12 +29,14 @@ from studies import (
 )
 from tmv_lib.calibration.errors import expected_calibration_error
 from tmv_lib.calibration.slope import calibration_in_the_large, calibration_slope
-from tmv_lib.data.answer import PrepareParams
+from tmv_lib.data.answer import PrepareParams, repairs
 from tmv_lib.data.images import square
 from tmv_lib.deferral.costs import Prices
 from tmv_lib.failures import agreement
 from tmv_lib.failures.taxonomy import EVIDENCE, KINDS, REPAIRABLE, SCORED, all_signals, fit_score, sort_errors
 from tmv_lib.phantom.plan import plan_cases
+from tmv_lib.phantom.radiograph import render
+from tmv_lib.pipeline.files import write_csv, write_npy
 from tmv_lib.pipeline.params import read
 from tmv_lib.site.answer import SiteParams
 from tmv_lib.statistics.estimate import mean
@@ -345,9 +347,34 @@ def test_the_six_kinds_are_measured_where_a_site_was_planted():
     rows = [row | {"seed": 1, "shift": "both"}, taxonomy.with_site(home, n_resamples=100, seed=0) | {"seed": 1}]
     text = taxonomy.section(pd.DataFrame(rows).fillna({"shift": "none"}))
     assert f"| 1 | both | {n} | 0 | {(cause == 'site').sum()} | {row['n called site']} | 1.00 (1.00 to 1.00) |" in text
-    assert "| 0 | 0 | 1.00 (1.00 to 1.00) | 1.00 (1.00 to 1.00) | no figure | no figure |" in text
+    assert f"| 0 | 0 |{3 * ' 1.00 (1.00 to 1.00) |'} no figure | no figure |" in text
     phantom = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["prepare"]["phantom"]
     assert all(shift.keys() <= phantom.keys() for shift in taxonomy.SHIFTS.values())
+
+
+def test_the_test_patients_of_another_phantom_take_the_place_of_ours_and_nothing_else_moves(tmp_path):
+    section = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))["prepare"]
+    phantom = section["phantom"] | taxonomy.SHIFTS["both"]
+    phantom["patients"] = phantom["patients"] | {"test": 40}
+    params = PrepareParams(**section | {"phantom": phantom, "size": 32})
+    plan = plan_cases(patients={"val": 20, "test": 30}, seed=1)
+    films = render(plan, size=32)
+    mends, mended = repairs(plan, params, "binary")
+    for name, array in {"images": films.images, "masks": films.masks, "lungs": films.lungs, "repairs": mended}.items():
+        write_npy(tmp_path / f"{name}.npy", array)
+    write_csv(tmp_path / "cases.csv", plan.assign(width=32, height=32))
+    write_csv(tmp_path / "repairs.csv", mends)
+    taxonomy.move_test(tmp_path, params, 9)
+    cases, images = pd.read_csv(tmp_path / "cases.csv"), np.load(tmp_path / "images.npy")
+    val = (plan["split"] == "val").to_numpy()
+    assert cases["image_id"][: val.sum()].tolist() == plan.loc[val, "image_id"].tolist()
+    np.testing.assert_array_equal(images[: val.sum()], films.images[val])
+    there = plan_cases(patients={"test": 40}, seed=9, **taxonomy.SHIFTS["both"], blind=0.04, ambiguous=0.06)
+    np.testing.assert_array_equal(images[val.sum() :], render(there, size=32).images)
+    kept = pd.read_csv(tmp_path / "repairs.csv")
+    assert len(kept) == len(np.load(tmp_path / "repairs.npy"))
+    assert set(kept["image_id"]) <= set(cases["image_id"])
+    assert (kept["repair"] == "site").sum() == len(there)
 
 
 def test_the_border_catches_a_trained_network_that_reads_a_marker_and_no_other():
