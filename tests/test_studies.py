@@ -15,6 +15,7 @@ from scipy.special import ndtr
 from scipy.stats import ttest_ind
 
 from studies import (
+    cost,
     foreign,
     fresh_phantoms,
     fuzz,
@@ -523,3 +524,13 @@ def test_hostile_copies_are_read_or_refused_by_the_name_of_their_file():
     assert table["refused"].sum() > len(table)  # the empty file alone is one of each
     failures = table[table[list(fuzz.OURS)].sum(axis=1) > 0]
     assert failures.empty, failures[["way_in", "example"]].to_dict("records")
+
+
+def test_what_400_000_images_cost_is_what_one_costs_times_how_often_it_passes():
+    seconds = {("densenet121", "map"): 9.0, ("resnet18", "training"): 0.5, ("resnet18", "pass"): 0.25}
+    rows = [(*key, 1, value, 2 * value) for key, value in seconds.items()]
+    rows.append(("resnet18", "pass", 2, 100.0, 100.0))  # of two threads, which no core's hours are told by
+    told = cost.totals(pd.DataFrame(rows, columns=["architecture", "what", "threads", "cpu_seconds", "gflop"]))
+    assert told.loc["densenet121", "hours"] == pytest.approx(400_000 * 0.4 * (1 + 1 + 8) * 9 / 3600)
+    assert told.loc["resnet18", "hours"] == pytest.approx((8 * 240_000 * 0.5 + (8 * 40_000 + 400_000) * 0.25) / 3600)
+    assert told.loc["resnet18", "petaflop"] == pytest.approx(told.loc["resnet18", "hours"] * 3600 * 2 / 1e6)
