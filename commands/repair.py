@@ -8,6 +8,7 @@ as the DVC experiment `repair-<kind>`. A killed run goes on where it was. CASES 
 """
 
 import argparse
+import hashlib
 import shutil
 import sys
 from functools import partial
@@ -76,7 +77,7 @@ def main() -> None:
     evidence = pd.read_csv("data/failures/evidence.csv", **AS_WRITTEN)
     write_csv(f"{record.REPAIRS}/{given.kind}.csv", measured.assign(run=answer.run_of(evidence)), digits=6)
     copies.dvc("repro", "--single-item", "repair", folder=Path(), quiet=True)
-    leave_experiment(given.kind, change)
+    leave_experiment(given.kind, change, source)
     found = record.read_metrics("repair")
     if found is not None:
         print("\n".join(answer.sentences(given.kind, found["repair"][given.kind])))
@@ -113,13 +114,17 @@ def gather(kind: str, root: Path, *, stand_in: bool) -> None:
     """
     if kind not in MATERIAL:
         return
-    there = (root / COLLECTED).exists() if kind == "blindness" else len(read_csv(READINGS, ["image_id"])) > 0
+    if kind == "blindness":
+        place, there = root / COLLECTED, (root / COLLECTED).exists()
+    else:
+        readers = read_csv(READINGS, ["image_id", "reader"])["reader"].astype(str)
+        # what the phantom's readers said of another queue is no answer
+        place, there = Path(READINGS), not readers.str.startswith(stand_ins.READER).all()
     if not there and not stand_in:
-        place = root / COLLECTED if kind == "blindness" else READINGS
         raise ValueError(f"{place}: nothing there; this repair needs {MATERIAL[kind]}")
     if not there:
         found = collected(root) if kind == "blindness" else readings(kind)
-        print(f"the phantom stands in for people: {found}", file=sys.stderr)
+        print(f"the phantom stands in for people: {found}; take them away afterwards", file=sys.stderr)
 
 
 def readings(kind: str, *, root: Path = Path(), queue: pd.DataFrame | None = None) -> str:
@@ -148,17 +153,14 @@ def measure(
     arms: dict[str, dict[str, Any]],
     unseen: Unseen,
     folder: Path,
-    *,
-    material: Path = Path(),
-    members: int | None = None,
 ) -> pd.DataFrame:
     """What the ensemble says of unseen cases in two arms, a row a training seed and case.
 
-    arms: parameters of the project as it is, and repaired. material: the project whose readings and images are taken.
+    arms: parameters of the project as it is, and repaired.
     """
     names = list(arms)
     shares = tqdm([(seed, arm) for seed in range(SEEDS) for arm in names], desc="trainings")
-    said = {(seed, arm): in_arm(folder, arm, seed, arms[arm], unseen, material) for seed, arm in shares}
+    said = {(seed, arm): in_arm(folder, arm, seed, arms[arm], unseen) for seed, arm in shares}
     tables = []
     for seed in range(SEEDS):
         before, after = (said[seed, arm] for arm in names)
@@ -170,28 +172,27 @@ def measure(
     return pd.concat(tables, ignore_index=True)
 
 
-def in_arm(folder: Path, arm: str, seed: int, params: dict[str, Any], unseen: Unseen, material: Path) -> np.ndarray:
+def in_arm(folder: Path, arm: str, seed: int, params: dict[str, Any], unseen: Unseen) -> np.ndarray:
     """Mean calibrated probability (n,) of the members that were trained in this arm with this seed more than given."""
     home = (folder.parent / "as_is" if arm == "as it is" else folder) / str(seed)
-    path = home / "unseen.csv"
+    members = {name: one | {"seed": one["seed"] + seed} for name, one in params["members"].items()}
+    lay_out(home, params | {"members": members})
+    copies.dvc("repro", "calibration", folder=home, quiet=True)
+    # what DVC has run, and of whom it is asked, name what was said: nothing that is there is of another run
+    asked = hashlib.sha256((home / "dvc.lock").read_bytes() + unseen.images.tobytes()).hexdigest()[:12]
+    path = home / f"unseen_{asked}.csv"
     if not path.exists():
-        members = {name: one | {"seed": one["seed"] + seed} for name, one in params["members"].items()}
-        lay_out(home, params | {"members": members}, material)
-        copies.dvc("repro", "calibration", folder=home, quiet=True)
         y_prob = np.mean(list(probabilities(home, unseen.images).values()), axis=0)
         write_csv(path, unseen.cases[["image_id"]].assign(y_prob=y_prob), digits=9)
-    said = read_csv(path, ["image_id", "y_prob"])
-    if list(said["image_id"]) != list(unseen.cases["image_id"]):
-        raise ValueError(f"{path}: of other cases; remove {home}")
-    return said["y_prob"].to_numpy()
+    return read_csv(path, ["image_id", "y_prob"])["y_prob"].to_numpy()
 
 
-def lay_out(home: Path, params: dict[str, Any], material: Path) -> None:
+def lay_out(home: Path, params: dict[str, Any]) -> None:
     """A copy of the project with these parameters, with the readings and images there are, and what is trained."""
     copies.lay_out(home, params)
-    shutil.copy(material / READINGS, home / READINGS)
+    shutil.copy(READINGS, home / READINGS)
     if params["prepare"]["source"] == "phantom":
-        shutil.copytree(material / params["prepare"]["root"], home / params["prepare"]["root"], dirs_exist_ok=True)
+        shutil.copytree(params["prepare"]["root"], home / params["prepare"]["root"], dirs_exist_ok=True)
     checkpoints = Path("checkpoints").absolute()
     checkpoints.mkdir(exist_ok=True)
     if not (home / "checkpoints").exists():
@@ -211,18 +212,19 @@ def probabilities(home: Path, images: np.ndarray) -> dict[str, np.ndarray]:
     return found
 
 
-def leave_experiment(kind: str, change: dict[str, Any]) -> None:
+def leave_experiment(kind: str, change: dict[str, Any], source: PrepareParams) -> None:
     """Leave the repaired project as an experiment of DVC; what is trained is not trained again."""
+    name, root = f"repair-{kind}", Path(source.root)
+    if source.source != "phantom":
+        change = change | {"prepare.root": root.absolute()}
     sets = [option for key, value in change.items() for option in ("--set-param", f"{key}={value}")]
-    name = f"repair-{kind}"
-    apart = ["--temp", "--copy-paths", "checkpoints"]  # the working tree stays as it is
-    copies.dvc(
-        *("exp", "run", "--quiet", "--force", "--name", name, *apart, *sets, "calibration"), folder=Path(), quiet=True
-    )
-    print(
-        f"left as the experiment {name}: `dvc exp show`; `dvc exp apply {name} && make repro` adopts it",
-        file=sys.stderr,
-    )
+    # in a folder of its own, so that the working tree stays as it is; what git does not track is named
+    untracked = [Path("checkpoints"), root / COLLECTED, (root / COLLECTED).with_suffix("")]
+    kept = [option for path in untracked if path.exists() for option in ("--copy-paths", str(path))]
+    command = ["exp", "run", "--quiet", "--force", "--name", name, "--temp", *kept, *sets, "calibration"]
+    copies.dvc(*command, folder=Path(), quiet=True)
+    adopted = f"`dvc exp apply {name} && make repro` adopts it"
+    print(f"left as the experiment {name}: `dvc exp show`; {adopted}", file=sys.stderr)
 
 
 if __name__ == "__main__":

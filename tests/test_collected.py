@@ -85,6 +85,7 @@ def phantom(tmp_path, monkeypatch) -> Path:
     plan.to_csv(tmp_path / "data/prepare/cases.csv", index=False)
     train = plan[plan["split"] == "train"]
     train[["image_id"]].head(12).to_csv(tmp_path / "data/failures/queues/relabel_train.csv", index=False)
+    train[["image_id"]].tail(7).to_csv(tmp_path / "data/failures/queues/second_reader_train.csv", index=False)
     (tmp_path / "data/readings.csv").write_text("image_id,reader,y_true\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -96,6 +97,8 @@ def test_the_phantom_stands_in_for_readers_whose_answers_can_be_learned(phantom)
     read = pd.read_csv("data/readings.csv")
     assert len(read) == 24
     labels = learned(cases, "corrected", task="binary", readings="data/readings.csv")
+    repair.gather("ambiguity", Path("data/raw"), stand_in=True)  # another queue, read by five
+    assert len(pd.read_csv("data/readings.csv")) == 5 * 7
     wrong = labels != cases["y_true"]
     assert set(cases.loc[wrong, "image_id"]) <= set(read["image_id"])
 

@@ -10,6 +10,7 @@ from PIL import Image
 from tmv_lib.phantom.plan import plan_cases
 from tmv_lib.phantom.radiograph import render
 
+READER = "phantom_reader_"  # how the names of these readers begin
 SLIP = 0.03  # chance that a reader errs on a film that shows its class clearly
 
 
@@ -23,7 +24,7 @@ def read_again(cases: pd.DataFrame, *, n_readers: int, rng: np.random.Generator)
     says_yes = np.where(cases["cause"] == "ambiguous", cases["posterior"], clear)
     answers = rng.random((n_readers, len(cases))) < says_yes
     tables = [
-        pd.DataFrame({"image_id": cases["image_id"], "reader": f"reader_{k}", "y_true": answer.astype(int)})
+        pd.DataFrame({"image_id": cases["image_id"], "reader": f"{READER}{k}", "y_true": answer.astype(int)})
         for k, answer in enumerate(answers, start=1)
     ]
     return pd.concat(tables, ignore_index=True)
