@@ -75,7 +75,7 @@ def rows(figures: dict[str, Any]) -> pd.DataFrame:
         for series, label in SERIES.items():
             for name in gain.COMPARED:
                 if isinstance(one := of[series].get(name), Estimate):
-                    measure = name.removesuffix("_gain").replace("_", " ")
+                    measure = name.removesuffix("_gain").replace("_", " ").replace("auroc", "AUROC")
                     drawn += interval_rows(one, value="gain", measure=f"{kind}: {measure}", series=label)
     return pd.DataFrame(drawn, columns=["measure", "series", "gain", "low", "high"])
 
