@@ -174,8 +174,8 @@ def test_the_diagrams_need_no_network(project):
         assert f'src="https://{host}' not in page
 
 
-ORDER = [name for name in STAGES if name not in ("uncertainty", "explanations", "stability", "failures", "ensemble")]
-ORDER += ["explanations", "stability", "uncertainty", "failures", "ensemble"]
+LAST = ["explanations", "stability", "uncertainty", "failures", "repair", "ensemble"]
+ORDER = [*(name for name in STAGES if name not in LAST), *LAST]
 
 
 def test_repeating_everything_gives_the_same_bytes(project, tmp_path, monkeypatch):

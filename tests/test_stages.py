@@ -20,7 +20,7 @@ from commands import answers
 from tmv_lib.deferral import doubt
 from tmv_lib.deferral import policy as fitted_policy
 from tmv_lib.deferral.answer import gather, signal_columns
-from tmv_lib.failures import taxonomy
+from tmv_lib.failures import taxonomy, training_labels
 from tmv_lib.pipeline import record
 from tmv_lib.pipeline.metrics import with_reasons
 from tmv_lib.site.answer import Places, SiteParams, prevalence
@@ -367,6 +367,8 @@ def test_every_error_of_the_ensemble_waits_in_one_queue_the_likeliest_first(tmp_
     run_stages(tmp_path, monkeypatch, "calibration", "uncertainty", "failures")
     errors = pd.read_csv("data/failures/errors.csv").query("model == 'ensemble'").set_index("image_id")
     waiting = {path.stem: pd.read_csv(path) for path in Path("data/failures/queues").glob("*.csv")}
+    for name in (training_labels.RELABEL, training_labels.SECOND_READER):
+        assert set(waiting.pop(name)["image_id"]) <= set(cases_of(tmp_path).query("split == 'train'")["image_id"])
     assert set(waiting) == set(taxonomy.QUEUES.values())
     assert sorted(pd.concat(waiting.values())["image_id"]) == sorted(errors.index)
     for kind, queue in taxonomy.QUEUES.items():
