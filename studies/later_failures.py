@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from commands import copies
+from studies.pages import write_between
 from studies.rows import columns
 from studies.sites import STRONG
 from tmv_lib.calibration.calibrators import Calibrator, read_calibrators
@@ -29,7 +30,7 @@ from tmv_lib.network.classifier import Classifier, predict
 from tmv_lib.phantom.plan import plan_cases
 from tmv_lib.phantom.radiograph import render
 from tmv_lib.pipeline import record
-from tmv_lib.pipeline.files import whole, write_csv
+from tmv_lib.pipeline.files import write_csv
 from tmv_lib.pipeline.params import Member, read, read_members
 from tmv_lib.pipeline.pictures import save
 from tmv_lib.stability.answer import StabilityParams
@@ -96,10 +97,7 @@ def main() -> None:
     write_csv("docs/later_failures.csv", table)
     both = table[table["judged_on"] == "both"]
     save(picture(both), "docs/later_failures.png")
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGINS)
-    with whole(PAGE) as temporary:
-        words = "\n".join([BEGINS, "", *lines(both), "", ENDS])
-        temporary.write_text(before + words + rest.partition(ENDS)[2], encoding="utf-8")
+    write_between(PAGE, BEGINS, ENDS, lines(both))
 
 
 def next_seed(name: str, member: Member) -> str:

@@ -20,6 +20,7 @@ from scipy.stats import t
 from tqdm import tqdm
 
 from commands import copies, repair
+from studies.pages import write_between
 from studies.rows import columns
 from studies.taxonomy import CHEAPER
 from tmv_lib.calibration import calibrators
@@ -33,7 +34,7 @@ from tmv_lib.network.answer import start
 from tmv_lib.network.labels import learned
 from tmv_lib.network.training import TrainParams
 from tmv_lib.pipeline import record
-from tmv_lib.pipeline.files import AS_WRITTEN, Rows, read_csv, whole, write_csv
+from tmv_lib.pipeline.files import AS_WRITTEN, Rows, read_csv, write_csv
 from tmv_lib.pipeline.params import Member, read, read_members
 from tmv_lib.pipeline.pictures import save
 from tmv_lib.repairs import answer, gain
@@ -69,10 +70,7 @@ def main() -> None:
     write_csv("docs/repairs.csv", table, digits=4)
     write_csv("docs/repairs_by_cause.csv", of_causes, digits=4)
     save(picture(table), "docs/repairs.png")
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGINS)
-    with whole(PAGE) as temporary:
-        words = "\n".join([BEGINS, "", *lines(table, of_causes), "", ENDS])
-        temporary.write_text(before + words + rest.partition(ENDS)[2], encoding="utf-8")
+    write_between(PAGE, BEGINS, ENDS, lines(table, of_causes))
 
 
 def of_phantom(params: dict[str, Any], phantom: int) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from commands.copies import copy_project
-from tmv_lib.pipeline.files import whole, write_csv
+from studies.pages import write_between
+from tmv_lib.pipeline.files import write_csv
 from tmv_lib.pipeline.pictures import save
 
 SIZES = (2_700, 10_000, 30_000, 100_000)
@@ -53,10 +54,7 @@ def main() -> None:
         write_csv(TABLE, pd.DataFrame(rows), digits=4)
     table = pd.DataFrame(rows)
     save(picture(table), "docs/scaling.png")
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGINS)
-    with whole(PAGE) as temporary:
-        words = "\n".join([BEGINS, "", *lines(table), "", ENDS])
-        temporary.write_text(before + words + rest.partition(ENDS)[2], encoding="utf-8")
+    write_between(PAGE, BEGINS, ENDS, lines(table))
 
 
 def laid_out(folder: Path, size: int) -> Path:
