@@ -123,7 +123,7 @@ planted-marker: $(BIN)/.installed  ## do the border's instruments catch a networ
 seeds: $(BIN)/.installed .git  ## other training seeds: docs/seeds.md; trains each member once a seed, and goes on after a kill
 	python -m studies.seeds
 
-repairs: $(BIN)/.installed .git  ## do repairs keep what failures promises? some hours: docs/repairs.md
+repairs: $(BIN)/.installed .git  ## do repairs keep what failures promises? five phantoms, about an hour: docs/repairs.md
 	python -m studies.repairs
 
 validate-taxonomy: $(BIN)/.installed .git  ## is the failure taxonomy right? docs/taxonomy.md; twelve phantoms, a quarter of an hour and more each, goes on after a kill

@@ -2,7 +2,7 @@
 
 Run by `make repairs`; writes docs/repairs.csv, docs/repairs_by_cause.csv, docs/repairs.png and the figures of
 docs/repairs.md. Of every phantom DVC runs what `failures` needs, in a copy of the project below
-`.studies/repaired_phantoms`, with two networks of 19,000 weights on images of 48 pixels, so that 270 trainings take an
+`.studies/repaired_phantoms`, with two networks of 19,000 weights on images of 48 pixels, so that 240 trainings take an
 hour. Then both are trained as they are, repaired in four ways, and repaired by three queues of other cases, and asked
 about 600 patients that nobody has seen. A killed run goes on where it was; delete the folder to begin anew.
 """
